@@ -1,0 +1,1 @@
+//! The host: adapter, sessions and the block API.

@@ -1,0 +1,1 @@
+//! The card: chip front ends, offload engine, TCP engines.

@@ -1,0 +1,1 @@
+//! The iSCSI protocol (RFC 7143) and SCSI for both ends, sans-IO.

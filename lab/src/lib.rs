@@ -1,0 +1,1 @@
+//! The laboratory: worlds, runners, workloads, oracles.

@@ -1,0 +1,2 @@
+//! `cnic`: what people type.
+fn main() {}
