@@ -1,0 +1,151 @@
+//! Bounded message queues between actors: the control path.
+//!
+//! A port is made by the world that owns both ends. It is bounded: a full port refuses the message and hands
+//! it back, so the sender decides. Each message carries the generation of the receiver it was meant for; a killed
+//! receiver loses its inbox, and what was sent to it before it came back is never delivered.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use thiserror::Error;
+
+use crate::wake::Wake;
+
+/// The port was full; the message comes back and nothing was sent.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("port `{name}` is full ({capacity} messages)")]
+pub struct PortFull<T> {
+    /// The port's name.
+    pub name: &'static str,
+    /// Its capacity in messages.
+    pub capacity: usize,
+    /// The message that was not sent.
+    pub message: T,
+}
+
+/// What happened at a port so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortCounters {
+    /// Messages accepted.
+    pub sent: u64,
+    /// Messages refused because the port was full.
+    pub refused: u64,
+    /// Messages lost with a killed receiver.
+    pub lost: u64,
+}
+
+struct Inner<T> {
+    name: &'static str,
+    capacity: usize,
+    queue: VecDeque<T>,
+    generation: u32,
+    counters: PortCounters,
+    wake: Wake,
+}
+
+/// Makes a port of `capacity` messages whose receiver is woken by `wake`.
+#[must_use]
+pub fn port<T>(name: &'static str, capacity: usize, wake: Wake) -> (PortTx<T>, PortRx<T>) {
+    let inner = Rc::new(RefCell::new(Inner {
+        name,
+        capacity,
+        queue: VecDeque::with_capacity(capacity.min(64)),
+        generation: 0,
+        counters: PortCounters::default(),
+        wake,
+    }));
+    (PortTx(inner.clone()), PortRx(inner))
+}
+
+/// The sending end.
+pub struct PortTx<T>(Rc<RefCell<Inner<T>>>);
+
+impl<T> Clone for PortTx<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T> PortTx<T> {
+    /// Sends `message` and wakes the receiver.
+    ///
+    /// # Errors
+    /// [`PortFull`] hands the message back when the port already holds its capacity.
+    pub fn send(&self, message: T) -> Result<(), PortFull<T>> {
+        let mut p = self.0.borrow_mut();
+        if p.queue.len() >= p.capacity {
+            p.counters.refused += 1;
+            return Err(PortFull { name: p.name, capacity: p.capacity, message });
+        }
+        p.queue.push_back(message);
+        p.counters.sent += 1;
+        p.wake.wake();
+        Ok(())
+    }
+
+    /// How many more messages the port takes now.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        let p = self.0.borrow();
+        p.capacity - p.queue.len()
+    }
+
+    /// The generation of the receiver: it changes when the receiver is killed.
+    #[must_use]
+    pub fn generation(&self) -> u32 {
+        self.0.borrow().generation
+    }
+
+    /// What happened here so far.
+    #[must_use]
+    pub fn counters(&self) -> PortCounters {
+        self.0.borrow().counters
+    }
+}
+
+/// The receiving end.
+pub struct PortRx<T>(Rc<RefCell<Inner<T>>>);
+
+impl<T> PortRx<T> {
+    /// Takes the oldest message.
+    pub fn recv(&self) -> Option<T> {
+        self.0.borrow_mut().queue.pop_front()
+    }
+
+    /// The receiver was killed: its inbox is lost and its generation advances.
+    pub fn kill(&self) {
+        let mut p = self.0.borrow_mut();
+        p.counters.lost += p.queue.len() as u64;
+        p.queue.clear();
+        p.generation += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wake::WakeSet;
+
+    #[test]
+    fn full_port_hands_the_message_back() {
+        let set = WakeSet::default();
+        let (tx, rx) = port("test", 2, set.register());
+        set.pop();
+        tx.send(1).unwrap();
+        tx.send(2).unwrap();
+        assert_eq!(tx.send(3), Err(PortFull { name: "test", capacity: 2, message: 3 }));
+        assert_eq!(set.pop(), Some(0), "a message wakes the receiver");
+        assert_eq!((rx.recv(), rx.recv(), rx.recv()), (Some(1), Some(2), None));
+        assert_eq!(tx.counters(), PortCounters { sent: 2, refused: 1, lost: 0 });
+    }
+
+    #[test]
+    fn a_killed_receiver_loses_its_inbox() {
+        let (tx, rx) = port("test", 2, WakeSet::default().register());
+        tx.send(1).unwrap();
+        rx.kill();
+        assert_eq!(rx.recv(), None);
+        assert_eq!((tx.generation(), tx.counters().lost, tx.room()), (1, 1, 2));
+    }
+}

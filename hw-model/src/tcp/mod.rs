@@ -1,0 +1,104 @@
+//! The TCP seam: what the offload engine needs of a transport, whatever carries it.
+
+use std::net::{IpAddr, SocketAddr};
+
+use bus::Instant;
+use bus::pci::DevCx;
+
+/// A connection as the transport knows it: the iSCSI connection id (0 to 127) that the host chose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TcpId(pub u16);
+
+/// What CONNECT asks for (BNX2I-CNIC 3.6).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectRequest {
+    /// Source address, from the path update.
+    pub local: SocketAddr,
+    /// The target.
+    pub remote: SocketAddr,
+    /// Maximum segment size in bytes.
+    pub mss: u16,
+    /// Path MTU in bytes.
+    pub pmtu: u16,
+    /// Receive buffer in bytes.
+    pub rcv_buf: u32,
+    /// Send buffer in bytes.
+    pub snd_buf: u32,
+    /// Source MAC (the iSCSI function's), next hop MAC and VLAN: the path group's.
+    pub link: LinkHeader,
+}
+
+/// A path group's cached L2 header (BNX2I-CNIC 3.6, OFFLOAD_PG).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkHeader {
+    /// Next hop.
+    pub destination: [u8; 6],
+    /// The iSCSI MAC.
+    pub source: [u8; 6],
+    /// VLAN tag.
+    pub vlan: Option<u16>,
+}
+
+/// What happened to a connection since the last poll.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TcpEvent {
+    /// The handshake completed.
+    Connected,
+    /// The handshake failed: refused, unreachable or timed out.
+    ConnectFailed(ConnectError),
+    /// Bytes can be received.
+    Readable,
+    /// Bytes can be sent again after a partial send.
+    Writable,
+    /// The peer sent FIN; bytes before it are still delivered first.
+    Fin,
+    /// The peer sent RST, or the connection broke.
+    Rst,
+    /// A graceful close completed in both directions.
+    Closed,
+}
+
+/// Why a handshake failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectError {
+    /// The peer answered RST, or the network said that it cannot be reached.
+    Refused,
+    /// Nothing answered in time (about 9 s).
+    TimedOut,
+}
+
+/// A transport with many connections. Nothing here blocks.
+pub trait TcpEngine {
+    /// Starts a handshake. The outcome is a [`TcpEvent`].
+    fn connect(&mut self, cx: &mut DevCx<'_>, id: TcpId, request: &ConnectRequest);
+
+    /// Graceful close: what was sent is delivered, then FIN. Ends with [`TcpEvent::Closed`].
+    fn close(&mut self, cx: &mut DevCx<'_>, id: TcpId);
+
+    /// Sends RST and forgets the connection at once. No event follows.
+    fn abort(&mut self, cx: &mut DevCx<'_>, id: TcpId);
+
+    /// Queues bytes; returns how many were taken. Less than all means that [`TcpEvent::Writable`] will follow.
+    fn send(&mut self, cx: &mut DevCx<'_>, id: TcpId, bytes: &[u8]) -> usize;
+
+    /// Hands received bytes to `sink` in order, which returns how many it consumed; consuming less than it was
+    /// given ends the call, and the rest is kept for the next. Returns the bytes consumed.
+    fn recv(
+        &mut self,
+        cx: &mut DevCx<'_>,
+        id: TcpId,
+        sink: &mut dyn FnMut(&mut DevCx<'_>, &[u8]) -> usize,
+    ) -> usize;
+
+    /// Appends what happened. Cost is proportional to what happened, not to the number of connections.
+    fn poll(&mut self, cx: &mut DevCx<'_>, out: &mut Vec<(TcpId, TcpEvent)>);
+
+    /// The earliest timer of the transport.
+    fn next_deadline(&self) -> Option<Instant>;
+
+    /// Aborts everything and forgets it: the chip was reset.
+    fn reset(&mut self, cx: &mut DevCx<'_>);
+
+    /// Whether the transport can reach that address family at all.
+    fn supports(&self, remote: IpAddr) -> bool;
+}
