@@ -1,1 +1,3 @@
 //! The iSCSI protocol (RFC 7143) and SCSI for both ends, sans-IO.
+
+pub mod scsi;
