@@ -1,3 +1,19 @@
 //! The iSCSI protocol (RFC 7143) and SCSI for both ends, sans-IO.
+//!
+//! Bytes, headers and text in; bytes, headers and decisions out. Nothing here opens a socket, reads a clock or draws
+//! randomness: challenges, ISIDs and tags come from the caller. The initiator side is used by the driver (login,
+//! discovery) and by the card's offload engine (headers, digests, framing); the target side by the embedded target.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`serial`] | 32-bit serial numbers (CmdSN, StatSN, DataSN) |
+//! | [`pdu`] | basic header segments, additional header segments, code tables |
+//! | [`digest`] | CRC32C header and data digests |
+//! | [`scsi`] | CDBs, sense data and the parameter data of a disk |
+//!
+//! Not modelled: markers, iSER, more than one connection per session, Kerberos and SRP.
 
+pub mod digest;
+pub mod pdu;
 pub mod scsi;
+pub mod serial;
