@@ -1,0 +1,72 @@
+//! What a card is built with: identity, licence, limits, and one switch per inferred fact.
+//!
+//! A fact that the host side does not prove (marked [I] in the specification) is a decision of the model; each has a
+//! field here, with the value that we believe in as the default. The same type is used by command line, plans and
+//! tests.
+
+use serde::{Deserialize, Serialize};
+
+/// A MAC address, most significant byte first.
+pub type Mac = [u8; 6];
+
+/// How the chip shows its connection doorbells (BNX2I-CNIC 4.5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DoorbellLayout {
+    /// 256 bytes per cid at 0x10000 of BAR 0; MQ_CONFIG2 reads 0.
+    #[default]
+    Mailboxes,
+    /// "Bin mode": besides the mailboxes, a page of 4 KiB per connection, which can be mapped by itself.
+    Pages,
+}
+
+/// What a card is built with. Everything is fixed for the life of the card.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ChipConfig {
+    /// The Ethernet function's MAC, in shared memory.
+    pub mac: Mac,
+    /// The iSCSI function's MAC, in shared memory.
+    pub iscsi_mac: Mac,
+    /// PCI revision id. The stock driver refuses a 5709 below 0x10.
+    pub pci_revision: u8,
+    /// Connections that the licence allows, at most 65535. 0: the chip does not do iSCSI, and INIT answers status
+    /// 0x50. More connections than this are refused with status 2.
+    pub licensed_connections: u16,
+    /// iSCSI contexts that fit on the chip, at most 4096; one connection needs one. None left: status 2.
+    pub contexts: u16,
+    /// Path groups that fit on the chip, at most 4096. None left: status 0x83.
+    pub path_groups: u16,
+    /// How the connection doorbells look.
+    pub doorbells: DoorbellLayout,
+    /// KCQEs that the chip keeps back while the host leaves its completion queue full. What comes after that is
+    /// dropped and counted; the connection it belonged to is stuck until a reset, as with a real event queue overrun.
+    pub kcqe_backlog: u16,
+    /// How late a delayed KCQE is posted (fault point `delay-kcqe`), in nanoseconds.
+    pub delayed_kcqe_ns: u64,
+    /// [I] Completion status of a CONNECT whose handshake timed out.
+    pub connect_timeout_status: u16,
+    /// [I] Completion status of a CONNECT that the peer refused.
+    pub connect_refused_status: u16,
+    /// [I] Completion status of a DESTROY_CONN while TCP is still alive.
+    pub destroy_alive_status: u32,
+}
+
+impl Default for ChipConfig {
+    fn default() -> Self {
+        Self {
+            mac: [0x00, 0x10, 0x18, 0xaa, 0xbb, 0xcc],
+            iscsi_mac: [0x00, 0x10, 0x18, 0xaa, 0xbb, 0xcd],
+            pci_revision: 0x20,
+            licensed_connections: 128,
+            contexts: 256,
+            path_groups: 256,
+            doorbells: DoorbellLayout::Mailboxes,
+            kcqe_backlog: 4096,
+            delayed_kcqe_ns: 100_000_000,
+            connect_timeout_status: 0x93,
+            connect_refused_status: 4,
+            destroy_alive_status: 3,
+        }
+    }
+}
