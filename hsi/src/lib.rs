@@ -1,1 +1,73 @@
-//! The data book: registers, doorbells, rings, buffer descriptors and status blocks of the 5709 class.
+//! The data book of the 5709 class: registers, doorbells, rings, buffer descriptors, status blocks and shared memory, as
+//! the chip model and the driver both see them on the iSCSI offload path.
+//!
+//! Types, offsets and masks, and nothing that runs: no allocation, no `unsafe`, no standard library. Structures are
+//! little-endian byte images without alignment, so that a `[u8; 64]` of guest memory casts to one and back. Names are
+//! those of the vendor's headers; every size, offset, mask and number is compared with tables taken from those headers
+//! by a compiler (`tests/conformance.rs`), because a wrong one would be wrong on both sides of the seam and pass
+//! everything else.
+//!
+//! | ring | element | module |
+//! |---|---|---|
+//! | KWQ, host to chip | 32 bytes, layers 2, 4, 6 | [`kwq`], [`l4`] |
+//! | KCQ, chip to host | 32 bytes, layers 4, 6 | [`kcq`], [`l4`] |
+//! | SQ, RQ, CQ of a connection | 64, 256, 64 bytes | [`sq`], [`rq`], [`cq`] |
+//! | data lists, page tables | 16, 8 bytes | [`bd`], [`pte`] |
+//! | Ethernet rings | 16 bytes | [`l2`] |
+//!
+//! A generic element ([`kwq::Kwqe`], [`kcq::Kcqe`], [`sq::Sqe`], [`cq::Cqe`]) becomes a specific one through [`View`],
+//! once layer and opcode are known. Not here: the 57710 class, FCoE, RDMA, firmware images, and the statistics block.
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod facts;
+
+pub mod bd;
+pub mod bits;
+pub mod cq;
+pub mod ctx;
+pub mod doorbell;
+pub mod kcq;
+pub mod kwq;
+pub mod l2;
+pub mod l4;
+pub mod limits;
+pub mod pte;
+pub mod regs;
+pub mod rq;
+pub mod shmem;
+pub mod sq;
+pub mod status_block;
+
+pub use zerocopy::little_endian::{U16, U32};
+
+/// A specific element of a ring whose generic element is `G`: the same bytes with names.
+///
+/// The caller judges layer and opcode first; a view of the wrong kind is not unsafe, only meaningless.
+pub trait View<G>: Sized {
+    /// The element under its specific names.
+    fn of(element: &G) -> &Self;
+    /// The same, to write.
+    fn of_mut(element: &mut G) -> &mut Self;
+    /// Back to the generic element.
+    fn into_element(self) -> G;
+}
+
+/// `view` and `view_mut` of the generic elements.
+macro_rules! viewable {
+    ($($generic:ty),+) => {$(
+        impl $generic {
+            /// The element under the names of a specific one. Judge layer and opcode first.
+            pub fn view<T: View<Self>>(&self) -> &T {
+                T::of(self)
+            }
+
+            /// The same, to write.
+            pub fn view_mut<T: View<Self>>(&mut self) -> &mut T {
+                T::of_mut(self)
+            }
+        }
+    )+};
+}
+
+viewable!(kwq::Kwqe, kcq::Kcqe, sq::Sqe, cq::Cqe);
