@@ -9,11 +9,15 @@
 //! | [`serial`] | 32-bit serial numbers (CmdSN, StatSN, DataSN) |
 //! | [`pdu`] | basic header segments, additional header segments, code tables |
 //! | [`digest`] | CRC32C header and data digests |
+//! | [`framing`] | byte stream to PDUs without buffering payload |
+//! | [`text`] | key=value lists, their values, continuation |
 //! | [`scsi`] | CDBs, sense data and the parameter data of a disk |
 //!
 //! Not modelled: markers, iSER, more than one connection per session, Kerberos and SRP.
 
 pub mod digest;
+pub mod framing;
 pub mod pdu;
 pub mod scsi;
 pub mod serial;
+pub mod text;
