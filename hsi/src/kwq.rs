@@ -187,11 +187,6 @@ facts! {
         KWQE_FLAGS_LAYER_MASK_L5_FCOE = 0x70000000,
     }
     Constant(): u8 {
-        ISCSI_KWQE_LAYER_CODE = 0x6,
-        L4_LAYER_CODE = 0x4,
-        L2_LAYER_CODE = 0x2,
-    }
-    Constant(): u8 {
         ISCSI_PAGE_SIZE_256 = 0x0,
         ISCSI_PAGE_SIZE_512 = 0x1,
         ISCSI_PAGE_SIZE_1K = 0x2,
@@ -298,7 +293,7 @@ impl Kwqe {
 impl IscsiKwqeHeader {
     /// Header of layer 6 with this opcode.
     pub const fn new(op_code: IscsiKwqeOpcode) -> Self {
-        Self { op_code, flags: ISCSI_KWQE_LAYER_CODE << 4 }
+        Self { op_code, flags: Layer::ISCSI.0 << 4 }
     }
 }
 

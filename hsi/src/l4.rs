@@ -5,7 +5,7 @@
 
 use crate::facts::{byte_enum, facts, open_enum, views, wire};
 use crate::kcq::Kcqe;
-use crate::kwq::{Kwqe, L4_LAYER_CODE};
+use crate::kwq::{Kwqe, Layer};
 use crate::{U16, U32};
 
 wire! {
@@ -411,7 +411,7 @@ views! {
 views!(Kcqe: L4Kcq, L4KcqUploadPg);
 
 /// `flags` of a layer 4 element.
-pub const L4_FLAGS: u8 = L4_LAYER_CODE << 4;
+pub const L4_FLAGS: u8 = Layer::L4.0 << 4;
 
 /// `flags` of a layer 4 KWQE whose next one belongs to it.
 pub const L4_FLAGS_LINKED: u8 = L4_FLAGS | L4_KWQ_CONNECT_REQ1_LINKED_WITH_NEXT;
@@ -477,7 +477,6 @@ impl L4Kcq {
 mod tests {
     use super::*;
     use crate::View;
-    use crate::kwq::Layer;
 
     /// BNX2I-CNIC B.6: word 0 of CONNECT1 for IPv4.
     #[test]
