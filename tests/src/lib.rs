@@ -1,1 +1,1 @@
-//! Tests that cross crates: layering, recovery, real peers.
+//! Tests that cross crates live in `tests/tests`; this library is what they share.
