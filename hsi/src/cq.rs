@@ -3,10 +3,9 @@
 //! Ownership is told by the sequence number in the last word, which the chip writes last; no consumer index is ever
 //! returned. [`CqSequence`] is that rule, for both sides.
 
-use crate::U16;
-use crate::U32;
 use crate::bits::{Itt, Lun};
-use crate::facts::{Field, Shape, Wire, byte_enum, facts, views, wire};
+use crate::facts::{Field, Shape, Wire, blank, byte_enum, facts, views, wire};
+use crate::{U16, U32};
 
 wire! {
     /// PDU counts of a write.
@@ -297,7 +296,7 @@ wire! {
         pub cq_req_sn: U32,
     }
 
-    /// Generic view of every CQ entry (A.2).
+    /// Generic view of every CQ entry (BNX2I-CNIC A.2).
     pub struct FwResponse = "bnx2i_fw_response" [64] {
         /// Header words 0 and 1.
         pub hdr_dword1: [U32; 2],
@@ -482,6 +481,18 @@ impl Wire for CmdRespTaskStat {
 pub(crate) const UNION_LAYOUTS: &[crate::facts::Layout] =
     &[crate::facts::Layout { name: "bnx2i_cmd_resp_task_stat", shape: CmdRespTaskStat::SHAPE }];
 
+blank! {
+    CmdResponse { op_code = CqOpcode::SCSI_RSP }
+    LoginResponse { op_code = CqOpcode::LOGIN_RSP }
+    TextResponse { op_code = CqOpcode::TEXT_RSP }
+    TmfResponse { op_code = CqOpcode::TMF_RSP }
+    LogoutResponse { op_code = CqOpcode::LOGOUT_RSP }
+    NopInMsg { op_code = CqOpcode::NOP_IN }
+    AsyncMsg { op_code = CqOpcode::ASYNC }
+    RejectMsg { op_code = CqOpcode::REJECT }
+    CleanupResponse { op_code = CqOpcode::CLEANUP_RESPONSE }
+}
+
 impl Cqe {
     /// Opcode.
     pub const fn opcode(&self) -> CqOpcode {
@@ -562,6 +573,8 @@ impl CqSequence {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::View;
+    use crate::bits::TaskType;
 
     /// BNX2I-CNIC B.6: slot 0 of 192 carries 1, 193, 1; slot 191 carries 192, 384, 192.
     #[test]
@@ -581,6 +594,16 @@ mod tests {
         }
         assert_eq!((first, last), ([1, 193, 1], [192, 384, 192]));
         assert_eq!(CqSequence::max_cq_sqn(192), 0x181);
+    }
+
+    #[test]
+    fn opcode_itt_and_sequence_are_found_before_the_kind_is_known() {
+        let itt = Itt::new(9, TaskType::WRITE);
+        let mut cqe = TmfResponse { itt, ..TmfResponse::blank() }.into_element();
+        cqe.set_cq_req_sn(0x0102_0304);
+        assert_eq!((cqe.opcode(), cqe.itt(), cqe.cq_req_sn()), (CqOpcode::TMF_RSP, itt, 0x0102_0304));
+        assert_eq!(cqe.view::<TmfResponse>().cq_req_sn.get(), 0x0102_0304);
+        assert_eq!(cqe.view::<FwResponse>().hdr_itt.get(), 0x4009);
     }
 
     #[test]

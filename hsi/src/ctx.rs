@@ -147,6 +147,10 @@ pub const UIO_TX_CID: u32 = 20;
 /// Receive CID of the helper's ring (CHIP-REGISTERS 3).
 pub const UIO_RX_CID: u32 = 2;
 
+/// What is added to the number of a vector's status block in the upper half of `L5_KRNLQ_HOST_QIDX` (CHIP-REGISTERS 2,
+/// item 21).
+pub const KRNLQ_STATUSB_BASE: u32 = 7;
+
 /// Context address of a CID.
 pub const fn address(cid: u32) -> u32 {
     cid << CTX_SHIFT

@@ -18,7 +18,12 @@ facts! {
 /// Bytes of one bin-mode doorbell page.
 pub const BIN_PAGE_SIZE: u32 = 4096;
 
-/// BAR0 offset of the plain mailbox of a CID: 256 bytes, shared page.
+/// First BAR0 offset behind the plain mailboxes.
+const MAILBOX_END: u32 = CTX_OFFSET + MAX_CID_CNT * MB_KERNEL_CTX_SIZE;
+/// BAR0 offset of the bin-mode page of the first L4/L5 CID.
+const BIN_START: u32 = MAILBOX_END + 256 * BIN_PAGE_SIZE;
+
+/// BAR0 offset of the plain mailbox of a CID: 256 bytes. CIDs wrap at [`MAX_CID_CNT`].
 pub const fn mailbox(cid: u32) -> u32 {
     CTX_OFFSET + (cid % MAX_CID_CNT) * MB_KERNEL_CTX_SIZE
 }
@@ -34,7 +39,27 @@ pub const fn connection(cid: u32, mq_config2: u32) -> u32 {
     if context_size == 0 || cid < first {
         return mailbox(cid);
     }
-    CTX_OFFSET + MAX_CID_CNT * MB_KERNEL_CTX_SIZE + BIN_PAGE_SIZE * ((cid - first) / context_size + 256)
+    BIN_START + BIN_PAGE_SIZE * ((cid - first) / context_size)
+}
+
+/// The reverse: CID and offset inside its window, for a BAR0 offset in a mailbox or bin-mode page.
+///
+/// A bin-mode page names the first CID of its connection. `None` is everything that belongs to no CID.
+pub const fn decode(offset: u32, mq_config2: u32) -> Option<(u32, u32)> {
+    if offset < CTX_OFFSET {
+        return None;
+    }
+    if offset < MAILBOX_END {
+        let mailbox = offset - CTX_OFFSET;
+        return Some((mailbox / MB_KERNEL_CTX_SIZE, mailbox % MB_KERNEL_CTX_SIZE));
+    }
+    if offset < BIN_START || !bin_mode(mq_config2) {
+        return None;
+    }
+    let page = offset - BIN_START;
+    let context_size = (mq_config2 & MQ_CONFIG2_CONT_SZ) >> 3;
+    let cid = (mq_config2 & MQ_CONFIG2_FIRST_L4L5) + page / BIN_PAGE_SIZE * context_size;
+    if cid < MAX_CID_CNT { Some((cid, page % BIN_PAGE_SIZE)) } else { None }
 }
 
 /// Whether `MQ_CONFIG2` selects bin mode.
@@ -60,5 +85,20 @@ mod tests {
         assert_eq!(connection(0x100, config), 0x10000 + 0x4000 * 256 + 4096 * 256);
         assert_eq!(connection(0x104, config), 0x10000 + 0x4000 * 256 + 4096 * 257);
         assert_eq!(connection(0x20, config), mailbox(0x20));
+    }
+
+    #[test]
+    fn decode_is_the_reverse() {
+        for (cid, config) in [(24, 0), (0x3fff, 0), (0x20, 0x0120), (0x100, 0x0120), (0x17c, 0x0120)] {
+            assert_eq!(
+                decode(connection(cid, config) + CNIC_SEND_DOORBELL, config),
+                Some((cid, CNIC_SEND_DOORBELL))
+            );
+        }
+        assert_eq!(decode(connection(0x102, 0x0120), 0x0120), Some((0x100, 0)));
+        assert_eq!(decode(CTX_OFFSET - 4, 0x0120), None);
+        assert_eq!(decode(MAILBOX_END, 0x0120), None);
+        assert_eq!(decode(BIN_START, 0), None);
+        assert_eq!(decode(u32::MAX, 0x0120), None);
     }
 }

@@ -261,6 +261,18 @@ macro_rules! addr64 {
     )+};
 }
 
+/// `blank` constructors: `Type { field = value, ... }` leaves everything else zero.
+macro_rules! blank {
+    ($($ty:ident { $($field:ident = $value:expr),+ })+) => {$(
+        impl $ty {
+            #[doc = concat!("All zero but for ", $("`", stringify!($field), "` = `", stringify!($value), "`, ",)+ "to fill in.")]
+            pub fn blank() -> Self {
+                Self { $($field: $value,)+ ..Self::default() }
+            }
+        }
+    )+};
+}
+
 /// Declares which structures are views of a generic ring element.
 macro_rules! views {
     ($generic:ident: $($ty:ident),+ $(,)?) => {$(
@@ -280,7 +292,7 @@ macro_rules! views {
     )+};
 }
 
-pub(crate) use {addr64, byte_enum, facts, open_enum, views, wire};
+pub(crate) use {addr64, blank, byte_enum, facts, open_enum, views, wire};
 
 /// Every structure of the crate, by module.
 pub const LAYOUTS: &[&[Layout]] = &[

@@ -12,7 +12,7 @@ wire! {
         reserved0: [U32; 4],
     }
 
-    /// Completion or event of the iSCSI layer (A.4).
+    /// Completion or event of the iSCSI layer (BNX2I-CNIC A.4).
     pub struct IscsiKcqe = "iscsi_kcqe" [32] {
         /// Connection index of the host (iscsi_cid).
         pub iscsi_conn_id: U32,
@@ -30,7 +30,7 @@ wire! {
         pub flags: u8,
     }
 
-    /// Any KCQE, before layer and opcode are known (0.3).
+    /// Any KCQE, before layer and opcode are known (BNX2I-CNIC 0.3).
     pub struct Kcqe = "kcqe" [32] {
         /// Word 0.
         pub kcqe_info0: U32,

@@ -2,7 +2,7 @@
 //!
 //! One ring per function, context 24. Layer 6 (iSCSI) and the generic element are here, layer 4 (TCP) in [`crate::l4`].
 
-use crate::facts::{addr64, byte_enum, facts, views, wire};
+use crate::facts::{addr64, blank, byte_enum, facts, views, wire};
 use crate::pte::IscsiPte;
 use crate::{U16, U32};
 
@@ -50,7 +50,7 @@ wire! {
         pub rq_buffer_size: U16,
     }
 
-    /// Error classes and CQ numbering, second half of the set-up (2.5).
+    /// Error classes and CQ numbering, second half of the set-up (BNX2I-CNIC 2.5).
     pub struct IscsiKwqeInit2 = "iscsi_kwqe_init2" [32] {
         /// Exclusive upper bound of the CQ sequence number: 2 * CQ entries + 1.
         pub max_cq_sqn: U16,
@@ -61,7 +61,7 @@ wire! {
         reserved1: [U32; 5],
     }
 
-    /// SQ and CQ of a new connection (4.4).
+    /// SQ and CQ of a new connection (BNX2I-CNIC 4.4).
     pub struct IscsiKwqeConnOffload1 = "iscsi_kwqe_conn_offload1" [32] {
         /// Connection index of the host (iscsi_cid).
         pub iscsi_conn_id: U16,
@@ -78,7 +78,7 @@ wire! {
         reserved0: [U32; 3],
     }
 
-    /// RQ of a new connection, and first page-table entries (4.4).
+    /// RQ of a new connection, and first page-table entries (BNX2I-CNIC 4.4).
     pub struct IscsiKwqeConnOffload2 = "iscsi_kwqe_conn_offload2" [32] {
         reserved0: U16,
         /// Opcode and layer.
@@ -95,7 +95,7 @@ wire! {
         pub num_additional_wqes: U32,
     }
 
-    /// Negotiated parameters after login (4.7). The driver does not initialise bytes 0 and 1.
+    /// Negotiated parameters after login (BNX2I-CNIC 4.7). The driver does not initialise bytes 0 and 1.
     pub struct IscsiKwqeConnUpdate = "iscsi_kwqe_conn_update" [32] {
         reserved0: U16,
         /// Opcode and layer.
@@ -121,7 +121,7 @@ wire! {
         pub exp_stat_sn: U32,
     }
 
-    /// Frees the context of a connection (4.8).
+    /// Frees the context of a connection (BNX2I-CNIC 4.8).
     pub struct IscsiKwqeConnDestroy = "iscsi_kwqe_conn_destroy" [32] {
         reserved0: U16,
         /// Opcode and layer.
@@ -131,7 +131,7 @@ wire! {
         reserved1: [U32; 6],
     }
 
-    /// Any KWQE, before layer and opcode are known (0.3).
+    /// Any KWQE, before layer and opcode are known (BNX2I-CNIC 0.3).
     pub struct Kwqe = "kwqe" [32] {
         /// Operand (15..0), opcode (23..16), layer (30..28), linked (31).
         pub kwqe_op_flag: U32,
@@ -268,6 +268,14 @@ addr64! {
     IscsiKwqeConnOffload2 { rq_page_table_addr / set_rq_page_table_addr = rq_page_table_addr_hi, rq_page_table_addr_lo; }
 }
 
+blank! {
+    IscsiKwqeInit1 { hdr = IscsiKwqeHeader::new(IscsiKwqeOpcode::INIT1) }
+    IscsiKwqeInit2 { hdr = IscsiKwqeHeader::new(IscsiKwqeOpcode::INIT2) }
+    IscsiKwqeConnOffload1 { hdr = IscsiKwqeHeader::new(IscsiKwqeOpcode::OFFLOAD_CONN1) }
+    IscsiKwqeConnOffload2 { hdr = IscsiKwqeHeader::new(IscsiKwqeOpcode::OFFLOAD_CONN2) }
+    IscsiKwqeConnUpdate { hdr = IscsiKwqeHeader::new(IscsiKwqeOpcode::UPDATE_CONN) }
+}
+
 impl Kwqe {
     /// Layer.
     pub const fn layer(&self) -> Layer {
@@ -347,11 +355,7 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(init1.into_element().kwqe_op_flag.get(), 0x6004_0001);
-        let init2 = IscsiKwqeInit2 {
-            max_cq_sqn: U16::new(0x181),
-            hdr: IscsiKwqeHeader::new(IscsiKwqeOpcode::INIT2),
-            ..Default::default()
-        };
+        let init2 = IscsiKwqeInit2 { max_cq_sqn: U16::new(0x181), ..IscsiKwqeInit2::blank() };
         assert_eq!(init2.into_element().kwqe_op_flag.get(), 0x6005_0181);
         let destroy = IscsiKwqeConnDestroy::new(5, 0x100).into_element();
         assert_eq!(destroy.kwqe_op_flag.get(), 0x6003_0005);

@@ -3,13 +3,13 @@
 //! KWQEs go from host to chip, KCQEs back. MAC addresses are reversed inside each word; addresses and ports are in CPU
 //! order. Beware: KWQE 53 is RESET and 54 CLOSE, but KCQE 53 is CLOSE_COMP and 54 RESET_COMP.
 
-use crate::facts::{byte_enum, facts, open_enum, views, wire};
+use crate::facts::{blank, byte_enum, facts, open_enum, views, wire};
 use crate::kcq::Kcqe;
 use crate::kwq::{Kwqe, Layer};
 use crate::{U16, U32};
 
 wire! {
-    /// Creates a path group: the Ethernet header towards a next hop (3.6).
+    /// Creates a path group: the Ethernet header towards a next hop (BNX2I-CNIC 3.6).
     pub struct L4KwqOffloadPg = "l4_kwq_offload_pg" [32] {
         reserved0: U16,
         /// Opcode.
@@ -57,7 +57,7 @@ wire! {
         pub host_opaque: U32,
     }
 
-    /// New next hop of a path group (3.6).
+    /// New next hop of a path group (BNX2I-CNIC 3.6).
     pub struct L4KwqUpdatePg = "l4_kwq_update_pg" [32] {
         /// Small operand.
         pub oper16: U16,
@@ -91,7 +91,7 @@ wire! {
         reserved5: U32,
     }
 
-    /// Frees a path group; `cid` is its id (3.6).
+    /// Frees a path group; `cid` is its id (BNX2I-CNIC 3.6).
     pub struct L4KwqUpload = "l4_kwq_upload" [32] {
         /// Small operand.
         pub oper16: U16,
@@ -104,7 +104,7 @@ wire! {
         reserved2: [U32; 6],
     }
 
-    /// Connect: addresses and ports (3.6). Linked with the next.
+    /// Connect: addresses and ports (BNX2I-CNIC 3.6). Linked with the next.
     pub struct L4KwqConnectReq1 = "l4_kwq_connect_req1" [32] {
         /// Connection flags.
         pub conn_flags: u8,
@@ -131,7 +131,7 @@ wire! {
         rsrv2: U32,
     }
 
-    /// Connect: the rest of IPv6 addresses (3.6). Linked with the next.
+    /// Connect: the rest of IPv6 addresses (BNX2I-CNIC 3.6). Linked with the next.
     pub struct L4KwqConnectReq2 = "l4_kwq_connect_req2" [32] {
         rsrv: u8,
         reserved0: u8,
@@ -154,7 +154,7 @@ wire! {
         pub dst_ip_v6_4: U32,
     }
 
-    /// Connect: TCP parameters (3.6).
+    /// Connect: TCP parameters (BNX2I-CNIC 3.6).
     pub struct L4KwqConnectReq3 = "l4_kwq_connect_req3" [32] {
         reserved0: U16,
         /// Opcode.
@@ -185,7 +185,7 @@ wire! {
         pub seed: U32,
     }
 
-    /// Orderly close (3.8).
+    /// Orderly close (BNX2I-CNIC 3.8).
     pub struct L4KwqCloseReq = "l4_kwq_close_req" [32] {
         reserved0: U16,
         /// Opcode.
@@ -197,7 +197,7 @@ wire! {
         reserved2: [U32; 6],
     }
 
-    /// Abortive close (3.8).
+    /// Abortive close (BNX2I-CNIC 3.8).
     pub struct L4KwqResetReq = "l4_kwq_reset_req" [32] {
         reserved0: U16,
         /// Opcode.
@@ -209,7 +209,7 @@ wire! {
         reserved2: [U32; 6],
     }
 
-    /// Completion or event of the TCP layer (A.5).
+    /// Completion or event of the TCP layer (BNX2I-CNIC A.5).
     pub struct L4Kcq = "l4_kcq" [32] {
         /// Connection id.
         pub cid: U32,
@@ -231,7 +231,7 @@ wire! {
         pub flags: u8,
     }
 
-    /// Completion of an upload (A.5).
+    /// Completion of an upload (BNX2I-CNIC A.5).
     pub struct L4KcqUploadPg = "l4_kcq_upload_pg" [32] {
         /// Path-group id.
         pub pg_cid: U32,
@@ -416,6 +416,18 @@ pub const L4_FLAGS: u8 = Layer::L4.0 << 4;
 /// `flags` of a layer 4 KWQE whose next one belongs to it.
 pub const L4_FLAGS_LINKED: u8 = L4_FLAGS | L4_KWQ_CONNECT_REQ1_LINKED_WITH_NEXT;
 
+blank! {
+    L4KwqOffloadPg { op_code = L4KwqeOpcode::OFFLOAD_PG, flags = L4_FLAGS }
+    L4KwqUpdatePg { opcode = L4KwqeOpcode::UPDATE_PG, flags = L4_FLAGS }
+    L4KwqUpload { opcode = L4KwqeOpcode::UPLOAD_PG, flags = L4_FLAGS }
+    L4KwqConnectReq1 { op_code = L4KwqeOpcode::CONNECT1, flags = L4_FLAGS_LINKED }
+    L4KwqConnectReq2 { op_code = L4KwqeOpcode::CONNECT2, flags = L4_FLAGS_LINKED }
+    L4KwqConnectReq3 { op_code = L4KwqeOpcode::CONNECT3, flags = L4_FLAGS }
+    L4KwqCloseReq { op_code = L4KwqeOpcode::CLOSE, flags = L4_FLAGS }
+    L4KwqResetReq { op_code = L4KwqeOpcode::RESET, flags = L4_FLAGS }
+    L4KcqUploadPg { op_code = L4KcqeOpcode::UPLOAD_PG, flags = L4_FLAGS }
+}
+
 impl L4KwqOffloadPg {
     /// Destination MAC.
     pub const fn da(&self) -> [u8; 6] {
@@ -467,6 +479,11 @@ impl L4KwqConnectReq1 {
 }
 
 impl L4Kcq {
+    /// Completion or event of layer 4.
+    pub fn new(op_code: L4KcqeOpcode, status: L4Status) -> Self {
+        Self { op_code, status: U16::new(status.0), flags: L4_FLAGS, ..Self::default() }
+    }
+
     /// Status.
     pub const fn completion_status(&self) -> L4Status {
         L4Status(self.status.get())
@@ -481,12 +498,7 @@ mod tests {
     /// BNX2I-CNIC B.6: word 0 of CONNECT1 for IPv4.
     #[test]
     fn connect1_common_word() {
-        let connect = L4KwqConnectReq1 {
-            op_code: L4KwqeOpcode::CONNECT1,
-            flags: L4_FLAGS_LINKED,
-            ..Default::default()
-        };
-        let element = connect.into_element();
+        let element = L4KwqConnectReq1::blank().into_element();
         assert_eq!(element.kwqe_op_flag.get(), 0xc032_0000);
         assert!(element.linked_with_next());
         assert_eq!(element.layer(), Layer::L4);

@@ -3,7 +3,7 @@
 //!
 //! Types, offsets and masks, and nothing that runs: no allocation, no `unsafe`, no standard library. Structures are
 //! little-endian byte images without alignment, so that a `[u8; 64]` of guest memory casts to one and back. Names are
-//! those of the vendor's headers; every size, offset, mask and number is compared with tables taken from those headers
+//! those of the vendor's headers (`regs` and `shmem` leave out their `BNX2_`); every size, offset, mask and number is compared with tables taken from those headers
 //! by a compiler (`tests/conformance.rs`), because a wrong one would be wrong on both sides of the seam and pass
 //! everything else.
 //!

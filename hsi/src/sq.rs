@@ -3,10 +3,9 @@
 //! The driver builds them, the chip fetches them after a doorbell. Reserved fields may hold remnants of the previous
 //! lap, so the chip ignores them. The PDU's wire order is not theirs: multi-byte fields are little-endian words.
 
-use crate::U16;
-use crate::U32;
 use crate::bits::{Cdb, Itt, Lun};
-use crate::facts::{addr64, byte_enum, facts, views, wire};
+use crate::facts::{addr64, blank, byte_enum, facts, views, wire};
+use crate::{U16, U32};
 
 wire! {
     /// SCSI command (BNX2I-CNIC 5.2.1).
@@ -47,7 +46,7 @@ wire! {
         pub cq_index: u8,
     }
 
-    /// Login request (5.2.2).
+    /// Login request (BNX2I-CNIC 5.2.2).
     pub struct LoginRequest = "bnx2i_login_request" [64] {
         /// VersionMin.
         pub version_min: u8,
@@ -98,7 +97,7 @@ wire! {
         pub cq_index: u8,
     }
 
-    /// Text request (5.2.3). The LUN is not set by the host.
+    /// Text request (BNX2I-CNIC 5.2.3). The LUN is not set by the host.
     pub struct TextRequest = "bnx2i_text_request" [64] {
         reserved0: U16,
         /// Attribute byte: the flags byte of the PDU.
@@ -136,7 +135,7 @@ wire! {
         pub cq_index: u8,
     }
 
-    /// Task management request (5.2.4).
+    /// Task management request (BNX2I-CNIC 5.2.4).
     pub struct TmfRequest = "bnx2i_tmf_request" [64] {
         reserved0: U16,
         /// Attribute byte: the flags byte of the PDU.
@@ -171,7 +170,7 @@ wire! {
         pub cq_index: u8,
     }
 
-    /// Logout request (5.2.5).
+    /// Logout request (BNX2I-CNIC 5.2.5).
     pub struct LogoutRequest = "bnx2i_logout_request" [64] {
         reserved0: U16,
         /// Attribute byte: the flags byte of the PDU.
@@ -203,7 +202,7 @@ wire! {
         pub cq_index: u8,
     }
 
-    /// NOP-Out (5.2.6). On the 5709 `lun` holds the raw header bytes: use [`Lun::from_raw`] and [`Lun::raw`].
+    /// NOP-Out (BNX2I-CNIC 5.2.6). On the 5709 `lun` holds the raw header bytes: use [`Lun::from_raw`] and [`Lun::raw`].
     pub struct NopOutRequest = "bnx2i_nop_out_request" [64] {
         reserved0: U16,
         /// Attribute byte: the flags byte of the PDU.
@@ -244,7 +243,7 @@ wire! {
         pub cq_index: u8,
     }
 
-    /// Cleanup: forget a task (5.2.7, 7.4). Chip private; nothing goes out on the wire.
+    /// Cleanup: forget a task (BNX2I-CNIC 5.2.7, 7.4). Chip private; nothing goes out on the wire.
     pub struct CleanupRequest = "bnx2i_cleanup_request" [64] {
         reserved0: U16,
         reserved1: u8,
@@ -454,6 +453,16 @@ addr64! {
     }
 }
 
+blank! {
+    CmdRequest { op_code = SqOpcode::SCSI_CMD }
+    LoginRequest { op_code = SqOpcode::LOGIN }
+    TextRequest { op_code = SqOpcode::TEXT }
+    TmfRequest { op_code = SqOpcode::TMF, op_attr = ISCSI_TMF_REQUEST_ALWAYS_ONE }
+    LogoutRequest { op_code = SqOpcode::LOGOUT, op_attr = ISCSI_LOGOUT_REQUEST_ALWAYS_ONE }
+    NopOutRequest { op_code = SqOpcode::NOP_OUT_IMMEDIATE, op_attr = ISCSI_NOP_OUT_REQUEST_ALWAYS_ONE }
+    CleanupRequest { op_code = SqOpcode::CLEANUP_REQUEST }
+}
+
 impl Sqe {
     /// Opcode with the immediate bit.
     pub const fn opcode(&self) -> SqOpcode {
@@ -489,6 +498,11 @@ impl RespBuffer {
 }
 
 impl LoginRequest {
+    /// ExpStatSN is to be taken from this request.
+    pub const fn update_exp_stat_sn(&self) -> bool {
+        self.flags & ISCSI_LOGIN_REQUEST_UPDATE_EXP_STAT_SN != 0
+    }
+
     /// ISID as its six wire bytes.
     pub const fn isid(&self) -> [u8; 6] {
         let (lo, hi) = (self.isid_lo.get().to_le_bytes(), self.isid_hi.get().to_le_bytes());
@@ -540,9 +554,50 @@ impl NopOutRequest {
     }
 }
 
-impl LoginRequest {
-    /// ExpStatSN is to be taken from this request.
-    pub const fn update_exp_stat_sn(&self) -> bool {
-        self.flags & ISCSI_LOGIN_REQUEST_UPDATE_EXP_STAT_SN != 0
+#[cfg(test)]
+mod tests {
+    use zerocopy::IntoBytes;
+
+    use super::*;
+    use crate::View;
+    use crate::bits::TaskType;
+
+    #[test]
+    fn opcode_and_itt_are_found_before_the_kind_is_known() {
+        let itt = Itt::new(0x123, TaskType::MPATH);
+        let requests = [
+            CmdRequest { itt, ..CmdRequest::blank() }.into_element(),
+            LoginRequest { itt, ..LoginRequest::blank() }.into_element(),
+            TextRequest { itt, ..TextRequest::blank() }.into_element(),
+            TmfRequest { itt, ..TmfRequest::blank() }.into_element(),
+            LogoutRequest { itt, ..LogoutRequest::blank() }.into_element(),
+            NopOutRequest { itt, ..NopOutRequest::blank() }.into_element(),
+            CleanupRequest { itt, ..CleanupRequest::blank() }.into_element(),
+        ];
+        assert_eq!(requests.map(|sqe| sqe.opcode().0), [0x01, 0x43, 0x04, 0x42, 0x46, 0x40, 0x07]);
+        assert!(requests.iter().all(|sqe| sqe.itt() == itt && sqe.view::<FwMpRequest>().itt == itt));
+    }
+
+    #[test]
+    fn addresses_and_isid_stand_where_the_chip_looks() {
+        let mut login = LoginRequest::blank();
+        login.set_bd_list_addr(0x1122_3344_5566_7788);
+        login.set_resp_bd_list_addr(0x99);
+        login.set_isid([1, 2, 3, 4, 5, 6]);
+        login.resp_buffer = RespBuffer { length: 8192, num_bds: 1 }.to_word();
+        let bytes = login.as_bytes();
+        assert_eq!(bytes[52..60], [0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11]);
+        assert_eq!(bytes[36..44], [0x99, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!((&bytes[8..12], &bytes[14..16]), (&[1, 2, 3, 4][..], &[5, 6][..]));
+        assert_eq!(bytes[44..48], [0, 0x20, 0, 1]);
+        assert_eq!((login.isid(), login.bd_list_addr()), ([1, 2, 3, 4, 5, 6], 0x1122_3344_5566_7788));
+        assert_eq!(RespBuffer::from_word(login.resp_buffer), RespBuffer { length: 8192, num_bds: 1 });
+    }
+
+    #[test]
+    fn unknown_opcodes_are_kept() {
+        let sqe = Sqe { sqe_byte: [0xaa; 64] };
+        assert_eq!((sqe.opcode(), sqe.opcode().name()), (SqOpcode(0xaa), None));
+        assert_eq!(SqOpcode::CLEANUP_REQUEST.name(), Some("CLEANUP_REQUEST"));
     }
 }

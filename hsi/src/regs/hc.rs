@@ -155,3 +155,24 @@ facts! {
         HC_RX_TICKS_OFF = 0x10,
     }
 }
+
+/// Offset of the coalescing registers of MSI-X vector `vector`, 1 to 8; vector 0 uses the plain registers.
+pub const fn hc_sb_config(vector: u32) -> Option<u32> {
+    match vector {
+        1..=8 => Some(HC_SB_CONFIG_1 + (vector - 1) * HC_SB_CONFIG_SIZE),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vectors_are_evenly_spaced() {
+        assert_eq!(hc_sb_config(0), None);
+        assert_eq!(hc_sb_config(1), Some(HC_SB_CONFIG_1));
+        assert_eq!(hc_sb_config(8), Some(HC_SB_CONFIG_8));
+        assert_eq!(hc_sb_config(9), None);
+    }
+}
