@@ -131,6 +131,18 @@ macro_rules! wire {
             }
         }
 
+        impl $name {
+            /// From its bytes in host memory.
+            pub const fn from_bytes(bytes: [u8; $size]) -> Self {
+                zerocopy::transmute!(bytes)
+            }
+
+            /// Its bytes in host memory.
+            pub const fn bytes(&self) -> &[u8; $size] {
+                zerocopy::transmute_ref!(self)
+            }
+        }
+
         impl $crate::facts::Wire for $name {
             const SHAPE: $crate::facts::Shape = $crate::facts::Shape {
                 size: size_of::<$name>(),

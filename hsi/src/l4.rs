@@ -510,7 +510,7 @@ mod tests {
         let mut pg = L4KwqOffloadPg::default();
         pg.set_da([0, 1, 2, 3, 4, 5]);
         pg.set_sa([16, 17, 18, 19, 20, 21]);
-        let bytes: [u8; 32] = zerocopy::transmute!(pg);
+        let bytes = pg.bytes();
         assert_eq!((bytes[4], bytes[5], &bytes[8..12]), (1, 0, &[5, 4, 3, 2][..]));
         assert_eq!((&bytes[12..16], &bytes[18..20]), (&[19, 18, 17, 16][..], &[21, 20][..]));
         assert_eq!((pg.da(), pg.sa()), ([0, 1, 2, 3, 4, 5], [16, 17, 18, 19, 20, 21]));

@@ -28,14 +28,12 @@ impl IscsiPte {
 
 #[cfg(test)]
 mod tests {
-    use zerocopy::IntoBytes;
-
     use super::*;
 
     #[test]
     fn high_word_first() {
         let pte = IscsiPte::new(0x0102_0304_0506_0708);
-        assert_eq!(pte.as_bytes(), [4, 3, 2, 1, 8, 7, 6, 5]);
+        assert_eq!(pte.bytes(), &[4, 3, 2, 1, 8, 7, 6, 5]);
         assert_eq!(pte.addr(), 0x0102_0304_0506_0708);
     }
 }

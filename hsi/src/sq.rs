@@ -556,8 +556,6 @@ impl NopOutRequest {
 
 #[cfg(test)]
 mod tests {
-    use zerocopy::IntoBytes;
-
     use super::*;
     use crate::View;
     use crate::bits::TaskType;
@@ -585,7 +583,7 @@ mod tests {
         login.set_resp_bd_list_addr(0x99);
         login.set_isid([1, 2, 3, 4, 5, 6]);
         login.resp_buffer = RespBuffer { length: 8192, num_bds: 1 }.to_word();
-        let bytes = login.as_bytes();
+        let bytes = login.bytes();
         assert_eq!(bytes[52..60], [0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11]);
         assert_eq!(bytes[36..44], [0x99, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!((&bytes[8..12], &bytes[14..16]), (&[1, 2, 3, 4][..], &[5, 6][..]));
@@ -596,7 +594,7 @@ mod tests {
 
     #[test]
     fn unknown_opcodes_are_kept() {
-        let sqe = Sqe { sqe_byte: [0xaa; 64] };
+        let sqe = Sqe::from_bytes([0xaa; 64]);
         assert_eq!((sqe.opcode(), sqe.opcode().name()), (SqOpcode(0xaa), None));
         assert_eq!(SqOpcode::CLEANUP_REQUEST.name(), Some("CLEANUP_REQUEST"));
     }
