@@ -12,6 +12,7 @@
 //! | [`framing`] | byte stream to PDUs without buffering payload |
 //! | [`text`] | key=value lists, their values, continuation |
 //! | [`scsi`] | CDBs, sense data and the parameter data of a disk |
+//! | [`target`] | disks, and the engine that serves them to initiators |
 //!
 //! Not modelled: markers, iSER, more than one connection per session, Kerberos and SRP.
 
@@ -20,4 +21,5 @@ pub mod framing;
 pub mod pdu;
 pub mod scsi;
 pub mod serial;
+pub mod target;
 pub mod text;
