@@ -178,3 +178,33 @@ facts! {
 
 /// MDIO address of the copper PHY (CHIP-REGISTERS 2, item 15).
 pub const COPPER_PHY_ADDR: u32 = 1;
+
+/// Registers of the PHY, as IEEE 802.3 clause 22 has them; those that the driver reads (CHIP-REGISTERS 2, item 15).
+pub mod mii {
+    /// Control.
+    pub const BMCR: u32 = 0;
+    /// Status.
+    pub const BMSR: u32 = 1;
+    /// PHY identifier, upper half.
+    pub const PHYSID1: u32 = 2;
+    /// PHY identifier, lower half.
+    pub const PHYSID2: u32 = 3;
+    /// Advertisement.
+    pub const ADVERTISE: u32 = 4;
+    /// Abilities of the link partner.
+    pub const LPA: u32 = 5;
+    /// Gigabit advertisement.
+    pub const CTRL1000: u32 = 9;
+    /// Gigabit abilities of the link partner.
+    pub const STAT1000: u32 = 10;
+    /// Control: reset, clears itself.
+    pub const BMCR_RESET: u16 = 0x8000;
+    /// Control: restart negotiation, clears itself.
+    pub const BMCR_ANRESTART: u16 = 0x0200;
+    /// Status: negotiation complete.
+    pub const BMSR_ANEGCOMPLETE: u16 = 0x0020;
+    /// Status: link up; latches low.
+    pub const BMSR_LSTATUS: u16 = 0x0004;
+    /// Status of a gigabit copper PHY with its link up.
+    pub const BMSR_LINK_UP: u16 = 0x796d;
+}
