@@ -11,13 +11,17 @@
 //! | [`digest`] | CRC32C header and data digests |
 //! | [`framing`] | byte stream to PDUs without buffering payload |
 //! | [`text`] | key=value lists, their values, continuation |
+//! | [`negotiate`] | the key table, negotiation at both ends |
+//! | [`chap`] | CHAP at both ends, secrets |
 //! | [`scsi`] | CDBs, sense data and the parameter data of a disk |
 //! | [`target`] | disks, and the engine that serves them to initiators |
 //!
 //! Not modelled: markers, iSER, more than one connection per session, Kerberos and SRP.
 
+pub mod chap;
 pub mod digest;
 pub mod framing;
+pub mod negotiate;
 pub mod pdu;
 pub mod scsi;
 pub mod serial;

@@ -42,10 +42,12 @@ fn value_limit(key: &str) -> usize {
     }
 }
 
-/// Whether `key` is a standard-label, or the `#` form of registered extension keys (RFC 7143 6.1).
+/// Whether `key` is a standard-label (RFC 7143 6.1), the `#` form of registered extension keys, or the one key of the
+/// RFC that begins with a small letter.
 fn is_key(key: &str) -> bool {
     let rest_ok = |byte: u8| byte.is_ascii_alphanumeric() || b".-+@_#".contains(&byte);
-    key.len() <= MAX_KEY_LEN && key.starts_with(|c: char| c.is_ascii_uppercase()) && key.bytes().all(rest_ok)
+    let label = key.starts_with(|c: char| c.is_ascii_uppercase()) && key.bytes().all(rest_ok);
+    key.len() <= MAX_KEY_LEN && (label || key == "iSCSIProtocolLevel")
 }
 
 /// The pairs of a complete list; stops after the first error. Empty strings (stray NULs) are skipped.
