@@ -8,5 +8,7 @@
 pub mod adapter;
 pub mod config;
 pub mod control;
+pub mod error;
+pub mod libiscsi;
 pub mod path;
 pub mod user;

@@ -1,0 +1,218 @@
+//! What a block request can be told.
+
+use iscsi::scsi::{Sense, Status};
+use thiserror::Error;
+
+use crate::control::ConnFailure;
+
+/// What the caller of a failed request may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// The same request will fail again; change it or the configuration first.
+    Never,
+    /// Nothing was done; the same request may be submitted again when the shortage has passed.
+    Later,
+    /// A write may or may not have reached the medium. Submitting the same data again settles it; until then the blocks are
+    /// undetermined.
+    Undetermined,
+    /// As `Undetermined`, but only after the session is logged in again.
+    AfterRecovery,
+}
+
+/// Why a block request failed. The text says what to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum BlockError {
+    /// The range does not lie on the medium.
+    #[error(
+        "bytes {offset}..+{len} do not fit a medium of {capacity} bytes: use a smaller --offset or --size"
+    )]
+    OutOfRange {
+        /// First byte asked for.
+        offset: u64,
+        /// Bytes asked for.
+        len: u64,
+        /// Size of the medium in bytes.
+        capacity: u64,
+    },
+    /// Offset or length is no multiple of the block size.
+    #[error(
+        "offset {offset} and length {len} must be multiples of the {block_size}-byte block: align the request"
+    )]
+    Misaligned {
+        /// First byte asked for.
+        offset: u64,
+        /// Bytes asked for.
+        len: u64,
+        /// Bytes per logical block.
+        block_size: u32,
+    },
+    /// Longer than one request may be.
+    #[error("a request of {len} bytes is over the limit of {limit}: split it")]
+    TooLong {
+        /// Bytes asked for.
+        len: u64,
+        /// Limit in bytes.
+        limit: u64,
+    },
+    /// The buffer and the request have different lengths.
+    #[error("the buffer holds {buffer} bytes and the request asks for {len}: make them equal")]
+    BufferLength {
+        /// Bytes in the buffer.
+        buffer: u64,
+        /// Bytes asked for.
+        len: u64,
+    },
+    /// One logical block of the buffer lies in more pieces than a BD list holds.
+    #[error(
+        "a {block_size}-byte block is scattered over more than {limit} buffer pieces: use fewer, larger pieces"
+    )]
+    TooScattered {
+        /// Bytes per logical block.
+        block_size: u32,
+        /// BDs per command.
+        limit: usize,
+    },
+    /// The logical unit takes no writes.
+    #[error("the logical unit is write protected: lift the protection on the target, or only read")]
+    WriteProtected,
+    /// As many requests are queued as may be.
+    #[error("{limit} requests are queued already: reap completions first")]
+    QueueFull {
+        /// Requests that the queue holds.
+        limit: usize,
+    },
+    /// The session was never logged in, or is logged out.
+    #[error("no session: log in first")]
+    NoSession,
+    /// Recovery did not succeed within the replacement timeout.
+    #[error(
+        "session recovery timed out after {seconds} s: check target and network; the session is still being retried"
+    )]
+    RecoveryTimedOut {
+        /// The replacement timeout in seconds.
+        seconds: u32,
+    },
+    /// The connection failed and the command was not repeated.
+    #[error("connection failed ({0}): retry when the session is logged in again")]
+    Transport(ConnFailure),
+    /// The adapter was removed or shut down.
+    #[error("the adapter is gone: log in through another one")]
+    AdapterGone,
+    /// The command was aborted after its timeout.
+    #[error("the command took longer than its timeout and was aborted: check the target's load, then retry")]
+    Aborted,
+    /// CHECK CONDITION.
+    #[error(
+        "the target answered CHECK CONDITION {:x}/{:02x}/{:02x} (sense key, code, qualifier): see the target's log",
+        .0.key.0, .0.asc, .0.ascq
+    )]
+    Sense(Sense),
+    /// CHECK CONDITION without readable sense data.
+    #[error("the target answered CHECK CONDITION without sense data: see the target's log")]
+    NoSense,
+    /// A status other than GOOD and CHECK CONDITION that retries did not lift.
+    #[error("the target answered SCSI status {:#04x}: {}", .0.0, status_advice(*.0))]
+    Status(Status),
+    /// The target could not deliver the command to the logical unit (iSCSI response code other than 0).
+    #[error("the target failed to run the command (iSCSI response {0:#04x}): see the target's log")]
+    TargetFailure(u8),
+    /// GOOD status with less data than asked for.
+    #[error("the target moved {moved} of {expected} bytes and called it good: check the target's block size")]
+    Short {
+        /// Bytes asked for in the command.
+        expected: u32,
+        /// Bytes moved.
+        moved: u32,
+    },
+}
+
+fn status_advice(status: Status) -> &'static str {
+    match status {
+        Status::RESERVATION_CONFLICT => "another initiator holds a reservation; release it there",
+        Status::BUSY | Status::TASK_SET_FULL => "the target is overloaded; lower the queue depth and retry",
+        Status::TASK_ABORTED => "another initiator aborted it; retry",
+        _ => "see the target's log",
+    }
+}
+
+impl BlockError {
+    /// A stable number for events and reports; 0 is success and never an error's number.
+    #[must_use]
+    pub const fn number(&self) -> u64 {
+        match self {
+            Self::OutOfRange { .. } => 1,
+            Self::Misaligned { .. } => 2,
+            Self::TooLong { .. } => 3,
+            Self::BufferLength { .. } => 4,
+            Self::TooScattered { .. } => 5,
+            Self::WriteProtected => 6,
+            Self::QueueFull { .. } => 7,
+            Self::NoSession => 8,
+            Self::RecoveryTimedOut { .. } => 9,
+            Self::Transport(_) => 10,
+            Self::AdapterGone => 11,
+            Self::Aborted => 12,
+            Self::Sense(_) => 13,
+            Self::NoSense => 14,
+            Self::Status(_) => 15,
+            Self::TargetFailure(_) => 16,
+            Self::Short { .. } => 17,
+        }
+    }
+
+    /// What the caller may do now.
+    #[must_use]
+    pub const fn retry(&self) -> Retry {
+        match self {
+            Self::OutOfRange { .. }
+            | Self::Misaligned { .. }
+            | Self::TooLong { .. }
+            | Self::BufferLength { .. }
+            | Self::TooScattered { .. }
+            | Self::WriteProtected
+            | Self::NoSession
+            | Self::AdapterGone => Retry::Never,
+            Self::QueueFull { .. } => Retry::Later,
+            Self::RecoveryTimedOut { .. } | Self::Transport(_) => Retry::AfterRecovery,
+            Self::Aborted | Self::TargetFailure(_) | Self::Short { .. } | Self::NoSense => {
+                Retry::Undetermined
+            }
+            Self::Sense(sense) => match sense.key.0 {
+                // ILLEGAL REQUEST, DATA PROTECT and MISCOMPARE answer the request itself.
+                0x5 | 0x7 | 0xE => Retry::Never,
+                _ => Retry::Undetermined,
+            },
+            Self::Status(status) => match *status {
+                Status::BUSY | Status::TASK_SET_FULL => Retry::Later,
+                Status::RESERVATION_CONFLICT => Retry::Never,
+                _ => Retry::Undetermined,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_name_the_numbers_and_what_to_do() {
+        let e = BlockError::Sense(Sense::UNRECOVERED_READ);
+        assert_eq!(
+            e.to_string(),
+            "the target answered CHECK CONDITION 3/11/00 (sense key, code, qualifier): see the target's log"
+        );
+        let e = BlockError::Status(Status::RESERVATION_CONFLICT);
+        assert!(e.to_string().contains("release it there"), "{e}");
+        assert_eq!(e.retry(), Retry::Never);
+    }
+
+    #[test]
+    fn a_write_that_may_have_landed_is_undetermined_and_a_refused_one_is_not() {
+        assert_eq!(BlockError::Aborted.retry(), Retry::Undetermined);
+        assert_eq!(BlockError::Sense(Sense::WRITE_ERROR).retry(), Retry::Undetermined);
+        assert_eq!(BlockError::Sense(Sense::LBA_OUT_OF_RANGE).retry(), Retry::Never);
+        assert_eq!(BlockError::Transport(ConnFailure::ConnFailed).retry(), Retry::AfterRecovery);
+        assert_eq!(BlockError::QueueFull { limit: 1 }.retry(), Retry::Later);
+    }
+}
