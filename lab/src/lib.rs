@@ -7,6 +7,7 @@
     reason = "runners are where the clock and the operating system come in"
 )]
 
+pub mod load;
 pub mod oracle;
 pub mod runner;
 pub mod stamp;
