@@ -1,1 +1,36 @@
-//! Tests that cross crates live in `tests/tests`; this library is what they share.
+//! What tests with real peers share: finding the peer, starting it on its own port, stopping it.
+#![allow(clippy::disallowed_methods, reason = "real peers live in real time; nothing asserts on the clock")]
+
+pub mod tgtd;
+
+use std::path::PathBuf;
+
+/// Finds a program in `PATH` or in the places where Debian puts daemons. A missing peer is a failure under
+/// `CI=true`; elsewhere the test says that it is skipped, and `None` comes back.
+///
+/// # Panics
+/// Under `CI=true`, when the program is missing.
+#[must_use]
+#[allow(clippy::print_stderr, reason = "a skipped test says so")]
+pub fn peer(program: &str, package: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .map(|dir| dir.join(program))
+        .find(|p| p.is_file());
+    if found.is_none() {
+        assert!(std::env::var_os("CI").is_none(), "{program} is missing: apt-get install {package}");
+        eprintln!("SKIPPED: {program} is missing (apt-get install {package})");
+    }
+    found
+}
+
+/// A TCP port of 127.0.0.1 that was free a moment ago.
+///
+/// # Panics
+/// When the machine has no loopback.
+#[must_use]
+pub fn free_port() -> u16 {
+    let socket = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("loopback works");
+    socket.local_addr().expect("a bound socket has an address").port()
+}

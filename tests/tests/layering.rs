@@ -20,7 +20,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
 ];
 
 /// Crates of card and host must not meet even in their tests.
-const NEVER: &[(&str, &str)] = &[("hw-model", "driver"), ("driver", "hw-model"), ("hsi", "bus"), ("iscsi", "bus")];
+const NEVER: &[(&str, &str)] =
+    &[("hw-model", "driver"), ("driver", "hw-model"), ("hsi", "bus"), ("iscsi", "bus")];
 
 /// Workspace dependencies by crate: all of them, and the normal ones.
 type Dependencies = BTreeMap<String, (BTreeSet<String>, BTreeSet<String>)>;
@@ -60,7 +61,10 @@ fn offences(map: &Dependencies) -> Vec<String> {
             continue;
         };
         out.extend(
-            normal.iter().filter(|d| !allowed.contains(&d.as_str())).map(|d| format!("{name} may not use {d}")),
+            normal
+                .iter()
+                .filter(|d| !allowed.contains(&d.as_str()))
+                .map(|d| format!("{name} may not use {d}")),
         );
         out.extend(
             NEVER
