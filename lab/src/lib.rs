@@ -7,6 +7,7 @@
     reason = "runners are where the clock and the operating system come in"
 )]
 
+pub mod host;
 pub mod load;
 pub mod oracle;
 pub mod path_answerer;

@@ -15,6 +15,7 @@ use driver::adapter::Adapter;
 use driver::control::SessionId;
 use driver::user::{Completion, Disk, Extent, Op, Request, SubmitError, Ticket, UserBuf};
 
+use crate::host::User;
 use crate::oracle::{Finding, Initial, Region};
 
 /// Findings kept with their details; more are only counted.
@@ -177,33 +178,6 @@ impl Load {
         kept
     }
 
-    /// Takes completions, judges them and issues what may be issued.
-    pub fn drive<P: Platform>(&mut self, cx: &mut Cx<'_>, adapter: &mut Adapter<P>) -> Progress {
-        let mut done = 0;
-        let mut completions = std::mem::take(&mut self.completions);
-        adapter.reap(&mut completions);
-        for c in completions.drain(..) {
-            done += 1;
-            self.complete(cx, adapter, &c);
-        }
-        self.completions = completions;
-        let mut next = None;
-        if !self.stopping {
-            for i in 0..self.slots.len() {
-                if self.slots[i].ticket.is_some() {
-                    continue;
-                }
-                if self.slots[i].ready_at <= cx.now && self.issue(cx, adapter, i) {
-                    done += 1;
-                } else {
-                    let retry = self.slots[i].ready_at.max(cx.now + Duration::from_micros(100));
-                    next = Instant::earliest(next, Some(retry));
-                }
-            }
-        }
-        Progress { done, next }
-    }
-
     fn issue<P: Platform>(&mut self, cx: &mut Cx<'_>, adapter: &mut Adapter<P>, i: usize) -> bool {
         let Some(blocks) = self.choose(cx, i) else { return false };
         let session = &mut self.sessions[self.slots[i].session];
@@ -315,6 +289,34 @@ impl Load {
             }
             None => {}
         }
+    }
+}
+
+impl<P: Platform> User<P> for Load {
+    fn drive(&mut self, cx: &mut Cx<'_>, adapter: &mut Adapter<P>) -> Progress {
+        let mut done = 0;
+        let mut completions = std::mem::take(&mut self.completions);
+        adapter.reap(&mut completions);
+        for c in completions.drain(..) {
+            done += 1;
+            self.complete(cx, adapter, &c);
+        }
+        self.completions = completions;
+        let mut next = None;
+        if !self.stopping {
+            for i in 0..self.slots.len() {
+                if self.slots[i].ticket.is_some() {
+                    continue;
+                }
+                if self.slots[i].ready_at <= cx.now && self.issue(cx, adapter, i) {
+                    done += 1;
+                } else {
+                    let retry = self.slots[i].ready_at.max(cx.now + Duration::from_micros(100));
+                    next = Instant::earliest(next, Some(retry));
+                }
+            }
+        }
+        Progress { done, next }
     }
 }
 

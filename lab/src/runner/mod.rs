@@ -172,9 +172,9 @@ impl Executive {
     }
 
     /// Runs until `done` (asked after every step), or `limit`, or until nothing can happen any more.
-    pub fn run(&mut self, limit: Instant, mut done: impl FnMut() -> bool) -> Ended {
+    pub fn run(&mut self, limit: Instant, mut done: impl FnMut(&Self) -> bool) -> Ended {
         loop {
-            if done() {
+            if done(self) {
                 return Ended::Done;
             }
             if self.now >= limit {
@@ -276,7 +276,7 @@ mod tests {
     fn virtual_time_jumps_to_deadlines_and_repeats_exactly() {
         let run = || {
             let (mut x, _, ticks) = world();
-            assert_eq!(x.run(seconds(60), || false), Ended::Limit);
+            assert_eq!(x.run(seconds(60), |_| false), Ended::Limit);
             (ticks.borrow().len(), x.trace().hash())
         };
         let (ticks, hash) = run();
@@ -287,12 +287,12 @@ mod tests {
     #[test]
     fn a_stopped_actor_misses_its_deadline_and_continues() {
         let (mut x, place, ticks) = world();
-        x.run(seconds(2), || false);
+        x.run(seconds(2), |_| false);
         x.stop(&place, true);
-        assert_eq!(x.run(seconds(10), || false), Ended::Idle, "nobody else waits");
+        assert_eq!(x.run(seconds(10), |_| false), Ended::Idle, "nobody else waits");
         let before = ticks.borrow().len();
         x.stop(&place, false);
-        x.run(seconds(11), || false);
+        x.run(seconds(11), |_| false);
         assert!(ticks.borrow().len() > before);
         assert!(ticks.borrow()[before] >= seconds(10));
     }
@@ -300,17 +300,17 @@ mod tests {
     #[test]
     fn a_killed_actor_is_never_stepped_again() {
         let (mut x, place, ticks) = world();
-        x.run(seconds(2), || false);
+        x.run(seconds(2), |_| false);
         let before = ticks.borrow().len();
         x.kill(&place);
-        assert_eq!(x.run(seconds(10), || false), Ended::Idle);
+        assert_eq!(x.run(seconds(10), |_| false), Ended::Idle);
         assert_eq!(ticks.borrow().len(), before);
     }
 
     #[test]
     fn a_condition_ends_the_run() {
         let (mut x, _, ticks) = world();
-        assert_eq!(x.run(seconds(60), || ticks.borrow().len() == 3), Ended::Done);
+        assert_eq!(x.run(seconds(60), |_| ticks.borrow().len() == 3), Ended::Done);
         assert!(x.now() < seconds(3));
     }
 }
