@@ -13,6 +13,8 @@
 //! | [`text`] | key=value lists, their values, continuation |
 //! | [`negotiate`] | the key table, negotiation at both ends |
 //! | [`chap`] | CHAP at both ends, secrets |
+//! | [`names`] | iSCSI names, portals, URLs |
+//! | [`sendtargets`] | the discovery answer |
 //! | [`scsi`] | CDBs, sense data and the parameter data of a disk |
 //! | [`target`] | disks, and the engine that serves them to initiators |
 //!
@@ -21,9 +23,11 @@
 pub mod chap;
 pub mod digest;
 pub mod framing;
+pub mod names;
 pub mod negotiate;
 pub mod pdu;
 pub mod scsi;
+pub mod sendtargets;
 pub mod serial;
 pub mod target;
 pub mod text;

@@ -137,6 +137,18 @@ impl TextWriter {
         judged.inspect_err(|_| self.bytes.truncate(start))
     }
 
+    /// Adds all of `other`.
+    ///
+    /// # Errors
+    /// [`TextError::TooLong`]; nothing is added then.
+    pub fn append(&mut self, other: TextWriter) -> Result<(), TextError> {
+        if self.bytes.len() + other.bytes.len() > MAX_TEXT_LEN {
+            return Err(TextError::TooLong);
+        }
+        self.bytes.push_str(&other.bytes);
+        Ok(())
+    }
+
     /// Whether nothing has been added.
     pub const fn is_empty(&self) -> bool {
         self.bytes.is_empty()
