@@ -6,6 +6,7 @@
 //! deadline.
 
 pub mod adapter;
+pub mod block;
 pub mod config;
 pub mod control;
 pub mod error;

@@ -1,4 +1,4 @@
-//! What a block request can be told.
+//! What a block request that was accepted can be told. Why one is not accepted is [`crate::block::Refusal`].
 
 use iscsi::scsi::{Sense, Status};
 use thiserror::Error;
@@ -22,68 +22,9 @@ pub enum Retry {
 /// Why a block request failed. The text says what to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum BlockError {
-    /// The range does not lie on the medium.
-    #[error(
-        "bytes {offset}..+{len} do not fit a medium of {capacity} bytes: use a smaller --offset or --size"
-    )]
-    OutOfRange {
-        /// First byte asked for.
-        offset: u64,
-        /// Bytes asked for.
-        len: u64,
-        /// Size of the medium in bytes.
-        capacity: u64,
-    },
-    /// Offset or length is no multiple of the block size.
-    #[error(
-        "offset {offset} and length {len} must be multiples of the {block_size}-byte block: align the request"
-    )]
-    Misaligned {
-        /// First byte asked for.
-        offset: u64,
-        /// Bytes asked for.
-        len: u64,
-        /// Bytes per logical block.
-        block_size: u32,
-    },
-    /// Longer than one request may be.
-    #[error("a request of {len} bytes is over the limit of {limit}: split it")]
-    TooLong {
-        /// Bytes asked for.
-        len: u64,
-        /// Limit in bytes.
-        limit: u64,
-    },
-    /// The buffer and the request have different lengths.
-    #[error("the buffer holds {buffer} bytes and the request asks for {len}: make them equal")]
-    BufferLength {
-        /// Bytes in the buffer.
-        buffer: u64,
-        /// Bytes asked for.
-        len: u64,
-    },
-    /// One logical block of the buffer lies in more pieces than a BD list holds.
-    #[error(
-        "a {block_size}-byte block is scattered over more than {limit} buffer pieces: use fewer, larger pieces"
-    )]
-    TooScattered {
-        /// Bytes per logical block.
-        block_size: u32,
-        /// BDs per command.
-        limit: usize,
-    },
-    /// The logical unit takes no writes.
-    #[error("the logical unit is write protected: lift the protection on the target, or only read")]
-    WriteProtected,
-    /// As many requests are queued as may be.
-    #[error("{limit} requests are queued already: reap completions first")]
-    QueueFull {
-        /// Requests that the queue holds.
-        limit: usize,
-    },
-    /// The session was never logged in, or is logged out.
-    #[error("no session: log in first")]
-    NoSession,
+    /// The session was logged out or destroyed while the request was queued.
+    #[error("the session was closed: log in again")]
+    SessionClosed,
     /// Recovery did not succeed within the replacement timeout.
     #[error(
         "session recovery timed out after {seconds} s: check target and network; the session is still being retried"
@@ -140,23 +81,16 @@ impl BlockError {
     #[must_use]
     pub const fn number(&self) -> u64 {
         match self {
-            Self::OutOfRange { .. } => 1,
-            Self::Misaligned { .. } => 2,
-            Self::TooLong { .. } => 3,
-            Self::BufferLength { .. } => 4,
-            Self::TooScattered { .. } => 5,
-            Self::WriteProtected => 6,
-            Self::QueueFull { .. } => 7,
-            Self::NoSession => 8,
-            Self::RecoveryTimedOut { .. } => 9,
-            Self::Transport(_) => 10,
-            Self::AdapterGone => 11,
-            Self::Aborted => 12,
-            Self::Sense(_) => 13,
-            Self::NoSense => 14,
-            Self::Status(_) => 15,
-            Self::TargetFailure(_) => 16,
-            Self::Short { .. } => 17,
+            Self::SessionClosed => 1,
+            Self::RecoveryTimedOut { .. } => 2,
+            Self::Transport(_) => 3,
+            Self::AdapterGone => 4,
+            Self::Aborted => 5,
+            Self::Sense(_) => 6,
+            Self::NoSense => 7,
+            Self::Status(_) => 8,
+            Self::TargetFailure(_) => 9,
+            Self::Short { .. } => 10,
         }
     }
 
@@ -164,15 +98,7 @@ impl BlockError {
     #[must_use]
     pub const fn retry(&self) -> Retry {
         match self {
-            Self::OutOfRange { .. }
-            | Self::Misaligned { .. }
-            | Self::TooLong { .. }
-            | Self::BufferLength { .. }
-            | Self::TooScattered { .. }
-            | Self::WriteProtected
-            | Self::NoSession
-            | Self::AdapterGone => Retry::Never,
-            Self::QueueFull { .. } => Retry::Later,
+            Self::SessionClosed | Self::AdapterGone => Retry::Never,
             Self::RecoveryTimedOut { .. } | Self::Transport(_) => Retry::AfterRecovery,
             Self::Aborted | Self::TargetFailure(_) | Self::Short { .. } | Self::NoSense => {
                 Retry::Undetermined
@@ -213,6 +139,6 @@ mod tests {
         assert_eq!(BlockError::Sense(Sense::WRITE_ERROR).retry(), Retry::Undetermined);
         assert_eq!(BlockError::Sense(Sense::LBA_OUT_OF_RANGE).retry(), Retry::Never);
         assert_eq!(BlockError::Transport(ConnFailure::ConnFailed).retry(), Retry::AfterRecovery);
-        assert_eq!(BlockError::QueueFull { limit: 1 }.retry(), Retry::Later);
+        assert_eq!(BlockError::Status(Status::BUSY).retry(), Retry::Later);
     }
 }
