@@ -50,6 +50,9 @@ pub struct ChipConfig {
     pub connect_refused_status: u16,
     /// [I] Completion status of a DESTROY_CONN while TCP is still alive.
     pub destroy_alive_status: u32,
+    /// [I] A Data-In with status is posted as a SCSI response CQE (0x21) instead of a Data-In CQE (0x25); the S bit is
+    /// in its flags either way.
+    pub data_in_status_as_response: bool,
 }
 
 impl Default for ChipConfig {
@@ -67,6 +70,7 @@ impl Default for ChipConfig {
             connect_timeout_status: 0x93,
             connect_refused_status: 4,
             destroy_alive_status: 3,
+            data_in_status_as_response: false,
         }
     }
 }

@@ -54,6 +54,8 @@ pub enum TcpEvent {
     Fin,
     /// The peer sent RST, or the connection broke.
     Rst,
+    /// The retransmission limit was reached; the connection is forgotten as after RST.
+    TimedOut,
     /// A graceful close completed in both directions.
     Closed,
 }
