@@ -13,6 +13,7 @@
 //! | [`text`] | key=value lists, their values, continuation |
 //! | [`negotiate`] | the key table, negotiation at both ends |
 //! | [`chap`] | CHAP at both ends, secrets |
+//! | [`login`] | the login phase at both ends |
 //! | [`names`] | iSCSI names, portals, URLs |
 //! | [`sendtargets`] | the discovery answer |
 //! | [`scsi`] | CDBs, sense data and the parameter data of a disk |
@@ -23,6 +24,7 @@
 pub mod chap;
 pub mod digest;
 pub mod framing;
+pub mod login;
 pub mod names;
 pub mod negotiate;
 pub mod pdu;
