@@ -38,6 +38,8 @@ pub enum TextError {
 fn value_limit(key: &str) -> usize {
     match key {
         "CHAP_C" | "CHAP_R" => 2 + 2 * MAX_BINARY_LEN,
+        // A host of 255 bytes, brackets, port and portal group tag.
+        "TargetAddress" => MAX_VALUE_LEN + 14,
         _ => MAX_VALUE_LEN,
     }
 }
@@ -352,7 +354,7 @@ mod tests {
         for (len, fits) in [(MAX_KEY_LEN, true), (MAX_KEY_LEN + 1, false)] {
             assert_eq!(pairs(format!("{}=1\0", "K".repeat(len)).as_bytes()).is_ok(), fits);
         }
-        for (key, limit) in [("A", 255), ("CHAP_C", 2050)] {
+        for (key, limit) in [("A", 255), ("CHAP_C", 2050), ("TargetAddress", 269)] {
             assert!(pairs(format!("{key}={}\0", "v".repeat(limit)).as_bytes()).is_ok());
             assert_eq!(pairs(format!("{key}={}\0", "v".repeat(limit + 1)).as_bytes()), Err(TextError::Value));
         }

@@ -75,7 +75,7 @@ pub enum InitiatorStep {
     Failed(LoginFailure),
 }
 
-/// One login of an initiator.
+/// One login of an initiator. It ends with any step but [`InitiatorStep::Send`]; drop it then.
 #[derive(Debug)]
 pub struct InitiatorLogin {
     config: InitiatorConfig,

@@ -130,7 +130,7 @@ impl<E: Into<LoginFailure>> From<E> for Refusal {
     }
 }
 
-/// One login at a target.
+/// One login at a target. It ends with [`TargetStep::Done`] or [`TargetStep::Refused`]; drop it then.
 #[derive(Debug)]
 pub struct TargetLogin {
     config: TargetConfig,
@@ -268,6 +268,7 @@ impl TargetLogin {
                     self.negotiation.note(self.stage, key)?;
                     self.choose(value, out)?;
                 }
+                Some(key) if self.is_repeated(key, value) => {}
                 _ => self.negotiation.receive(self.stage, name, value, out)?,
             }
         }
@@ -283,6 +284,20 @@ impl TargetLogin {
             }
             _ => Err(LoginFailure::Protocol("unexpected CHAP keys").into()),
         }
+    }
+
+    /// Whether this only repeats what an earlier list declared: libiscsi sends the names in each stage again. A changed
+    /// value is a renegotiation and stays an error.
+    fn is_repeated(&self, key: Key, value: &str) -> bool {
+        let Some(Admitted { who, .. }) = &self.admitted else { return false };
+        let same = match key {
+            Key::InitiatorName => normalize(value).is_ok_and(|name| name == who.initiator_name),
+            Key::TargetName => normalize(value).ok() == who.target_name,
+            Key::InitiatorAlias => who.initiator_alias.as_deref() == Some(value),
+            Key::SessionType => (value == "Discovery") == who.target_name.is_none(),
+            _ => false,
+        };
+        same && self.stage == Stage::Operational && self.negotiation.has_received(key)
     }
 
     /// The names and the session type, which the first list has to bring.

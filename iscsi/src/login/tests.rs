@@ -311,6 +311,29 @@ fn target_holds_the_initiator_to_its_first_request() {
 }
 
 #[test]
+fn names_may_be_repeated_but_not_changed() {
+    let names = "InitiatorName=iqn.2001-04.com.example:host|TargetName=iqn.2001-04.com.example:disk1|\
+        SessionType=Normal|";
+    for (repeated, want) in [
+        (names.to_owned(), LoginStatus::Success),
+        (names.replace("disk1", "disk2"), LoginStatus::InitiatorError),
+        (names.replace("host", "guest"), LoginStatus::InitiatorError),
+        (names.replace("Normal", "Discovery"), LoginStatus::InitiatorError),
+        ("MaxBurstLength=512|MaxBurstLength=512|".to_owned(), LoginStatus::InitiatorError),
+    ] {
+        let (mut login, mut house) = (TargetLogin::new(target_config()), House::new(Admission::Open));
+        let mut send = |stage, next, text: &str| {
+            let data = text.replace('|', "\0");
+            let (TargetStep::Send(pdu) | TargetStep::Done(pdu, _) | TargetStep::Refused(pdu, _)) =
+                login.receive(&mut house, &request(stage, Some(next), false), data.as_bytes());
+            pdu.header.status()
+        };
+        assert_eq!(send(Stage::Security, Stage::Operational, names), LoginStatus::Success);
+        assert_eq!(send(Stage::Operational, Stage::FullFeature, &repeated), want, "{repeated}");
+    }
+}
+
+#[test]
 fn long_text_is_continued_in_both_directions() {
     let mut login = TargetLogin::new(target_config());
     let mut house = House::new(Admission::Open);
@@ -440,6 +463,34 @@ proptest! {
             let step = login.receive(&mut House::new(Admission::Open), Bhs::from_bytes(&bytes), text.as_bytes());
             let (TargetStep::Send(pdu) | TargetStep::Done(pdu, _) | TargetStep::Refused(pdu, _)) = step;
             prop_assert!(pdu.header.view::<LoginResponse>().is_ok());
+        }
+    }
+
+    #[test]
+    fn any_response_is_judged(
+        flags in proptest::collection::vec(prop_oneof![Just(0u8), Just(4), Just(0x81), Just(0x87), any::<u8>()], 1..6),
+        texts in proptest::collection::vec(
+            "(AuthMethod|CHAP_A|CHAP_C|TargetAddress|HeaderDigest|MaxBurstLength|X-a)=(CHAP|None|5|512|[a-z0-9.:,-]{0,9})\0",
+            1..6,
+        ),
+        mutual: bool,
+    ) {
+        let mutual = mutual.then(|| (Credentials::new("node", "secret-of-node"), challenge(2)));
+        let chap = Some(ChapConfig { own: Credentials::new("user", "secret-of-user"), mutual: mutual.clone() });
+        let config = InitiatorConfig { chap, ..initiator_config() };
+        let (mut login, _) = InitiatorLogin::start(config).unwrap();
+        for (at, (flags, text)) in flags.iter().zip(&texts).enumerate() {
+            let mut header = LoginResponse::new();
+            header.flags = *flags;
+            header.isid = initiator_config().isid;
+            header.tsih.set(1);
+            header.stat_sn.set(at as u32);
+            match login.receive(&header, text.as_bytes()) {
+                InitiatorStep::Send(request) => prop_assert!(request.header.view::<LoginRequest>().is_ok()),
+                // No text of this strategy proves that the target knows its secret.
+                InitiatorStep::Done(_) => prop_assert!(mutual.is_none()),
+                _ => return Ok(()),
+            }
         }
     }
 }

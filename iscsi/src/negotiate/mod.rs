@@ -392,6 +392,11 @@ impl Negotiation {
         if self.received.insert(key) { Ok(()) } else { Err(NegotiationError::Duplicate(key)) }
     }
 
+    /// Whether the peer has sent `key`.
+    pub const fn has_received(&self, key: Key) -> bool {
+        self.received.contains(key)
+    }
+
     /// Takes a key of the peer: an answer to what this end proposed, or a proposal, whose answer is added to `out`.
     ///
     /// # Errors
