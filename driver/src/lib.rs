@@ -11,5 +11,6 @@ pub mod config;
 pub mod control;
 pub mod error;
 pub mod libiscsi;
+pub mod lun;
 pub mod path;
 pub mod user;

@@ -1,0 +1,601 @@
+//! LUN bring-up: what a SCSI disk driver asks before it lets I/O through (SCSI.md 3). REPORT LUNS, then for each unit
+//! INQUIRY, TEST UNIT READY, the VPD pages 00, 80, 83 and B0, READ CAPACITY and MODE SENSE.
+//!
+//! Sans-IO: the adapter runs one [`BringUp`] per login, posts each [`ScsiCommand`], and feeds the end of it back. A
+//! lost connection ends the bring-up; the adapter begins another one after the next login, and compares with
+//! [`LunInfo::same_disk`] before it repeats commands of the old one. Not modelled: devices other than disks, multipath,
+//! protection information.
+
+use core::fmt;
+use core::time::Duration;
+
+use bus::Instant;
+use iscsi::scsi::{
+    BlockLimits, CachingPage, Capacity, Cdb, Form, Inquiry, Lun, ModeParameters, ReportLuns, Sense, SenseKey,
+    Status, designators, page, qualifier, vpd, vpd_payload,
+};
+use thiserror::Error;
+
+use crate::block::Geometry;
+use crate::error::BlockError;
+
+/// Logical units that are brought up per session; what a target reports beyond them is left out and counted.
+pub const MAX_LUNS: usize = 256;
+/// Longest read of a bring-up, in bytes: the LUN list.
+pub const MAX_READ: u32 = 8 + 8 * MAX_LUNS as u32;
+/// How long a unit may take to become ready.
+pub const READY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Pause before asking a busy or not yet ready unit again.
+pub const READY_PAUSE: Duration = Duration::from_secs(1);
+/// How often a command is repeated at once after unit attention: several may be pending.
+const ATTENTION_LIMIT: u8 = 5;
+/// Units that are tried one by one when the target does not know REPORT LUNS.
+const SEQUENTIAL: u16 = 8;
+
+/// A command to post. All of them are reads or have no data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScsiCommand {
+    /// Logical unit.
+    pub lun: Lun,
+    /// CDB, zero padded.
+    pub cdb: [u8; 16],
+    /// Expected read length, at most [`MAX_READ`].
+    pub read_len: u32,
+}
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BringUpAction {
+    /// Post it, then call [`BringUp::answered`] or [`BringUp::failed`].
+    Submit(ScsiCommand),
+    /// Nothing before this time.
+    WaitUntil(Instant),
+    /// All units are known.
+    Done,
+}
+
+/// Why a unit is not usable. The text says what to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum LunError {
+    /// No unit of that number.
+    #[error("the target has no such logical unit: choose one that it reports, or export one there")]
+    Missing,
+    /// The unit exists and nothing is connected to it.
+    #[error("the logical unit is not connected: connect a backing store on the target")]
+    NotConnected,
+    /// A tape, an enclosure...
+    #[error("the logical unit is no disk (device type {0:#04x}): choose a disk")]
+    NotADisk(u8),
+    /// Did not become ready in time.
+    #[error("the logical unit is not ready (sense {:x}/{:02x}/{:02x}): see the target's log", .0.key.0, .0.asc, .0.ascq)]
+    NotReady(Sense),
+    /// BUSY until the timeout.
+    #[error("the logical unit stayed busy for {} s: lower the target's load and log in again", READY_TIMEOUT.as_secs())]
+    Busy,
+    /// Drive without medium.
+    #[error("there is no medium in the logical unit: insert one")]
+    NoMedium,
+    /// Another initiator keeps us out.
+    #[error("another initiator holds a reservation of the logical unit: release it there")]
+    Reserved,
+    /// A block size that cannot be transferred.
+    #[error("blocks of {0} bytes are not supported: use 512 to 32768, a power of two")]
+    BlockSize(u32),
+    /// An answer that makes no sense, or a status that ends the bring-up.
+    #[error("the target's answer to {0} makes no sense: check the target")]
+    Malformed(&'static str),
+    /// The command failed.
+    #[error("{command} failed: {error}")]
+    Command {
+        /// Which.
+        command: &'static str,
+        /// Why.
+        error: BlockError,
+    },
+}
+
+/// What bring-up found out about a disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LunInfo {
+    /// Its number.
+    pub lun: Lun,
+    /// T10 vendor, without padding.
+    pub vendor: String,
+    /// Product, without padding.
+    pub product: String,
+    /// Product revision, without padding.
+    pub revision: String,
+    /// Unit serial number (page 80), without padding.
+    pub serial: Option<String>,
+    /// The unit's best designator (page 83): NAA, else EUI-64, else SCSI name, else T10; such as `naa.6001405…`.
+    pub id: Option<String>,
+    /// Logical blocks and their size.
+    pub capacity: Capacity,
+    /// Takes no writes.
+    pub read_only: bool,
+    /// Writes may rest in a volatile cache.
+    pub write_cache: bool,
+    /// Accepts FUA.
+    pub fua: bool,
+    /// Block limits (page B0); zeros when not reported.
+    pub limits: BlockLimits,
+}
+
+impl LunInfo {
+    /// What the block queue has to know.
+    #[must_use]
+    pub fn geometry(&self) -> Geometry {
+        Geometry {
+            block_size: self.capacity.block_size,
+            blocks: self.capacity.blocks,
+            read_only: self.read_only,
+            max_transfer: self.limits.max_transfer,
+        }
+    }
+
+    /// Whether `later`, found after a re-login, is the disk that commands were queued for: same identity and block size,
+    /// and not smaller. Repeating a write on another disk would destroy it.
+    #[must_use]
+    pub fn same_disk(&self, later: &Self) -> bool {
+        self.lun == later.lun
+            && self.id == later.id
+            && self.serial == later.serial
+            && self.capacity.block_size == later.capacity.block_size
+            && self.capacity.blocks <= later.capacity.blocks
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    ReportLuns,
+    Inquiry,
+    Ready,
+    Start,
+    Pages,
+    Serial,
+    Ids,
+    Limits,
+    Capacity16,
+    Capacity10,
+    Mode10,
+    Mode6,
+}
+
+impl Step {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::ReportLuns => "REPORT LUNS",
+            Self::Inquiry => "INQUIRY",
+            Self::Ready => "TEST UNIT READY",
+            Self::Start => "START STOP UNIT",
+            Self::Pages | Self::Serial | Self::Ids | Self::Limits => "INQUIRY (VPD)",
+            Self::Capacity16 => "READ CAPACITY(16)",
+            Self::Capacity10 => "READ CAPACITY(10)",
+            Self::Mode10 => "MODE SENSE(10)",
+            Self::Mode6 => "MODE SENSE(6)",
+        }
+    }
+
+    /// A unit is usable without what these tell.
+    const fn is_optional(self) -> bool {
+        matches!(
+            self,
+            Self::Pages | Self::Serial | Self::Ids | Self::Limits | Self::Mode10 | Self::Mode6 | Self::Start
+        )
+    }
+
+    fn cdb(self) -> (Cdb, u32) {
+        let inquiry =
+            |evpd, page, len: u8| (Cdb::Inquiry { evpd, page, allocation: u16::from(len) }, u32::from(len));
+        let mode = |form| {
+            let cdb = Cdb::ModeSense {
+                form,
+                dbd: true,
+                long_lba: false,
+                control: 0,
+                page: page::CACHING,
+                subpage: 0,
+                allocation: 64,
+            };
+            (cdb, 64)
+        };
+        match self {
+            Self::ReportLuns => (Cdb::ReportLuns { select: 0, allocation: MAX_READ }, MAX_READ),
+            Self::Inquiry => inquiry(false, 0, 36),
+            Self::Ready => (Cdb::TestUnitReady, 0),
+            Self::Start => (Cdb::StartStop { immed: true, power_condition: 0, loej: false, start: true }, 0),
+            Self::Pages => inquiry(true, vpd::SUPPORTED_PAGES, 255),
+            Self::Serial => inquiry(true, vpd::SERIAL_NUMBER, 255),
+            Self::Ids => inquiry(true, vpd::DEVICE_IDENTIFICATION, 255),
+            Self::Limits => inquiry(true, vpd::BLOCK_LIMITS, 255),
+            Self::Capacity16 => (Cdb::ReadCapacity16 { allocation: 32 }, 32),
+            Self::Capacity10 => (Cdb::ReadCapacity10, 8),
+            Self::Mode10 => mode(Form::Ten),
+            Self::Mode6 => mode(Form::Six),
+        }
+    }
+}
+
+/// What is known of the unit that is being brought up.
+#[derive(Clone, Debug, Default)]
+struct Draft {
+    inquiry: Option<Inquiry>,
+    pages: Vec<u8>,
+    serial: Option<String>,
+    id: Option<String>,
+    limits: BlockLimits,
+    capacity: Option<Capacity>,
+    started: bool,
+}
+
+/// The bring-up of all units of a session.
+#[derive(Debug)]
+pub struct BringUp {
+    luns: Vec<Lun>,
+    at: usize,
+    /// The list is a guess: absent units are no news.
+    guessed: bool,
+    step: Step,
+    draft: Draft,
+    attentions: u8,
+    /// When the patience with the current unit ends; set by its first command.
+    patience: Option<Instant>,
+    pause: Option<Instant>,
+    posted: bool,
+    done: bool,
+    found: Vec<(Lun, Result<LunInfo, LunError>)>,
+    left_out: u64,
+}
+
+impl Default for BringUp {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl BringUp {
+    /// Begins: nothing is known.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            luns: vec![Lun::default()],
+            at: 0,
+            guessed: false,
+            step: Step::ReportLuns,
+            draft: Draft::default(),
+            attentions: 0,
+            patience: None,
+            pause: None,
+            posted: false,
+            done: false,
+            found: Vec::new(),
+            left_out: 0,
+        }
+    }
+
+    /// What was found so far, in the order of the target's list.
+    pub fn found(&self) -> &[(Lun, Result<LunInfo, LunError>)] {
+        &self.found
+    }
+
+    /// The disk or the error of one unit, once the bring-up is done.
+    ///
+    /// # Errors
+    /// [`LunError::Missing`] for a unit that the target did not report; else why it is not usable.
+    pub fn unit(&self, lun: Lun) -> Result<&LunInfo, LunError> {
+        let number = |l: Lun| l.number().ok_or(l);
+        match self.found.iter().find(|(l, _)| number(*l) == number(lun)) {
+            Some((_, result)) => result.as_ref().map_err(|e| *e),
+            None => Err(LunError::Missing),
+        }
+    }
+
+    /// Units that the target reported beyond [`MAX_LUNS`].
+    #[must_use]
+    pub fn left_out(&self) -> u64 {
+        self.left_out
+    }
+
+    /// What to do at `now`; `None` while a command is out.
+    pub fn poll(&mut self, now: Instant) -> Option<BringUpAction> {
+        if self.done {
+            return Some(BringUpAction::Done);
+        }
+        if self.posted {
+            return None;
+        }
+        if let Some(at) = self.pause
+            && now < at
+        {
+            return Some(BringUpAction::WaitUntil(at));
+        }
+        self.pause = None;
+        self.patience.get_or_insert(now + READY_TIMEOUT);
+        self.posted = true;
+        let (cdb, read_len) = self.step.cdb();
+        Some(BringUpAction::Submit(ScsiCommand { lun: self.lun(), cdb: cdb.encode().bytes, read_len }))
+    }
+
+    fn lun(&self) -> Lun {
+        self.luns.get(self.at).copied().unwrap_or_default()
+    }
+
+    /// The command ended without an answer (aborted, connection lost and not repeated).
+    pub fn failed(&mut self, error: BlockError) {
+        if core::mem::take(&mut self.posted) {
+            let command = self.step.name();
+            self.give_up(LunError::Command { command, error });
+        }
+    }
+
+    /// The target answered: iSCSI response code, SCSI status, sense, and the data that arrived.
+    pub fn answered(
+        &mut self,
+        response: u8,
+        status: Status,
+        sense: Option<Sense>,
+        data: &[u8],
+        now: Instant,
+    ) {
+        if !core::mem::take(&mut self.posted) {
+            return;
+        }
+        let command = self.step.name();
+        if response != 0 {
+            return self.give_up(LunError::Command { command, error: BlockError::TargetFailure(response) });
+        }
+        match (status, sense) {
+            (Status::GOOD | Status::CONDITION_MET, _) => self.good(data),
+            (Status::CHECK_CONDITION, Some(sense)) => self.check_condition(sense, now),
+            (Status::CHECK_CONDITION, None) => {
+                self.refused(LunError::Command { command, error: BlockError::NoSense });
+            }
+            (Status::BUSY | Status::TASK_SET_FULL, _) => self.again_later(LunError::Busy, now),
+            (Status::RESERVATION_CONFLICT, _) => self.refused(LunError::Reserved),
+            _ => self.refused(LunError::Command { command, error: BlockError::Status(status) }),
+        }
+    }
+
+    fn check_condition(&mut self, sense: Sense, now: Instant) {
+        let command = self.step.name();
+        let error = LunError::Command { command, error: BlockError::Sense(sense) };
+        match (sense.key, sense.asc, sense.ascq) {
+            (SenseKey::UNIT_ATTENTION | SenseKey::ABORTED_COMMAND, ..) => {
+                self.attentions += 1;
+                if self.attentions > ATTENTION_LIMIT {
+                    self.refused(error);
+                }
+            }
+            (SenseKey::ILLEGAL_REQUEST, 0x25, _) => self.give_up(LunError::Missing),
+            (SenseKey::NOT_READY, 0x3A, _) => self.give_up(LunError::NoMedium),
+            (SenseKey::NOT_READY, 0x04, 0x02) if !self.draft.started => {
+                self.draft.started = true;
+                self.go(Step::Start);
+            }
+            (SenseKey::NOT_READY, 0x04, _) => self.again_later(LunError::NotReady(sense), now),
+            (SenseKey::NOT_READY, ..) => self.give_up(LunError::NotReady(sense)),
+            _ => self.refused(error),
+        }
+    }
+
+    fn again_later(&mut self, error: LunError, now: Instant) {
+        let at = now + READY_PAUSE;
+        if self.patience.is_some_and(|end| at > end) {
+            return self.refused(error);
+        }
+        if self.step == Step::Start {
+            self.go(Step::Ready);
+        }
+        self.pause = Some(at);
+    }
+
+    /// The target does not do the current step: go on without it where that is possible.
+    fn refused(&mut self, error: LunError) {
+        match self.step {
+            Step::ReportLuns => {
+                self.luns = (0..SEQUENTIAL).filter_map(Lun::from_number).collect();
+                self.guessed = true;
+                self.begin_unit();
+            }
+            Step::Capacity16 if self.draft.inquiry.is_some_and(|i| i.version >= SPC3) => {
+                self.go(Step::Capacity10);
+            }
+            Step::Pages => self.go(Step::first_capacity(&self.draft)),
+            step if step.is_optional() => self.after(step),
+            _ => self.give_up(error),
+        }
+    }
+
+    fn go(&mut self, step: Step) {
+        self.step = step;
+        self.attentions = 0;
+    }
+
+    fn begin_unit(&mut self) {
+        self.draft = Draft::default();
+        self.patience = None;
+        self.done = self.at >= self.luns.len();
+        self.go(Step::Inquiry);
+    }
+
+    fn end_unit(&mut self, result: Result<LunInfo, LunError>) {
+        let absent = matches!(result, Err(LunError::Missing | LunError::NotConnected));
+        if !(self.guessed && absent) {
+            self.found.push((self.lun(), result));
+        }
+        self.at += 1;
+        self.begin_unit();
+    }
+
+    fn give_up(&mut self, error: LunError) {
+        if self.step == Step::ReportLuns {
+            return self.refused(error);
+        }
+        self.end_unit(Err(error));
+    }
+
+    fn good(&mut self, data: &[u8]) {
+        let step = self.step;
+        match step {
+            Step::ReportLuns => {
+                let Some(list) = ReportLuns::parse(data) else {
+                    return self.refused(LunError::Malformed(step.name()));
+                };
+                self.luns = list.iter().take(MAX_LUNS).collect();
+                self.left_out = (list.needed() / 8 - 1).saturating_sub(self.luns.len() as u64);
+                return self.begin_unit();
+            }
+            Step::Inquiry => {
+                let Some(inquiry) = Inquiry::parse(data) else {
+                    return self.give_up(LunError::Malformed(step.name()));
+                };
+                match (inquiry.qualifier, inquiry.device_type) {
+                    (qualifier::PRESENT, 0) => self.draft.inquiry = Some(inquiry),
+                    (qualifier::PRESENT, kind) if kind != 0x1F => {
+                        return self.give_up(LunError::NotADisk(kind));
+                    }
+                    (qualifier::NOT_CONNECTED, _) => return self.give_up(LunError::NotConnected),
+                    _ => return self.give_up(LunError::Missing),
+                }
+            }
+            Step::Pages => {
+                let known = vpd_payload(vpd::SUPPORTED_PAGES, data).unwrap_or(&[]);
+                self.draft.pages = known.to_vec();
+            }
+            Step::Serial => {
+                self.draft.serial = vpd_payload(vpd::SERIAL_NUMBER, data).map(text).filter(|s| !s.is_empty());
+            }
+            Step::Ids => {
+                self.draft.id = vpd_payload(vpd::DEVICE_IDENTIFICATION, data).and_then(best_designator);
+            }
+            Step::Limits => {
+                let limits = vpd_payload(vpd::BLOCK_LIMITS, data).and_then(BlockLimits::parse);
+                self.draft.limits = limits.unwrap_or_default();
+            }
+            Step::Capacity16 => match Capacity::parse16(data) {
+                Some(capacity) => self.draft.capacity = Some(capacity),
+                None => return self.give_up(LunError::Malformed(step.name())),
+            },
+            Step::Capacity10 => match Capacity::parse10(data) {
+                Some(Some(capacity)) => self.draft.capacity = Some(capacity),
+                // Too large for the short form. The long one was refused already if the unit is new enough to know it.
+                Some(None) if self.draft.inquiry.is_some_and(|i| i.version < SPC3) => {
+                    return self.go(Step::Capacity16);
+                }
+                _ => return self.give_up(LunError::Malformed(step.name())),
+            },
+            Step::Mode10 | Step::Mode6 => {
+                let form = if step == Step::Mode10 { Form::Ten } else { Form::Six };
+                return match ModeParameters::parse(form, data) {
+                    Some(mode) => self.finish(Some(mode)),
+                    None => self.after(step),
+                };
+            }
+            Step::Ready | Step::Start => {}
+        }
+        if let Some(Capacity { block_size, .. }) = self.draft.capacity
+            && !(block_size.is_power_of_two() && (512..=32_768).contains(&block_size))
+        {
+            return self.give_up(LunError::BlockSize(block_size));
+        }
+        self.after(step);
+    }
+
+    /// Goes to what follows `step`.
+    fn after(&mut self, step: Step) {
+        let has = |page: u8| self.draft.pages.contains(&page);
+        let capacity = Step::first_capacity(&self.draft);
+        let vpd_from = |first: usize| {
+            [
+                (vpd::SERIAL_NUMBER, Step::Serial),
+                (vpd::DEVICE_IDENTIFICATION, Step::Ids),
+                (vpd::BLOCK_LIMITS, Step::Limits),
+            ]
+            .into_iter()
+            .skip(first)
+            .find(|(page, _)| has(*page))
+            .map_or(capacity, |(_, step)| step)
+        };
+        let next = match step {
+            Step::ReportLuns => Step::Inquiry,
+            Step::Inquiry | Step::Start => Step::Ready,
+            Step::Ready if capacity == Step::Capacity16 => Step::Pages,
+            Step::Ready => capacity,
+            Step::Pages => vpd_from(0),
+            Step::Serial => vpd_from(1),
+            Step::Ids => vpd_from(2),
+            Step::Limits => capacity,
+            Step::Capacity16 | Step::Capacity10 => Step::Mode10,
+            Step::Mode10 => Step::Mode6,
+            Step::Mode6 => return self.finish(None),
+        };
+        self.go(next);
+    }
+
+    fn finish(&mut self, mode: Option<ModeParameters<'_>>) {
+        let draft = core::mem::take(&mut self.draft);
+        let (Some(inquiry), Some(capacity)) = (draft.inquiry, draft.capacity) else {
+            return self.end_unit(Err(LunError::Malformed("INQUIRY")));
+        };
+        let caching = mode.and_then(|m| m.page(page::CACHING)).and_then(CachingPage::parse);
+        self.end_unit(Ok(LunInfo {
+            lun: self.lun(),
+            vendor: text(&inquiry.vendor),
+            product: text(&inquiry.product),
+            revision: text(&inquiry.revision),
+            serial: draft.serial,
+            id: draft.id,
+            capacity,
+            read_only: mode.is_some_and(|m| m.write_protected),
+            write_cache: caching.is_some_and(|c| c.write_cache),
+            fua: mode.is_some_and(|m| m.dpo_fua),
+            limits: draft.limits,
+        }));
+    }
+}
+
+/// INQUIRY version from which VPD pages and READ CAPACITY(16) are tried.
+const SPC3: u8 = 5;
+
+impl Step {
+    fn first_capacity(draft: &Draft) -> Self {
+        if draft.inquiry.is_some_and(|i| i.version >= SPC3) { Self::Capacity16 } else { Self::Capacity10 }
+    }
+}
+
+/// Text of a peer for reports: printable ASCII, without padding.
+fn text(bytes: &[u8]) -> String {
+    let shown: String =
+        bytes.iter().map(|&b| if (0x20..0x7F).contains(&b) { char::from(b) } else { '?' }).collect();
+    shown.trim().trim_end_matches('?').to_owned()
+}
+
+fn best_designator(payload: &[u8]) -> Option<String> {
+    let rank = |kind| match kind {
+        3 => Some(0),
+        2 => Some(1),
+        8 => Some(2),
+        1 => Some(3),
+        _ => None,
+    };
+    let best = designators(payload)
+        .filter(|d| d.association == 0 && !d.data.is_empty())
+        .filter_map(|d| rank(d.kind).map(|r| (r, d)))
+        .min_by_key(|(r, _)| *r)?
+        .1;
+    struct Hex<'a>(&'a [u8]);
+    impl fmt::Display for Hex<'_> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+        }
+    }
+    Some(match best.kind {
+        3 => format!("naa.{}", Hex(best.data)),
+        2 => format!("eui.{}", Hex(best.data)),
+        8 => text(best.data),
+        _ => format!("t10.{}", text(best.data)),
+    })
+}
+
+#[cfg(test)]
+mod tests;
