@@ -130,7 +130,7 @@ impl Backend for FileBackend {
     }
 
     fn zero_at(&mut self, at: u64, len: u64) -> io::Result<()> {
-        const ZEROS: [u8; 65536] = [0; 65536];
+        static ZEROS: [u8; 65536] = [0; 65536];
         let end = at.checked_add(len).ok_or_else(out_of_range)?;
         let mut at = at;
         while at < end {

@@ -390,7 +390,7 @@ impl Disk {
             |association, data| Designator { protocol: Some(5), code_set: 3, association, kind: 8, data };
         let terminated = |mut name: String| {
             name.push('\0');
-            while name.len() % 4 != 0 {
+            while !name.len().is_multiple_of(4) {
                 name.push('\0');
             }
             name

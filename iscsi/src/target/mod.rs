@@ -1,9 +1,40 @@
-//! The embedded target: disks, targets and the sans-IO engine that serves them.
+//! The embedded target: what the initiator talks to at the far end of the wire, in the demo, in every test and behind `cnic target`.
+//! [`Disk`] is a logical unit on a [`Backend`]; [`TargetServer`] serves targets of them to any number of connections, sans-IO. One
+//! connection per session, error recovery level 0 (RFC 7143 7). Faults are not built in: the laboratory wraps the engine.
+//!
+//! | part | what it holds |
+//! |---|---|
+//! | `backend`, `disk`, `commands`, `reservation`, `attention` | the SCSI device |
+//! | `server`, `policy`, `config` | targets, connections, login, sessions, timers |
+//! | `session`, `window`, `task` | the state of one session |
+//! | `request`, `command`, `transfer`, `management`, `text` | what requests do |
+//! | `output` | finished PDUs |
+//!
+//! Not modelled: multiple connections per session, error recovery levels 1 and 2, ORDERED and HEAD OF QUEUE task attributes (tasks
+//! start in CmdSN order and finish as their data does), ACA, MODE SELECT, third-party copy.
+
 mod attention;
 mod backend;
+mod command;
 mod commands;
+mod config;
 mod disk;
+mod management;
+mod output;
+mod policy;
+mod request;
 mod reservation;
+mod server;
+mod session;
+mod task;
+#[cfg(test)]
+mod tests;
+mod text;
+mod transfer;
+mod window;
+
 pub use backend::{Backend, FileBackend, RamBackend};
+pub use config::{Auth, CloseReason, ConnId, Counters, Event, ServerConfig};
 pub use disk::{Context, Disk, DiskError, Job, MAX_SAME_BYTES, MAX_UNMAP_DESCRIPTORS, Outcome};
 pub use reservation::{Effects, Nexus, Refusal, Reservations};
+pub use server::{ServerFull, SessionInfo, TargetError, TargetServer};
