@@ -134,6 +134,13 @@ pub struct Epoch(pub u32);
 pub struct Grant(pub(crate) Epoch);
 
 impl Grant {
+    /// The permission of `epoch`. For bus back ends and stand-ins for them; a card takes its own from
+    /// [`HostPort::grant`].
+    #[must_use]
+    pub const fn of(epoch: Epoch) -> Self {
+        Self(epoch)
+    }
+
     /// The epoch that the grant belongs to.
     #[must_use]
     pub const fn epoch(self) -> Epoch {

@@ -9,3 +9,5 @@ pub mod config;
 pub mod engine;
 pub mod fault;
 pub mod tcp;
+#[cfg(test)]
+mod testing;

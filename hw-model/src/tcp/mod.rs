@@ -1,6 +1,9 @@
 //! The TCP seam: what the offload engine needs of a transport, whatever carries it.
 
+pub mod memory;
+
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use bus::Instant;
 use bus::pci::DevCx;
@@ -8,6 +11,9 @@ use bus::pci::DevCx;
 /// A connection as the transport knows it: the iSCSI connection id (0 to 127) that the host chose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TcpId(pub u16);
+
+/// How long a handshake is tried (BNX2I-CNIC B.2).
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(9);
 
 /// What CONNECT asks for (BNX2I-CNIC 3.6).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +56,7 @@ pub enum TcpEvent {
     Readable,
     /// Bytes can be sent again after a partial send.
     Writable,
-    /// The peer sent FIN; bytes before it are still delivered first.
+    /// The peer sent FIN, and every byte before it was consumed.
     Fin,
     /// The peer sent RST, or the connection broke.
     Rst,
@@ -84,7 +90,8 @@ pub trait TcpEngine {
     fn send(&mut self, cx: &mut DevCx<'_>, id: TcpId, bytes: &[u8]) -> usize;
 
     /// Hands received bytes to `sink` in order, which returns how many it consumed; consuming less than it was
-    /// given ends the call, and the rest is kept for the next. Returns the bytes consumed.
+    /// given ends the call, and the rest is kept for the next, which the caller makes by itself. When everything was
+    /// consumed, [`TcpEvent::Readable`] says when there is more. Returns the bytes consumed.
     fn recv(
         &mut self,
         cx: &mut DevCx<'_>,
