@@ -30,24 +30,30 @@ pub struct ChipConfig {
     pub iscsi_mac: Mac,
     /// PCI revision id. The stock driver refuses a 5709 below 0x10.
     pub pci_revision: u8,
-    /// Connections that the licence allows, at most 65535. 0: the chip does not do iSCSI, and INIT answers status
+    /// Connections that the licence allows. 0: the chip does not do iSCSI, and INIT answers status
     /// 0x50. More connections than this are refused with status 2.
     pub licensed_connections: u16,
-    /// iSCSI contexts that fit on the chip, at most 4096; one connection needs one. None left: status 2.
+    /// iSCSI contexts that fit on the chip, at most 256; one connection needs one. None left: status 2.
     pub contexts: u16,
-    /// Path groups that fit on the chip, at most 4096. None left: status 0x83.
+    /// Path groups that fit on the chip, at most 256. None left: status 0x83.
     pub path_groups: u16,
     /// How the connection doorbells look.
     pub doorbells: DoorbellLayout,
-    /// KCQEs that the chip keeps back while the host leaves its completion queue full. What comes after that is
-    /// dropped and counted; the connection it belonged to is stuck until a reset, as with a real event queue overrun.
+    /// KCQEs that the chip keeps back while the host leaves its completion queue full, at least 2. When they are
+    /// reached the chip neither fetches KWQEs nor runs its connections until the host has consumed some: nothing is
+    /// lost, everything waits.
     pub kcqe_backlog: u16,
+    /// [I] KCQEs that the chip joins into one group (all but the last carry NEXT). 1: no groups. Hosts dispatch at
+    /// most 64 entries at once, so a longer group would never be consumed.
+    pub kcqe_group: u8,
     /// How late a delayed KCQE is posted (fault point `delay-kcqe`), in nanoseconds.
     pub delayed_kcqe_ns: u64,
     /// [I] Completion status of a CONNECT whose handshake timed out.
     pub connect_timeout_status: u16,
     /// [I] Completion status of a CONNECT that the peer refused.
     pub connect_refused_status: u16,
+    /// [I] Completion status of an OFFLOAD_CONN for a connection index that is in use.
+    pub busy_cid_status: u32,
     /// [I] Completion status of a DESTROY_CONN while TCP is still alive.
     pub destroy_alive_status: u32,
     /// [I] A Data-In with status is posted as a SCSI response CQE (0x21) instead of a Data-In CQE (0x25); the S bit is
@@ -65,10 +71,12 @@ impl Default for ChipConfig {
             contexts: 256,
             path_groups: 256,
             doorbells: DoorbellLayout::Mailboxes,
-            kcqe_backlog: 4096,
+            kcqe_backlog: 512,
+            kcqe_group: 1,
             delayed_kcqe_ns: 100_000_000,
             connect_timeout_status: 0x93,
             connect_refused_status: 4,
+            busy_cid_status: 0x80,
             destroy_alive_status: 3,
             data_in_status_as_response: false,
         }

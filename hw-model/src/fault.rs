@@ -47,12 +47,12 @@ fault_points! {
     DuplicateCqe = "duplicate-cqe",
     /// A CQE is never posted, and its sequence number is not used. A hit is a CQE.
     DropCqe = "drop-cqe",
-    /// A KCQE is never posted. The operand is its opcode; a hit is a KCQE with that opcode.
+    /// A KCQE is never posted. The operand is layer << 8 | opcode; a hit is such a KCQE.
     SwallowKcqe = "swallow-kcqe",
     /// A KCQE, and all that follow it, are posted late by [`crate::config::ChipConfig::delayed_kcqe_ns`]. The operand
-    /// is its opcode; a hit is a KCQE with that opcode.
+    /// is layer << 8 | opcode; a hit is such a KCQE.
     DelayKcqe = "delay-kcqe",
-    /// A KWQE is fetched and forgotten. The operand is its opcode; a hit is a KWQE with that opcode.
+    /// A KWQE is fetched and forgotten. The operand is layer << 8 | opcode; a hit is such a KWQE.
     SwallowKwqe = "swallow-kwqe",
     /// The chip goes mute: it fetches, sends, completes and interrupts nothing, until it is reset. Register accesses
     /// are still answered. A hit is a step of the chip.
@@ -258,10 +258,10 @@ mod tests {
     #[test]
     fn an_operand_selects_what_counts() {
         let f = Faults::new();
-        f.arm(FaultPoint::SwallowKcqe, Trigger { after: 1, count: 1, operand: Some(0x14) });
-        assert_eq!(f.count_hit(FaultPoint::SwallowKcqe, Some(0x10)), None);
-        assert_eq!(f.count_hit(FaultPoint::SwallowKcqe, Some(0x14)), None);
-        assert_eq!(f.count_hit(FaultPoint::SwallowKcqe, Some(0x14)), Some(1));
+        f.arm(FaultPoint::SwallowKcqe, Trigger { after: 1, count: 1, operand: Some(0x614) });
+        assert_eq!(f.count_hit(FaultPoint::SwallowKcqe, Some(0x610)), None);
+        assert_eq!(f.count_hit(FaultPoint::SwallowKcqe, Some(0x614)), None);
+        assert_eq!(f.count_hit(FaultPoint::SwallowKcqe, Some(0x614)), Some(1));
         assert_eq!(f.hits(FaultPoint::SwallowKcqe), 2);
     }
 }

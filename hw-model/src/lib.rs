@@ -5,6 +5,7 @@
 //! groups, connections, tasks and data placement, and which sends and receives through a [`tcp::TcpEngine`].
 //! Nothing acts on the card except through config and register access, rings and the wire.
 
+pub mod bcm5709;
 pub mod config;
 pub mod engine;
 pub mod fault;

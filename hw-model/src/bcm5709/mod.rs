@@ -1,0 +1,649 @@
+//! The 5709-class front end: a PCI function over the offload engine.
+//!
+//! In the real chip this is the bus interface with its register blocks, boot code, host coalescing, the mailbox queue,
+//! and the firmware of the command and completion processors. A host reaches it through config space, registers,
+//! mailboxes and rings, and through nothing else; the bus is the caller. The front end owns the register file, context
+//! memory, status blocks, the kernel queues, and the ids of contexts and path groups; connections and tasks are the
+//! [`Engine`]'s.
+//!
+//! Registers and doorbells only change state. Everything that touches host memory happens in [`PciFunction::step`], in
+//! this order: kernel work requests, the engine, kernel completions, status blocks, interrupts. Reset is the
+//! reverse of everything: the epoch is revoked first, then all that a host set up is forgotten; shared memory stays,
+//! unless the slot is reset.
+//!
+//! Not modelled yet: Ethernet rings and those of the iscsiuio helper, MDIO and NVRAM, statistics, firmware images
+//! (kept as memory, not run), coalescing ticks.
+
+mod conn;
+mod control;
+mod hc;
+mod krnlq;
+mod mem;
+pub mod regs;
+mod shmem;
+#[cfg(test)]
+mod tests;
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use bus::pci::{
+    Bar, BarLayout, DevCx, DmaFault, FunctionLayout, Grant, MsixLayout, PciFunction, ResetKind, ResetReport,
+    Width,
+};
+use bus::trace::EventKind;
+use bus::{Budget, Instant, Progress};
+use hsi::kcq::Kcqe;
+use hsi::kwq::Kwqe;
+use hsi::regs as hw;
+use hsi::regs::config_space as cs;
+use hsi::status_block::{
+    STATUS_ATTN_BITS_CMD_PROCESSOR_ABORT, STATUS_ATTN_BITS_COMPLETION_ABORT, STATUS_ATTN_BITS_LINK_STATE,
+};
+use hsi::{ctx, doorbell};
+
+use crate::config::{ChipConfig, DoorbellLayout};
+use crate::engine::{Engine, EngineEvents};
+use crate::fault::{FaultPoint, Faults};
+use crate::tcp::TcpEngine;
+use conn::{CID_STEP, Connections, FIRST_CID, PathGroups};
+use control::{ANSWERS, Pair};
+use hc::{HostCoalescing, VECTORS};
+use krnlq::{Description, Kcq, Kwq};
+use mem::SparseMem;
+use regs::{Effect, RegisterFile, Space};
+
+/// KWQEs fetched and not yet executed, at most.
+const KWQE_FETCH: usize = 64;
+
+/// First argument of [`EventKind::Reset`] for a reset by register write, next to the [`ResetKind`]s.
+const RESET_BY_REGISTER: u64 = 3;
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Counters of the front end. They only grow; a reset of the chip does not clear them.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct FrontCounters { $($(#[$doc])* pub $name: u64,)* }
+
+        impl FrontCounters {
+            /// Names and values, in order.
+            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name),)*].into_iter()
+            }
+        }
+    };
+}
+
+counters! {
+    /// KWQEs executed.
+    kwqes,
+    /// KCQEs written.
+    kcqes,
+    /// CQ events that joined one that was still waiting.
+    cq_events_joined,
+    /// Interrupts raised.
+    interrupts,
+    /// Resets of whatever kind.
+    resets,
+    /// KWQEs of an unknown layer or opcode; they are not answered.
+    unknown_kwqes,
+    /// Parts of a KWQE pair without the other part.
+    orphan_kwqes,
+    /// KWQEs for a context or path group that does not exist.
+    unknown_contexts,
+    /// KWQEs in a state that does not allow them.
+    host_errors,
+    /// Doorbells of a kernel queue with an index that the ring cannot have.
+    bad_doorbells,
+    /// Doorbells for a context that has none.
+    stray_doorbells,
+    /// Go words for a ring that its context does not describe.
+    bad_rings,
+    /// Kernel queues that stopped because they could not be read or written.
+    ring_faults,
+    /// Status blocks that could not be written.
+    status_faults,
+    /// Steps in which the chip waited for the host to consume KCQEs.
+    kcq_stalls,
+    /// Events of the engine for a connection that is gone.
+    stale_events,
+    /// Accesses that no register takes: narrower than 32 bits, or in a BAR that is not there.
+    bad_accesses,
+}
+
+/// The card. [`Card`] is the handle that also a laboratory can keep.
+pub struct Bcm5709<T> {
+    layout: FunctionLayout,
+    config: ChipConfig,
+    faults: Faults,
+    counters: FrontCounters,
+    regs: RegisterFile,
+    context: SparseMem,
+    host_pages: Vec<(u32, u32)>,
+    hc: HostCoalescing,
+    kwq: Kwq,
+    kcq: Kcq,
+    kwqes: VecDeque<Kwqe>,
+    pair: Option<Pair>,
+    connections: Connections,
+    paths: PathGroups,
+    engine: Engine<T>,
+    events: EngineEvents,
+    /// KCQEs of one post, on their way to the bookkeeping.
+    written: Vec<Kcqe>,
+    link: bool,
+    mute: bool,
+    /// A defect: one more write to the completion queue of before the reset.
+    late: Option<(u64, Grant)>,
+}
+
+impl<T: TcpEngine> Bcm5709<T> {
+    /// A card in its power-on state. `faults` is the handle that arms its fault points.
+    pub fn new(config: ChipConfig, faults: Faults, tcp: T) -> Self {
+        let connections = Connections::new(config.contexts);
+        let paths = PathGroups::new(config.path_groups);
+        let straps = [
+            (hw::MQ_CONFIG2, mq_config2(config.doorbells)),
+            (hw::ISCSI_CTX_MAP, connections.map()),
+            (hw::PG_CTX_MAP, paths.map()),
+            (hw::FW_MAX_ISCSI_CONN, config.licensed_connections.into()),
+        ];
+        let backlog = usize::from(config.kcqe_backlog).max(ANSWERS);
+        let mut card = Self {
+            layout: layout(&config),
+            regs: RegisterFile::new(&config, &straps),
+            context: SparseMem::new(ctx::MAX_CID_ADDR),
+            host_pages: vec![(0, 0); hw::CTX_HOST_PAGE_TBL_CTRL_PAGE_TBL_ADDR as usize + 1],
+            hc: HostCoalescing::new(),
+            kwq: Kwq::new(),
+            kcq: Kcq::new(backlog, usize::from(config.kcqe_group)),
+            kwqes: VecDeque::with_capacity(KWQE_FETCH),
+            pair: None,
+            connections,
+            paths,
+            engine: Engine::new(&config, faults.clone(), tcp),
+            events: EngineEvents::new(),
+            written: Vec::new(),
+            counters: FrontCounters::default(),
+            link: true,
+            mute: false,
+            late: None,
+            config,
+            faults,
+        };
+        card.show_link();
+        card
+    }
+
+    /// What happened since the card was made.
+    #[must_use]
+    pub fn counters(&self) -> FrontCounters {
+        self.counters
+    }
+
+    /// The register file, for listings.
+    #[must_use]
+    pub fn registers(&self) -> &RegisterFile {
+        &self.regs
+    }
+
+    /// The engine, for its counters.
+    #[must_use]
+    pub fn engine(&self) -> &Engine<T> {
+        &self.engine
+    }
+
+    /// Offloaded connections, and path groups.
+    #[must_use]
+    pub fn in_use(&self) -> (usize, usize) {
+        (self.connections.len(), self.paths.len())
+    }
+
+    /// Whether a defect has muted the chip.
+    #[must_use]
+    pub fn is_mute(&self) -> bool {
+        self.mute
+    }
+
+    /// The wire gains or loses its carrier. The host learns of it by an attention after the next step.
+    pub fn set_link(&mut self, up: bool) {
+        if self.link != up {
+            self.link = up;
+            self.show_link();
+            self.hc.attend(STATUS_ATTN_BITS_LINK_STATE, up);
+        }
+    }
+
+    fn show_link(&mut self) {
+        let change = if self.link { hw::EMAC_STATUS_LINK } else { 0 } | hw::EMAC_STATUS_LINK_CHANGE;
+        self.regs.set(hw::EMAC_STATUS, change);
+        self.regs.set_shmem(hsi::shmem::LINK_STATUS, shmem::link_status(self.link));
+    }
+
+    fn read32(&mut self, at: u64) -> u32 {
+        match at {
+            0..0x100 => self.pci_read(at as u16),
+            0x100..0x1_0000 => self.regs.read(Space::Grc, at as u32),
+            _ => 0,
+        }
+    }
+
+    fn pci_read(&mut self, at: u16) -> u32 {
+        let l = &self.layout;
+        let at = u32::from(at);
+        match at {
+            0x00 => u32::from(l.device) << 16 | u32::from(l.vendor),
+            0x08 => l.class << 8 | u32::from(l.revision),
+            0x2c => u32::from(l.subsystem.1) << 16 | u32::from(l.subsystem.0),
+            hw::PCICFG_REG_WINDOW => {
+                let window = self.window();
+                self.regs.read(Space::Grc, window)
+            }
+            hw::PCICFG_INT_ACK_CMD => self.hc.last_ack().into(),
+            _ => self.regs.read(Space::PciCfg, at),
+        }
+    }
+
+    /// The GRC address that the window shows.
+    fn window(&mut self) -> u32 {
+        self.regs.read(Space::PciCfg, hw::PCICFG_REG_WINDOW_ADDRESS) & hw::PCICFG_REG_WINDOW_ADDRESS_VAL
+    }
+
+    fn write32(&mut self, cx: &mut DevCx<'_>, at: u64, value: u32) {
+        match at {
+            0..0x100 => self.register_write(cx, Space::PciCfg, at as u32, value),
+            0x100..0x1_0000 => self.register_write(cx, Space::Grc, at as u32, value),
+            _ => self.mailbox(at, value as u16),
+        }
+    }
+
+    fn register_write(&mut self, cx: &mut DevCx<'_>, space: Space, at: u32, value: u32) {
+        match self.regs.write(space, at, value) {
+            Effect::None | Effect::Window => {}
+            Effect::WindowData => {
+                let window = self.window();
+                self.register_write(cx, Space::Grc, window, value);
+            }
+            Effect::InterruptAck => self.counters.interrupts += u64::from(self.hc.ack(cx, value)),
+            Effect::AttentionSet => self.hc.attention_ack(value, true),
+            Effect::AttentionClear => self.hc.attention_ack(value, false),
+            Effect::Reset => {
+                if value & (hw::MISC_COMMAND_SW_RESET | hw::MISC_COMMAND_POR_RESET) != 0 {
+                    self.soft_reset(cx);
+                }
+            }
+            Effect::Context => self.context_access(value),
+            Effect::ContextInit => {
+                if value & hw::CTX_COMMAND_MEM_INIT != 0 {
+                    self.context.clear();
+                }
+            }
+            Effect::HostPageTable => self.host_page_access(value),
+            Effect::StatusBlock => {
+                let high = u64::from(self.regs.get(hw::HC_STATUS_ADDR_H));
+                self.hc.set_base(cx, high << 32 | u64::from(self.regs.get(hw::HC_STATUS_ADDR_L)));
+            }
+            Effect::HcModes => self.hc.start(),
+            Effect::CoalesceNow => {
+                self.hc.start();
+                let loud = value & hw::HC_COMMAND_COAL_NOW != 0;
+                if loud || value & hw::HC_COMMAND_COAL_NOW_WO_INT != 0 {
+                    self.hc.coalesce_now(0, loud);
+                }
+            }
+            Effect::CoalesceVectors => {
+                self.hc.start();
+                let (loud, quiet) = (
+                    (value & hw::HC_COALESCE_NOW_COAL_NOW) >> 1,
+                    (value & hw::HC_COALESCE_NOW_COAL_NOW_WO_INT) >> 11,
+                );
+                for n in (0..VECTORS).filter(|n| (loud | quiet) >> n & 1 == 1) {
+                    self.hc.coalesce_now(n, loud >> n & 1 == 1);
+                }
+            }
+            Effect::KwqGo => self.kwq_go(cx, value),
+            Effect::KcqGo => self.kcq_go(cx, value),
+            Effect::DriverMailbox => self.regs.set_shmem(hsi::shmem::FW_MB, shmem::answer(value)),
+        }
+    }
+
+    fn context_access(&mut self, control: u32) {
+        let at = control & hw::CTX_CTX_CTRL_CTX_ADDR;
+        if control & hw::CTX_CTX_CTRL_WRITE_REQ != 0 {
+            self.context.write(at, self.regs.get(hw::CTX_CTX_DATA));
+        }
+        if control & hw::CTX_CTX_CTRL_READ_REQ != 0 {
+            self.regs.set(hw::CTX_CTX_DATA, self.context.read(at));
+        }
+    }
+
+    /// The page table behind context memory is kept, and not used: contexts stay on the chip.
+    fn host_page_access(&mut self, control: u32) {
+        let entry = &mut self.host_pages[(control & hw::CTX_HOST_PAGE_TBL_CTRL_PAGE_TBL_ADDR) as usize];
+        if control & hw::CTX_HOST_PAGE_TBL_CTRL_WRITE_REQ != 0 {
+            *entry = (self.regs.get(hw::CTX_HOST_PAGE_TBL_DATA0), self.regs.get(hw::CTX_HOST_PAGE_TBL_DATA1));
+        }
+        if control & hw::CTX_HOST_PAGE_TBL_CTRL_READ_REQ != 0 {
+            self.regs.set(hw::CTX_HOST_PAGE_TBL_DATA0, entry.0);
+            self.regs.set(hw::CTX_HOST_PAGE_TBL_DATA1, entry.1);
+        }
+    }
+
+    fn describe(&mut self, cid: u32) -> Option<Description> {
+        let base = ctx::address(cid);
+        let described = Description::of(|offset| self.context.read(base + offset));
+        if described.is_err() {
+            self.counters.bad_rings += 1;
+        }
+        described.ok()
+    }
+
+    fn kwq_go(&mut self, cx: &DevCx<'_>, go: u32) {
+        if go == 0 {
+            self.kwq.stop();
+            self.kwqes.clear();
+            self.pair = None;
+            self.hc.restart_indexes(self.kwq.consumer(), self.kcq.producer());
+        } else if let Some(d) = self.describe(ctx::KWQ_CID) {
+            self.kwq.go(d, cx.host.grant());
+        }
+    }
+
+    fn kcq_go(&mut self, cx: &DevCx<'_>, go: u32) {
+        if go == 0 {
+            self.kcq.stop();
+            self.connections.forget_cq_events();
+            self.hc.restart_indexes(self.kwq.consumer(), self.kcq.producer());
+        } else if let Some(d) = self.describe(ctx::KCQ_CID) {
+            self.hc.set_kernel_block(d.block);
+            self.kcq.go(d, cx.host.grant());
+        }
+    }
+
+    /// A mailbox or doorbell page: finds the context and the word in it.
+    fn mailbox(&mut self, at: u64, value: u16) {
+        let Some((cid, offset)) = doorbell::decode(at as u32, mq_config2(self.config.doorbells)) else {
+            self.counters.stray_doorbells += 1;
+            return;
+        };
+        let outcome = match (cid, offset) {
+            (ctx::KWQ_CID, ctx::L5_KRNLQ_HOST_QIDX) => self.kwq.ring(value),
+            (ctx::KCQ_CID, ctx::L5_KRNLQ_HOST_QIDX) => self.kcq.ack(value),
+            _ => {
+                match (self.connections.by_cid(cid).map(|c| c.id), offset) {
+                    (Some(id), doorbell::CNIC_SEND_DOORBELL) => self.engine.ring_sq(id, value),
+                    (Some(id), doorbell::CNIC_RECV_DOORBELL) => self.engine.ring_rq(id, value),
+                    _ => self.counters.stray_doorbells += 1,
+                }
+                Ok(())
+            }
+        };
+        if outcome.is_err() {
+            self.counters.bad_doorbells += 1;
+        }
+    }
+
+    fn soft_reset(&mut self, cx: &mut DevCx<'_>) {
+        self.forget(cx);
+        self.regs.soft_reset();
+        self.show_link();
+        cx.event(EventKind::Reset, RESET_BY_REGISTER, u64::from(cx.host.grant().epoch().0));
+    }
+
+    /// Ends the epoch and forgets everything that a host set up.
+    fn forget(&mut self, cx: &mut DevCx<'_>) -> ResetReport {
+        self.counters.resets += 1;
+        self.late = match self.kcq.target() {
+            Some(target) if self.faults.fires(cx, FaultPoint::LateDmaAfterReset) => Some(target),
+            _ => None,
+        };
+        cx.host.revoke();
+        cx.host.intx(false);
+        let report = self.engine.reset(cx);
+        self.events.clear();
+        self.kwq.stop();
+        self.kcq.stop();
+        self.kwqes.clear();
+        self.pair = None;
+        self.connections = Connections::new(self.config.contexts);
+        self.paths = PathGroups::new(self.config.path_groups);
+        self.context.clear();
+        self.host_pages.fill((0, 0));
+        self.hc = HostCoalescing::new();
+        self.hc.set_attention(if self.link { STATUS_ATTN_BITS_LINK_STATE } else { 0 });
+        self.mute = false;
+        report
+    }
+
+    /// A kernel queue that cannot be reached stops; the host gets an attention.
+    fn ring_fault(&mut self, outcome: Result<(), DmaFault>, attention: u32) {
+        if outcome.is_err() {
+            self.counters.ring_faults += 1;
+            self.hc.attend(attention, true);
+        }
+    }
+
+    /// Fetches and executes KWQEs; at most `budget`, and only as long as there is room for their answers.
+    fn commands(&mut self, cx: &mut DevCx<'_>, budget: u32) -> u32 {
+        let mut done = 0;
+        while done < budget && self.kcq.room() >= ANSWERS {
+            let Some(e) = self.kwqes.pop_front() else {
+                let limit = KWQE_FETCH.min((budget - done) as usize);
+                let outcome = self.kwq.fetch(cx, limit, &mut self.kwqes);
+                self.ring_fault(outcome, STATUS_ATTN_BITS_CMD_PROCESSOR_ABORT);
+                if self.kwqes.is_empty() {
+                    break;
+                }
+                continue;
+            };
+            self.execute(cx, &e);
+            done += 1;
+        }
+        done
+    }
+
+    /// Turns events into KCQEs and writes them, until one of the two runs out of room. Returns when a held-back
+    /// KCQE is due.
+    fn completions(&mut self, cx: &mut DevCx<'_>) -> Option<Instant> {
+        loop {
+            while self.kcq.room() > 0
+                && let Some(event) = self.events.pop_front()
+            {
+                self.engine_event(cx, event);
+            }
+            let mut written = std::mem::take(&mut self.written);
+            let outcome = self.kcq.post(cx, &mut written);
+            written.drain(..).for_each(|e| self.kcqe_written(&e));
+            self.written = written;
+            let posted = match outcome {
+                Ok(posted) => posted,
+                Err(fault) => {
+                    self.ring_fault(Err(fault), STATUS_ATTN_BITS_COMPLETION_ABORT);
+                    return None;
+                }
+            };
+            self.counters.kcqes += u64::from(posted.entries);
+            if posted.entries == 0 || self.events.is_empty() {
+                return posted.next;
+            }
+        }
+    }
+
+    /// Whether the chip is mute, or becomes so now.
+    fn muted(&mut self, cx: &mut DevCx<'_>) -> bool {
+        self.mute = self.mute || self.faults.fires(cx, FaultPoint::Mute);
+        self.mute
+    }
+}
+
+impl<T: TcpEngine> PciFunction for Bcm5709<T> {
+    fn layout(&self) -> &FunctionLayout {
+        &self.layout
+    }
+
+    fn read(&mut self, _cx: &mut DevCx<'_>, bar: Bar, at: u64, width: Width) -> u64 {
+        if bar != BAR0 {
+            self.counters.bad_accesses += 1;
+            return width.ones();
+        }
+        let low = u64::from(self.read32(at & !3));
+        match width {
+            Width::B8 => low | u64::from(self.read32(at + 4)) << 32,
+            _ => low >> (8 * (at & 3)) & width.ones(),
+        }
+    }
+
+    fn write(&mut self, cx: &mut DevCx<'_>, bar: Bar, at: u64, width: Width, value: u64) {
+        match width {
+            _ if bar != BAR0 => self.counters.bad_accesses += 1,
+            Width::B8 => {
+                self.write32(cx, at, value as u32);
+                self.write32(cx, at + 4, (value >> 32) as u32);
+            }
+            Width::B4 => self.write32(cx, at, value as u32),
+            Width::B2 if at >= u64::from(doorbell::CTX_OFFSET) => self.mailbox(at, value as u16),
+            Width::B1 | Width::B2 => self.counters.bad_accesses += 1,
+        }
+    }
+
+    fn config_read(&mut self, _cx: &mut DevCx<'_>, at: u16) -> u32 {
+        if u32::from(at) < cs::MIRROR_BYTES { self.pci_read(at & !3) } else { 0 }
+    }
+
+    fn config_write(&mut self, cx: &mut DevCx<'_>, at: u16, value: u32, mask: u32) {
+        if u32::from(at) >= cs::MIRROR_BYTES {
+            return;
+        }
+        let at = u32::from(at & !3);
+        let kept = if mask == !0 { 0 } else { self.regs.read(Space::PciCfg, at) & !mask };
+        self.register_write(cx, Space::PciCfg, at, kept | value & mask);
+    }
+
+    fn step(&mut self, cx: &mut DevCx<'_>, budget: Budget) -> Progress {
+        if self.muted(cx) {
+            return Progress::default();
+        }
+        if let Some((addr, grant)) = self.late.take() {
+            // The bus refuses and counts it; there is nobody here who could care.
+            let _ = cx.dma_write(addr, &[0xee; 32], grant);
+        }
+        let outcome = self.kwq.load(cx);
+        self.ring_fault(outcome, STATUS_ATTN_BITS_CMD_PROCESSOR_ABORT);
+        let outcome = self.kcq.load(cx);
+        self.ring_fault(outcome, STATUS_ATTN_BITS_COMPLETION_ABORT);
+
+        let mut progress = Progress { done: self.commands(cx, budget.0), next: None };
+        if self.events.is_empty() {
+            let left = Budget(budget.0.saturating_sub(progress.done).max(1));
+            let p = self.engine.step(cx, left, &mut self.events);
+            progress = Progress { done: progress.done + p.done, next: p.next };
+        }
+        let held = self.completions(cx);
+        self.counters.kcq_stalls += u64::from(!self.events.is_empty() || self.kcq.room() < ANSWERS);
+        self.hc.set_indexes(self.kwq.consumer(), self.kcq.producer());
+        let published = self.hc.publish(cx);
+        self.counters.interrupts += u64::from(published.interrupts);
+        self.counters.status_faults += u64::from(published.faults);
+        Progress { done: progress.done, next: Instant::earliest(progress.next, held) }
+    }
+
+    fn reset(&mut self, cx: &mut DevCx<'_>, kind: ResetKind) -> ResetReport {
+        let report = self.forget(cx);
+        match kind {
+            ResetKind::Device => self.regs.power_on(&self.config),
+            ResetKind::Flr | ResetKind::LostConnection => {
+                self.regs.soft_reset();
+                self.regs.reset_config_space();
+            }
+        }
+        self.show_link();
+        report
+    }
+}
+
+const BAR0: Bar = Bar(0);
+
+/// MQ_CONFIG2 for a doorbell layout: in bin mode, the first cid and the step between connections.
+fn mq_config2(doorbells: DoorbellLayout) -> u32 {
+    match doorbells {
+        DoorbellLayout::Mailboxes => 0,
+        DoorbellLayout::Pages => FIRST_CID | CID_STEP << 3,
+    }
+}
+
+fn layout(config: &ChipConfig) -> FunctionLayout {
+    FunctionLayout {
+        vendor: cs::VENDOR_ID,
+        device: cs::DEVICE_ID_5709,
+        revision: config.pci_revision,
+        class: cs::CLASS_ETHERNET,
+        subsystem: (cs::VENDOR_ID, cs::DEVICE_ID_5709),
+        bars: vec![BarLayout { bar: BAR0, size: cs::BAR0_BYTES, wide: true }],
+        pm: cs::PM_CAP as u8,
+        msi: cs::MSI_CAP as u8,
+        msix: MsixLayout {
+            capability: cs::MSIX_CAP as u8,
+            vectors: VECTORS as u16,
+            bar: BAR0,
+            table: hw::PCI_GRC_WINDOW2_BASE,
+            pba: hw::PCI_GRC_WINDOW3_BASE,
+        },
+        pcie: cs::PCIE_CAP as u8,
+    }
+}
+
+/// A card that its maker keeps a handle on while it sits in a slot: for counters, listings, and the carrier of the wire.
+pub struct Card<T> {
+    layout: FunctionLayout,
+    inner: Rc<RefCell<Bcm5709<T>>>,
+}
+
+impl<T: TcpEngine> Card<T> {
+    /// Wraps a card.
+    #[must_use]
+    pub fn new(card: Bcm5709<T>) -> Self {
+        Self { layout: card.layout.clone(), inner: Rc::new(RefCell::new(card)) }
+    }
+
+    /// Looks at the card, or changes its carrier. Panics when called from inside the card.
+    pub fn with<R>(&self, f: impl FnOnce(&mut Bcm5709<T>) -> R) -> R {
+        f(&mut self.inner.borrow_mut())
+    }
+}
+
+impl<T> Clone for Card<T> {
+    fn clone(&self) -> Self {
+        Self { layout: self.layout.clone(), inner: self.inner.clone() }
+    }
+}
+
+impl<T: TcpEngine> PciFunction for Card<T> {
+    fn layout(&self) -> &FunctionLayout {
+        &self.layout
+    }
+
+    fn read(&mut self, cx: &mut DevCx<'_>, bar: Bar, at: u64, width: Width) -> u64 {
+        self.inner.borrow_mut().read(cx, bar, at, width)
+    }
+
+    fn write(&mut self, cx: &mut DevCx<'_>, bar: Bar, at: u64, width: Width, value: u64) {
+        self.inner.borrow_mut().write(cx, bar, at, width, value);
+    }
+
+    fn config_read(&mut self, cx: &mut DevCx<'_>, at: u16) -> u32 {
+        self.inner.borrow_mut().config_read(cx, at)
+    }
+
+    fn config_write(&mut self, cx: &mut DevCx<'_>, at: u16, value: u32, mask: u32) {
+        self.inner.borrow_mut().config_write(cx, at, value, mask);
+    }
+
+    fn step(&mut self, cx: &mut DevCx<'_>, budget: Budget) -> Progress {
+        self.inner.borrow_mut().step(cx, budget)
+    }
+
+    fn reset(&mut self, cx: &mut DevCx<'_>, kind: ResetKind) -> ResetReport {
+        self.inner.borrow_mut().reset(cx, kind)
+    }
+}

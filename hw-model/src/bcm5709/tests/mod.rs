@@ -1,0 +1,7 @@
+//! Tests of the front end, from the seat of a driver: config space, registers, mailboxes and rings of a strict bus.
+
+mod bring_up;
+mod control;
+mod host;
+mod queues;
+mod reset;
