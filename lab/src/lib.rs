@@ -14,3 +14,4 @@ pub mod path_answerer;
 pub mod runner;
 pub mod stamp;
 pub mod streams;
+pub mod target_memory;

@@ -1,0 +1,216 @@
+//! The embedded target at the far end of an in-memory network.
+//!
+//! An actor that moves bytes between the streams of a [`MemoryHost`] and the sans-IO engine
+//! ([`iscsi::target::TargetServer`]). A stream with work waits in a FIFO; serving it once is one work item. The engine and its
+//! disks outlive the process that they model: [`TargetMemory::kill`] resets every stream and stops listening,
+//! [`TargetMemory::restart`] listens again over the same blocks.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+
+use bus::{Actor, ActorId, Budget, Cx, Instant, Progress};
+use hw_model::tcp::memory::{AddressInUse, HostEvent, HostReceived, MemoryHost, StreamId};
+use iscsi::target::{ConnId, Event, TargetServer};
+
+/// Bytes taken from a stream at once.
+const RECEIVE: usize = 64 << 10;
+
+struct Conn {
+    id: ConnId,
+    queued: bool,
+    /// Received, and not taken by the engine yet.
+    rest: Vec<u8>,
+    fin_sent: bool,
+}
+
+/// A target on an in-memory network. See the module.
+pub struct TargetMemory {
+    server: TargetServer,
+    host: MemoryHost,
+    portal: SocketAddr,
+    conns: BTreeMap<StreamId, Conn>,
+    streams: BTreeMap<ConnId, StreamId>,
+    queue: VecDeque<StreamId>,
+    buffer: Box<[u8]>,
+    happened: Vec<HostEvent>,
+}
+
+impl TargetMemory {
+    /// Serves `server` at `portal`.
+    ///
+    /// # Errors
+    /// Somebody listens there.
+    pub fn new(server: TargetServer, host: MemoryHost, portal: SocketAddr) -> Result<Self, AddressInUse> {
+        host.listen(portal)?;
+        Ok(Self {
+            server,
+            host,
+            portal,
+            conns: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            queue: VecDeque::new(),
+            buffer: vec![0; RECEIVE].into_boxed_slice(),
+            happened: Vec::new(),
+        })
+    }
+
+    /// The engine: its counters, sessions and disks.
+    #[must_use]
+    pub fn server(&self) -> &TargetServer {
+        &self.server
+    }
+
+    /// The engine, to change it as an operator of the target would.
+    pub fn server_mut(&mut self) -> &mut TargetServer {
+        &mut self.server
+    }
+
+    /// The process dies: every stream is reset and nobody listens.
+    pub fn kill(&mut self) {
+        self.host.kill();
+        for conn in std::mem::take(&mut self.conns).into_values() {
+            self.server.closed(conn.id);
+        }
+        self.streams.clear();
+        self.queue.clear();
+    }
+
+    /// It is started again over the same disks.
+    ///
+    /// # Errors
+    /// It is running.
+    pub fn restart(&mut self) -> Result<(), AddressInUse> {
+        self.host.listen(self.portal)
+    }
+
+    /// The machine of the target falls silent, without FIN or RST, or is heard again.
+    pub fn set_silent(&self, silent: bool) {
+        self.host.set_silent(silent);
+    }
+
+    /// Connections.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.conns.len()
+    }
+
+    fn enqueue(&mut self, stream: StreamId) {
+        if let Some(conn) = self.conns.get_mut(&stream)
+            && !std::mem::replace(&mut conn.queued, true)
+        {
+            self.queue.push_back(stream);
+        }
+    }
+
+    fn accept(&mut self, now: Instant) {
+        while let Some((stream, local, _)) = self.host.accept() {
+            match self.server.connect(&local.to_string(), now.as_nanos()) {
+                Ok(id) => {
+                    self.conns.insert(stream, Conn { id, queued: false, rest: Vec::new(), fin_sent: false });
+                    self.streams.insert(id, stream);
+                    self.enqueue(stream);
+                }
+                Err(_) => self.host.abort(stream),
+            }
+        }
+    }
+
+    fn look(&mut self, now: Instant) {
+        let mut happened = std::mem::take(&mut self.happened);
+        self.host.drain(&mut happened);
+        for e in happened.drain(..) {
+            match e {
+                HostEvent::Incoming => self.accept(now),
+                HostEvent::Readable(s) | HostEvent::Writable(s) => self.enqueue(s),
+            }
+        }
+        self.happened = happened;
+    }
+
+    /// One receive and one send at most. Whether there is more to do now.
+    fn serve(&mut self, cx: &mut Cx<'_>, stream: StreamId) -> bool {
+        let Some(conn) = self.conns.get_mut(&stream) else { return false };
+        conn.queued = false;
+        let (id, now) = (conn.id, cx.now.as_nanos());
+        let mut received = false;
+        if self.server.wants_input(id) || self.server.should_close(id) {
+            let mut entropy = |out: &mut [u8]| cx.rng.fill("target.chap", out);
+            if conn.rest.is_empty() {
+                match self.host.recv(stream, &mut self.buffer) {
+                    HostReceived::Bytes(n) => {
+                        received = true;
+                        let taken = self.server.input(id, now, &self.buffer[..n], &mut entropy);
+                        conn.rest.extend_from_slice(&self.buffer[taken..n]);
+                    }
+                    HostReceived::Nothing => {}
+                    HostReceived::Fin | HostReceived::Reset => {
+                        self.forget(stream);
+                        return false;
+                    }
+                }
+            } else {
+                let taken = self.server.input(id, now, &conn.rest, &mut entropy);
+                conn.rest.drain(..taken);
+                received = taken > 0;
+            }
+        }
+        let output = self.server.output(id);
+        let sent = if output.is_empty() { 0 } else { self.host.send(stream, output) };
+        self.server.consume_output(id, sent);
+        if self.server.should_close(id)
+            && let Some(conn) = self.conns.get_mut(&stream)
+            && !std::mem::replace(&mut conn.fin_sent, true)
+        {
+            self.host.shutdown(stream);
+        }
+        received || (sent > 0 && !self.server.output(id).is_empty())
+    }
+
+    fn forget(&mut self, stream: StreamId) {
+        if let Some(conn) = self.conns.remove(&stream) {
+            self.streams.remove(&conn.id);
+            self.server.closed(conn.id);
+        }
+        self.host.close(stream);
+    }
+
+    /// Connections that end through another one's request, or by a timer, have work too.
+    fn take_events(&mut self) {
+        while let Some(event) = self.server.next_event() {
+            if let Event::Closed { conn, .. } = event
+                && let Some(stream) = self.streams.get(&conn).copied()
+            {
+                self.enqueue(stream);
+            }
+        }
+    }
+}
+
+impl Actor for TargetMemory {
+    fn name(&self) -> ActorId {
+        ActorId::new("target", 0)
+    }
+
+    fn step(&mut self, cx: &mut Cx<'_>, budget: Budget) -> Progress {
+        self.look(cx.now);
+        let mut done = 0;
+        while done < budget.0
+            && let Some(stream) = self.queue.pop_front()
+        {
+            done += 1;
+            if self.serve(cx, stream) {
+                self.enqueue(stream);
+            }
+        }
+        let before = self.server.tick(0);
+        let next = self.server.tick(cx.now.as_nanos());
+        if before.is_some_and(|t| t <= cx.now.as_nanos()) {
+            // A timer fired: it may have pinged anybody.
+            let all: Vec<StreamId> = self.conns.keys().copied().collect();
+            all.into_iter().for_each(|s| self.enqueue(s));
+        }
+        self.take_events();
+        let next = if self.queue.is_empty() { next.map(Instant::from_nanos) } else { Some(cx.now) };
+        Progress { done, next }
+    }
+}
