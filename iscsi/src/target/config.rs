@@ -2,7 +2,7 @@
 
 use crate::chap::Credentials;
 use crate::framing::FramingError;
-use crate::negotiate::LoginParams;
+use crate::negotiate::{DigestOffer, LoginParams};
 use crate::pdu::{LoginStatus, RejectReason, TmfFunction, TmfResponse};
 
 /// Names a connection. Slots are reused, so it carries a generation: a stale id names nothing.
@@ -43,7 +43,13 @@ impl Default for ServerConfig {
     fn default() -> ServerConfig {
         const SECOND: u64 = 1_000_000_000;
         ServerConfig {
-            login: LoginParams { max_recv_data_segment_length: 262_144, ..LoginParams::default() },
+            login: LoginParams {
+                // Both ways are taken: the initiator chooses.
+                header_digest: DigestOffer::Crc32cOrNone,
+                data_digest: DigestOffer::Crc32cOrNone,
+                max_outstanding_r2t: 8,
+                ..LoginParams::default()
+            },
             portal_group: 1,
             window: 64,
             immediate_limit: 8,
