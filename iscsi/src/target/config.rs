@@ -25,7 +25,8 @@ pub struct ServerConfig {
     pub immediate_limit: u32,
     /// Connections at once; one more is refused by [`connect`](super::TargetServer::connect).
     pub max_connections: usize,
-    /// Unsent output of a connection at which its input is no longer consumed and no Data-In is made. One PDU may exceed it.
+    /// Unsent output of a connection at which its input is no longer consumed; at half of it no more Data-In is made. One PDU may
+    /// exceed it.
     pub output_limit: usize,
     /// Time for a login from connect to its final response.
     pub login_timeout_ns: u64,

@@ -2,10 +2,10 @@
 //! feeds bytes in, takes bytes out, and calls [`TargetServer::tick`] when the time that it returned has come. Nothing here blocks
 //! but a file backend.
 //!
-//! Backpressure: a connection whose unsent output has reached [`ServerConfig::output_limit`] consumes no further PDU and makes no
-//! further Data-In; [`TargetServer::input`] then returns less than it was given, and the caller offers the rest again when output
-//! has been taken. Memory of a connection is bounded by that limit, one PDU each way, 1 MiB of requests that wait for an earlier one,
-//! and small buffers for each command of the window.
+//! Backpressure: Data-In is made while the unsent output of a connection is below half of [`ServerConfig::output_limit`], and PDUs are
+//! consumed while it is below the limit; [`TargetServer::input`] then returns less than it was given, and the caller offers the rest
+//! again when output has been taken. Memory of a connection is bounded by that limit, one PDU each way, 1 MiB of requests that wait
+//! for an earlier one, and small buffers for each command of the window.
 
 use super::attention::Attentions;
 use super::config::{Auth, CloseReason, ConnId, Counters, Event, ServerConfig};

@@ -12,9 +12,10 @@ use crate::pdu::{
 use crate::scsi::{Sense, Status};
 
 impl TargetServer {
-    /// Makes Data-In PDUs until the output limit is reached.
+    /// Makes Data-In PDUs until the output holds half of its limit. The other half is for answers, so that reads never keep a
+    /// request waiting: an ABORT TASK has to get in while data goes out.
     pub(super) fn pump(&mut self, link: &mut Link, session: &mut Session) {
-        while link.output.len() < self.config.output_limit {
+        while link.output.len() < self.config.output_limit / 2 {
             let Some(&slot) = session.sending.front() else { return };
             if self.send_data_in(link, session, slot) {
                 session.sending.pop_front();

@@ -192,33 +192,50 @@ fn a_failing_write_is_answered_after_its_unsolicited_data() {
 }
 
 #[test]
-fn output_is_bounded_and_reads_resume() {
+fn reads_wait_for_room_in_the_output() {
     let config = ServerConfig { output_limit: 64 << 10, ..ServerConfig::default() };
     let mut lab = Lab::with(config);
     let data = pattern(BLOCKS * 512, 3);
     lab.prefill(&data);
     let mut host = Host::login(&mut lab, tuned(|p| p.max_recv_data_segment_length = 8192));
-    let mut tags = Vec::new();
-    for at in 0..4u64 {
-        let pdu = host.command(0, &read(at * 2048, 2048), flags::FINAL | flags::READ, 1 << 20);
-        let bytes = host.bytes(*pdu, &[]);
-        let taken = lab.server.input(host.id, 0, &bytes, &mut |_| {});
-        if at == 0 {
-            assert_eq!(taken, bytes.len());
-        } else {
-            assert_eq!(taken, 0, "the output is full: the next PDU has to wait");
-            assert!(!lab.server.wants_input(host.id));
-        }
-        assert!(lab.server.output(host.id).len() <= (64 << 10) + 8192 + 48);
-        if taken == 0 {
-            // Make room and offer it again.
-            let itt = tags.pop().unwrap();
-            let done = host.finish(&mut lab, itt, 0, &[]);
-            assert_eq!(done.data, data[(at as usize - 1) << 20..(at as usize) << 20]);
-            lab.input(host.id, &bytes);
-        }
-        tags.push(pdu.itt.get());
+    let tags: Vec<u32> = (0..4u64)
+        .map(|at| {
+            let pdu = host.command(0, &read(at * 2048, 2048), flags::FINAL | flags::READ, 1 << 20);
+            host.send(&mut lab, *pdu, &[]);
+            assert!(lab.server.output(host.id).len() <= (32 << 10) + 8192 + 48);
+            pdu.itt.get()
+        })
+        .collect();
+    lab.piece = 10_000;
+    for (at, itt) in tags.into_iter().enumerate() {
+        let done = host.finish(&mut lab, itt, 0, &[]);
+        assert_eq!(done.data, data[at << 20..(at + 1) << 20]);
     }
+    host.nothing_more(&mut lab);
+}
+
+#[test]
+fn input_waits_for_room_in_the_output() {
+    let limit = 64 << 10;
+    let mut lab = Lab::with(ServerConfig { output_limit: limit, ..ServerConfig::default() });
+    let mut host = Host::login(&mut lab, initiator(1));
+    let mut ping = NopOut::new();
+    ping.set_immediate(true);
+    ping.itt.set(7);
+    let one = host.bytes(*ping, &[7; 8192]);
+    let flood = one.repeat(20);
+    let mut offered = &flood[..];
+    let mut answers = 0;
+    while !offered.is_empty() {
+        let taken = lab.server.input(host.id, 0, offered, &mut |_| {});
+        offered = &offered[taken..];
+        assert_eq!(taken % one.len(), 0, "it stops between PDUs");
+        assert_eq!(lab.server.wants_input(host.id), offered.is_empty());
+        assert!(lab.server.output(host.id).len() <= limit + one.len());
+        host.poll(&mut lab);
+        answers += host.seen.drain(..).filter(|seen| seen.is(Opcode::NopIn)).count();
+    }
+    assert_eq!(answers, 20);
 }
 
 #[test]

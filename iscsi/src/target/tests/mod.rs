@@ -13,7 +13,7 @@ use crate::negotiate::{LoginParams, SessionParams};
 use crate::pdu::*;
 use crate::scsi::{Cdb, Lun, Sense, Status, Transfer};
 use crate::serial::Sn;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 pub(super) const TARGET: &str = "iqn.2026-01.example:disk";
 pub(super) const OTHER: &str = "iqn.2026-01.example:other";
@@ -118,6 +118,8 @@ pub(super) struct Host {
     stat_sn: Option<Sn>,
     pub(super) itt: u32,
     pub(super) tsih: u16,
+    /// R2Ts received, by task.
+    r2ts: BTreeMap<u32, u32>,
 }
 
 pub(super) fn initiator(isid: u8) -> InitiatorConfig {
@@ -147,6 +149,7 @@ impl Host {
             stat_sn: None,
             itt: 0,
             tsih: 0,
+            r2ts: BTreeMap::new(),
         }
     }
 
@@ -237,6 +240,11 @@ impl Host {
     fn check_numbers(&mut self, seen: &Seen) {
         seen.bhs.pdu().expect("a well-formed response");
         let word = |at: usize| Sn(u32::from_be_bytes(seen.bhs.wire()[at..at + 4].try_into().unwrap()));
+        if seen.is(Opcode::R2t) {
+            let count = self.r2ts.entry(seen.bhs.itt.get()).or_default();
+            assert_eq!(seen.view::<R2t>().r2t_sn.get(), *count);
+            *count += 1;
+        }
         let takes = match seen.bhs.opcode().unwrap() {
             Opcode::R2t => false,
             Opcode::DataIn => seen.bhs.flags & flags::STATUS != 0,
@@ -348,7 +356,7 @@ impl Host {
 
     /// Receives until the command ends, answering R2Ts from `out`.
     pub(super) fn finish(&mut self, lab: &mut Lab, itt: u32, lun: u16, out: &[u8]) -> Finished {
-        let (mut data, mut data_sn, mut r2t_sn, mut burst) = (Vec::new(), 0, 0, 0u32);
+        let (mut data, mut data_sn, mut burst) = (Vec::new(), 0, 0u32);
         loop {
             let seen = self.next(lab);
             assert_eq!(seen.bhs.itt.get(), itt, "{:?}", seen.bhs.opcode());
@@ -379,8 +387,6 @@ impl Host {
                 }
                 Opcode::R2t => {
                     let pdu: R2t = seen.view();
-                    assert_eq!(pdu.r2t_sn.get(), r2t_sn);
-                    r2t_sn += 1;
                     let (at, len) = (pdu.buffer_offset.get() as usize, pdu.desired_length.get() as usize);
                     assert!(len <= self.params.max_burst_length as usize && at + len <= out.len());
                     let open = 1 + self.seen.iter().filter(|seen| seen.is(Opcode::R2t)).count();
@@ -389,7 +395,7 @@ impl Host {
                 }
                 Opcode::ScsiResponse => {
                     let pdu: ScsiResponse = seen.view();
-                    assert_eq!(pdu.exp_data_sn.get(), data_sn + r2t_sn);
+                    assert_eq!(pdu.exp_data_sn.get(), data_sn + self.r2ts.get(&itt).unwrap_or(&0));
                     let sense = seen.data.get(..2).map(|len| {
                         assert_eq!(usize::from(u16::from_be_bytes([len[0], len[1]])), seen.data.len() - 2);
                         Sense::parse(&seen.data[2..]).unwrap()
