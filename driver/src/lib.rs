@@ -10,6 +10,7 @@ pub mod block;
 pub mod config;
 pub mod control;
 pub mod error;
+pub mod iscsid;
 pub mod libiscsi;
 pub mod lun;
 pub mod path;

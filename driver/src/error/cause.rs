@@ -56,6 +56,8 @@ pub enum Cause {
     TmfNotSent,
     /// The target asked for logout or dropped connection or session by Asynchronous Message 1 to 4.
     AsyncEvent(u8),
+    /// The adapter reported the connection as failed, with this code.
+    Lost(ConnFailure),
     /// A reset of the adapter takes all its connections down.
     AdapterReset,
     /// The adapter is removed.
@@ -117,7 +119,8 @@ impl Cause {
             Self::TmfTimedOut => (C::EhSessionReset, E::Transport, true),
             Self::TmfNotSent => (C::ConnFailed, E::Transport, true),
             Self::AsyncEvent(_) | Self::AdapterReset => (C::ConnFailed, E::Transport, true),
-            Self::HostRemoved => (C::InvalidHost, E::HostNotFound, false),
+            Self::HostRemoved | Self::Lost(C::InvalidHost) => (C::InvalidHost, E::HostNotFound, false),
+            Self::Lost(conn) => (conn, E::Transport, true),
             Self::LoginTimedOut => (C::ConnFailed, E::PduTimeout, true),
             Self::LoginStatus { class: 2, detail: 1 | 2 } | Self::AuthFailed => {
                 (C::ConnFailed, E::LoginAuthFailed, false)
@@ -130,7 +133,7 @@ impl Cause {
             Self::LogoutTimedOut => (C::ConnFailed, E::Logout, false),
         };
         let block = match self {
-            Self::HostRemoved => BlockError::AdapterGone,
+            Self::HostRemoved | Self::Lost(C::InvalidHost) => BlockError::AdapterGone,
             _ => BlockError::Transport(conn),
         };
         Verdict { conn, exit, block, login_retry }
@@ -187,6 +190,7 @@ impl fmt::Display for Cause {
             Self::TmfTimedOut => f.write_str("task management was not answered"),
             Self::TmfNotSent => f.write_str("Could not send TMF."),
             Self::AsyncEvent(n) => write!(f, "the target sent asynchronous event {n}"),
+            Self::Lost(failure) => write!(f, "detected conn error ({failure})"),
             Self::AdapterReset => f.write_str("the adapter was reset"),
             Self::HostRemoved => f.write_str("the adapter was removed"),
             Self::LoginTimedOut => f.write_str("login timed out: check that the target answers iSCSI logins"),

@@ -1,0 +1,663 @@
+//! The daemon itself: ports, records, and the sessions by their names.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+use core::net::SocketAddr;
+use core::time::Duration;
+
+use bus::actor::{Actor, ActorId, Budget, Cx, Progress};
+use bus::port::{PortRx, PortTx};
+use bus::time::Instant;
+use bus::trace::EventKind;
+use iscsi::names::normalize;
+use iscsi::sendtargets::TargetRecord;
+use thiserror::Error;
+
+use super::record::{DiscoveryRecord, NodeRecord, RecordError, Settings};
+use super::session::{Effect, Ending, Env, Session, SessionStage};
+use crate::control::{FromAdapter, SessionId, ToAdapter};
+use crate::error::{Cause, ExitCode};
+
+/// Sessions at a time, discoveries included: what an adapter can offload.
+pub const MAX_SESSIONS: usize = 128;
+/// Messages that wait for room in the port to the adapter, and replies that wait for room in the port to the user. A full
+/// outbox stops the intake; nothing is lost.
+pub const OUTBOX_LIMIT: usize = 1024;
+/// How often a full port is tried again.
+const PORT_RETRY: Duration = Duration::from_millis(1);
+/// After Hello, sessions that the adapter has not named by then do not exist any more.
+const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why a management request failed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum MgmtError {
+    /// The record cannot be used; nothing was tried.
+    #[error("{}: {}", ExitCode::InvalidParameter, .0)]
+    Record(#[from] RecordError),
+    /// A session to this target and portal runs already.
+    #[error("{}: log out of it first", ExitCode::SessionExists)]
+    Exists,
+    /// No such session.
+    #[error("{}", ExitCode::SessionNotFound)]
+    NotFound,
+    /// [`MAX_SESSIONS`] run already.
+    #[error("{}: {MAX_SESSIONS} sessions run already", ExitCode::Busy)]
+    TooMany,
+    /// It was logged out before it was logged in.
+    #[error("{}: logged out meanwhile", ExitCode::NotConnected)]
+    LoggedOut,
+    /// It was tried and failed.
+    #[error("{}: {}", .0.verdict().exit, .0)]
+    Failed(Cause),
+}
+
+impl MgmtError {
+    /// The exit code of `iscsiadm`.
+    #[must_use]
+    pub const fn exit(&self) -> ExitCode {
+        match self {
+            Self::Record(_) => ExitCode::InvalidParameter,
+            Self::Exists => ExitCode::SessionExists,
+            Self::NotFound => ExitCode::SessionNotFound,
+            Self::TooMany => ExitCode::Busy,
+            Self::LoggedOut => ExitCode::NotConnected,
+            Self::Failed(cause) => cause.verdict().exit,
+        }
+    }
+}
+
+/// A session that is logged in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionEntry {
+    /// iscsid's name for it, for [`IscsidRequest::Logout`]. It survives restarts of iscsid.
+    pub tag: u64,
+    /// The adapter's name for it, for block requests.
+    pub session: SessionId,
+}
+
+/// What a user asks. `id` comes back in the reply; a request that a killed iscsid took is never answered, so users have a
+/// deadline of their own ([`ExitCode::RequestTimedOut`]).
+#[derive(Debug)]
+pub enum IscsidRequest {
+    /// Log in and stay logged in.
+    Login {
+        /// Comes back.
+        id: u64,
+        /// The node.
+        record: Box<NodeRecord>,
+        /// Another session to a target and portal that has one already is wanted.
+        multiple: bool,
+    },
+    /// Log out.
+    Logout {
+        /// Comes back.
+        id: u64,
+        /// Which session.
+        tag: u64,
+    },
+    /// Ask a portal for its targets.
+    Discover {
+        /// Comes back.
+        id: u64,
+        /// Where and how.
+        record: Box<DiscoveryRecord>,
+    },
+}
+
+/// What a user is told.
+#[derive(Debug)]
+pub enum IscsidReply {
+    /// Answer to Login.
+    LoggedIn {
+        /// From the request.
+        id: u64,
+        /// The session, or why not.
+        result: Result<SessionEntry, MgmtError>,
+    },
+    /// Answer to Logout. The session is gone in any case.
+    LoggedOut {
+        /// From the request.
+        id: u64,
+        /// Whether the target confirmed it.
+        result: Result<(), MgmtError>,
+    },
+    /// Answer to Discover.
+    Discovered {
+        /// From the request.
+        id: u64,
+        /// The targets with their portals.
+        result: Result<Vec<TargetRecord>, MgmtError>,
+    },
+}
+
+/// One stored session.
+#[derive(Clone, Debug)]
+struct Stored {
+    record: NodeRecord,
+    isid: [u8; 6],
+    /// It was logged in once: a restarted iscsid brings it back.
+    established: bool,
+}
+
+/// What survives iscsid: the records of its sessions, as the files below `/etc/iscsi` do in the real system. Clones share one
+/// store.
+#[derive(Clone, Debug, Default)]
+pub struct Records(Rc<RefCell<Store>>);
+
+#[derive(Debug, Default)]
+struct Store {
+    sessions: BTreeMap<u64, Stored>,
+    last_tag: u64,
+}
+
+impl Records {
+    /// Tags of the sessions that were logged in and are to come back after a restart.
+    #[must_use]
+    pub fn established(&self) -> Vec<u64> {
+        self.0.borrow().sessions.iter().filter(|(_, s)| s.established).map(|(&tag, _)| tag).collect()
+    }
+
+    /// A new tag: also the number of the session in its ISID.
+    fn next_tag(&self) -> u64 {
+        let mut store = self.0.borrow_mut();
+        store.last_tag += 1;
+        store.last_tag
+    }
+
+    fn get(&self, tag: u64) -> Option<Stored> {
+        self.0.borrow().sessions.get(&tag).cloned()
+    }
+
+    fn put(&self, tag: u64, stored: Stored) {
+        self.0.borrow_mut().sessions.insert(tag, stored);
+    }
+
+    fn change(&self, tag: u64, f: impl FnOnce(&mut Stored)) {
+        if let Some(stored) = self.0.borrow_mut().sessions.get_mut(&tag) {
+            f(stored);
+        }
+    }
+
+    fn remove(&self, tag: u64) {
+        self.0.borrow_mut().sessions.remove(&tag);
+    }
+}
+
+/// ISID in OUI format, 00 02 3d and the session's number (ISCSID 1): unique per session of this initiator.
+fn isid(tag: u64) -> [u8; 6] {
+    let [.., a, b, c] = tag.to_be_bytes();
+    [0x00, 0x02, 0x3d, a, b, c]
+}
+
+/// The ends of the ports that iscsid talks through. The world makes them.
+pub struct IscsidPorts {
+    /// To the adapter.
+    pub control_out: PortTx<ToAdapter>,
+    /// From the adapter.
+    pub control_in: PortRx<FromAdapter>,
+    /// From users.
+    pub requests: PortRx<IscsidRequest>,
+    /// To users.
+    pub replies: PortTx<IscsidReply>,
+}
+
+/// What happened so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IscsidCounters {
+    /// First logins.
+    pub logins: u64,
+    /// Logins after a failure.
+    pub recoveries: u64,
+    /// Connections lost after login.
+    pub lost: u64,
+    /// Sessions given up.
+    pub given_up: u64,
+    /// Messages about sessions, endpoints or attempts that do not exist any more.
+    pub stale: u64,
+    /// Sessions of the adapter without a record, destroyed.
+    pub orphans: u64,
+    /// SCSI asynchronous events, which would start a LUN rescan.
+    pub scsi_events: u64,
+    /// Deadlines that fired.
+    pub timeouts: u64,
+}
+
+/// What a user may see of a session (`iscsiadm -m session`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionView {
+    /// iscsid's name for it.
+    pub tag: u64,
+    /// The adapter's name for it.
+    pub session: Option<SessionId>,
+    /// Target; empty for a discovery.
+    pub target: String,
+    /// Current portal.
+    pub portal: SocketAddr,
+    /// Where it is.
+    pub stage: SessionStage,
+    /// Attempts since the last success.
+    pub attempts: u32,
+    /// What went wrong last, for a user who asks why it is not logged in.
+    pub last_failure: Option<Cause>,
+}
+
+/// The daemon. Drop it to kill it; make another with the same [`Records`] to restart it.
+pub struct Iscsid {
+    name: ActorId,
+    initiator_name: String,
+    ports: IscsidPorts,
+    records: Records,
+    sessions: BTreeMap<u64, Session>,
+    by_id: BTreeMap<SessionId, u64>,
+    /// The last tag of an EpConnect. The first is drawn, so that an answer to the attempt of an earlier iscsid is
+    /// recognised as such.
+    last_connect: Option<u64>,
+    said_hello: bool,
+    /// Sessions not named by the adapter since the last Hello, and until when they may be.
+    unconfirmed: Vec<u64>,
+    sync_until: Option<Instant>,
+    outbox: VecDeque<ToAdapter>,
+    replies: VecDeque<IscsidReply>,
+    counters: IscsidCounters,
+}
+
+impl Iscsid {
+    /// A daemon that knows nothing but its records; its first step says Hello.
+    ///
+    /// # Errors
+    /// [`RecordError::Name`] when `initiator_name` is no iSCSI name.
+    pub fn new(
+        name: ActorId,
+        initiator_name: &str,
+        ports: IscsidPorts,
+        records: Records,
+    ) -> Result<Self, RecordError> {
+        let initiator_name = normalize(initiator_name).map_err(|why| RecordError::Name {
+            which: "initiator name",
+            name: initiator_name.to_owned(),
+            why: why.to_string(),
+        })?;
+        Ok(Self {
+            name,
+            initiator_name,
+            ports,
+            records,
+            sessions: BTreeMap::new(),
+            by_id: BTreeMap::new(),
+            last_connect: None,
+            said_hello: false,
+            unconfirmed: Vec::new(),
+            sync_until: None,
+            outbox: VecDeque::new(),
+            replies: VecDeque::new(),
+            counters: IscsidCounters::default(),
+        })
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub fn counters(&self) -> &IscsidCounters {
+        &self.counters
+    }
+
+    /// The sessions, discoveries included.
+    pub fn sessions(&self) -> impl Iterator<Item = SessionView> + '_ {
+        self.sessions.values().map(|s| SessionView {
+            tag: s.tag,
+            session: s.id,
+            target: s.target.clone().unwrap_or_default(),
+            portal: s.portal,
+            stage: s.stage(),
+            attempts: s.attempts(),
+            last_failure: s.last_failure,
+        })
+    }
+
+    /// Runs `f` on a session and deals with what follows from it.
+    fn with(&mut self, cx: &mut Cx<'_>, tag: u64, f: impl FnOnce(&mut Session, &mut Env<'_>)) {
+        let Some(mut session) = self.sessions.remove(&tag) else {
+            self.counters.stale += 1;
+            return;
+        };
+        let before = (session.id, session.stage());
+        let effects = self.env(cx, |env| f(&mut session, env)).1;
+        if session.stage() != before.1 {
+            cx.event(EventKind::Session, tag, session.stage() as u64);
+        }
+        self.keep(session, effects);
+    }
+
+    fn env<R>(&mut self, cx: &mut Cx<'_>, f: impl FnOnce(&mut Env<'_>) -> R) -> (R, Vec<Effect>) {
+        let (mut out, mut effects) = (Vec::new(), Vec::new());
+        let first = self.last_connect.unwrap_or_else(|| cx.rng.next_u64("iscsid.tag") >> 1);
+        let mut next_tag = first;
+        let mut env = Env {
+            now: cx.now,
+            rng: &mut *cx.rng,
+            initiator_name: &self.initiator_name,
+            next_tag: &mut next_tag,
+            out: &mut out,
+            effects: &mut effects,
+        };
+        let result = f(&mut env);
+        self.last_connect = Some(next_tag);
+        self.outbox.extend(out);
+        (result, effects)
+    }
+
+    fn keep(&mut self, mut session: Session, effects: Vec<Effect>) {
+        let tag = session.tag;
+        let mut ended = false;
+        for effect in effects {
+            match effect {
+                Effect::Up { recovered: true } => self.counters.recoveries += 1,
+                Effect::Up { recovered: false } => self.came_up(&mut session),
+                Effect::Lost => self.counters.lost += 1,
+                Effect::Moved(portal) => self.records.change(tag, |s| s.record.portal = portal),
+                Effect::Ended(ending) => {
+                    ended = true;
+                    self.ended(&session, ending);
+                }
+            }
+        }
+        if let Some(id) = session.id {
+            if ended {
+                self.by_id.remove(&id)
+            } else {
+                self.by_id.insert(id, tag)
+            };
+        }
+        if !ended {
+            self.sessions.insert(tag, session);
+        }
+    }
+
+    fn came_up(&mut self, session: &mut Session) {
+        self.counters.logins += 1;
+        if session.target.is_none() {
+            return;
+        }
+        self.records.change(session.tag, |s| s.established = true);
+        if let (Some(id), Some(adapter)) = (session.waiter.take(), session.id) {
+            let entry = SessionEntry { tag: session.tag, session: adapter };
+            self.replies.push_back(IscsidReply::LoggedIn { id, result: Ok(entry) });
+        }
+    }
+
+    fn ended(&mut self, session: &Session, ending: Ending) {
+        self.records.remove(session.tag);
+        let (error, logout) = match &ending {
+            Ending::LoggedOut(result) => (MgmtError::LoggedOut, result.map_err(MgmtError::Failed)),
+            Ending::GaveUp(cause) => (MgmtError::Failed(*cause), Ok(())),
+            Ending::Discovered(_) => (MgmtError::LoggedOut, Ok(())),
+        };
+        self.counters.given_up += u64::from(matches!(ending, Ending::GaveUp(_)));
+        if let Some(id) = session.waiter {
+            self.replies.push_back(match ending {
+                Ending::Discovered(targets) => IscsidReply::Discovered { id, result: Ok(targets) },
+                _ if session.target.is_none() => IscsidReply::Discovered { id, result: Err(error) },
+                _ => IscsidReply::LoggedIn { id, result: Err(error) },
+            });
+        }
+        if let Some(id) = session.leaver {
+            self.replies.push_back(IscsidReply::LoggedOut { id, result: logout });
+        }
+    }
+
+    fn request(&mut self, cx: &mut Cx<'_>, request: IscsidRequest) {
+        match request {
+            IscsidRequest::Login { id, record, multiple } => {
+                if let Err(error) = self.login(cx, id, *record, multiple) {
+                    self.replies.push_back(IscsidReply::LoggedIn { id, result: Err(error) });
+                }
+            }
+            IscsidRequest::Discover { id, record } => {
+                if let Err(error) = self.discover(cx, id, *record) {
+                    self.replies.push_back(IscsidReply::Discovered { id, result: Err(error) });
+                }
+            }
+            IscsidRequest::Logout { id, tag } => match self.sessions.get_mut(&tag) {
+                Some(session) if session.target.is_some() && session.leaver.is_none() => {
+                    session.leaver = Some(id);
+                    self.with(cx, tag, Session::logout);
+                }
+                _ => {
+                    let result = Err(MgmtError::NotFound);
+                    self.replies.push_back(IscsidReply::LoggedOut { id, result });
+                }
+            },
+        }
+    }
+
+    fn login(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: u64,
+        record: NodeRecord,
+        multiple: bool,
+    ) -> Result<(), MgmtError> {
+        let (record, _) = record.check()?;
+        let target = Some(record.target.clone());
+        let exists = self.sessions.values().any(|s| s.target == target && s.portal == record.portal);
+        if exists && !multiple {
+            return Err(MgmtError::Exists);
+        }
+        let tag = self.open(cx, id, target, record.portal, record.settings.clone())?;
+        self.records.put(tag, Stored { record, isid: isid(tag), established: false });
+        Ok(())
+    }
+
+    fn discover(&mut self, cx: &mut Cx<'_>, id: u64, record: DiscoveryRecord) -> Result<(), MgmtError> {
+        let mut settings = record.settings;
+        settings.chap.config(None)?;
+        settings.clamp();
+        self.open(cx, id, None, record.portal, settings).map(|_| ())
+    }
+
+    fn open(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: u64,
+        target: Option<String>,
+        portal: SocketAddr,
+        settings: Settings,
+    ) -> Result<u64, MgmtError> {
+        if self.sessions.len() >= MAX_SESSIONS {
+            return Err(MgmtError::TooMany);
+        }
+        let tag = self.records.next_tag();
+        let (mut session, effects) =
+            self.env(cx, |env| Session::start(tag, target, portal, settings, isid(tag), env));
+        session.waiter = Some(id);
+        self.keep(session, effects);
+        Ok(tag)
+    }
+
+    fn message(&mut self, cx: &mut Cx<'_>, message: FromAdapter) {
+        match message {
+            FromAdapter::AdapterUp { .. } => {
+                let tags: Vec<u64> = self.sessions.keys().copied().collect();
+                tags.into_iter().for_each(|tag| self.with(cx, tag, Session::adapter_up));
+            }
+            // Each session gets its own ConnError; connects fail by themselves.
+            FromAdapter::AdapterDown { .. } => {}
+            FromAdapter::Resync => self.hello(cx.now),
+            FromAdapter::Session { session, tag, logged_in } => {
+                self.learned(cx, session, tag, logged_in);
+            }
+            FromAdapter::SessionCreated { tag, result } => match (self.sessions.contains_key(&tag), result) {
+                (true, result) => self.with(cx, tag, |s, env| s.created(result, env)),
+                (false, Ok(session)) => self.orphan(session),
+                (false, Err(_)) => self.counters.stale += 1,
+            },
+            FromAdapter::SessionDestroyed { session } => self.of(cx, session, Session::destroyed),
+            FromAdapter::EpConnected { tag, result } => {
+                let waiting = self.sessions.values().find(|s| s.connecting() == Some(tag)).map(|s| s.tag);
+                match (waiting, result) {
+                    (Some(session), result) => self.with(cx, session, |s, env| s.connected(result, env)),
+                    (None, Ok(ep)) => {
+                        self.counters.stale += 1;
+                        self.outbox.push_back(ToAdapter::EpDisconnect { ep });
+                    }
+                    (None, Err(_)) => self.counters.stale += 1,
+                }
+            }
+            FromAdapter::Bound { session, ep, result } => {
+                self.of(cx, session, |s, env| s.bound(ep, result, env));
+            }
+            FromAdapter::RecvPdu { ep, bhs, data } => {
+                self.counters.scsi_events += u64::from(bhs[0] & 0x3F == 0x32 && bhs[36] == 0);
+                let owner = self.sessions.values().find(|s| s.ep() == Some(ep)).map(|s| s.tag);
+                match owner {
+                    Some(tag) => self.with(cx, tag, |s, env| s.received(&bhs, &data, env)),
+                    None => self.counters.stale += 1,
+                }
+            }
+            FromAdapter::Started { session, result } => {
+                self.of(cx, session, |s, env| s.started(result, env));
+            }
+            FromAdapter::ConnError { session, ep, error } => {
+                let owner = self.sessions.values().find(|s| s.ep() == Some(ep)).map(|s| s.tag);
+                let removed = error == crate::control::ConnFailure::InvalidHost;
+                let owner =
+                    owner.or_else(|| session.filter(|_| removed).and_then(|s| self.by_id.get(&s).copied()));
+                match owner {
+                    Some(tag) => self.with(cx, tag, |s, env| s.conn_error(error, env)),
+                    None => self.counters.stale += 1,
+                }
+            }
+            FromAdapter::Stopped { session } => self.of(cx, session, Session::stopped),
+        }
+    }
+
+    fn of(&mut self, cx: &mut Cx<'_>, session: SessionId, f: impl FnOnce(&mut Session, &mut Env<'_>)) {
+        match self.by_id.get(&session) {
+            Some(&tag) => self.with(cx, tag, f),
+            None => self.counters.stale += 1,
+        }
+    }
+
+    fn hello(&mut self, now: Instant) {
+        self.outbox.push_back(ToAdapter::Hello);
+        self.unconfirmed = self.sessions.values().filter(|s| s.id.is_some()).map(|s| s.tag).collect();
+        self.sync_until = Some(now + SYNC_TIMEOUT);
+    }
+
+    /// The adapter names a session in answer to Hello.
+    fn learned(&mut self, cx: &mut Cx<'_>, session: SessionId, tag: u64, logged_in: bool) {
+        self.unconfirmed.retain(|&t| t != tag);
+        if let Some(known) = self.sessions.get(&tag) {
+            match (known.id, known.stage()) {
+                (None, _) => self.with(cx, tag, |s, env| s.created(Ok(session), env)),
+                (Some(id), _) if id != session => self.orphan(session),
+                // Its ConnError was among what was dropped.
+                (_, SessionStage::LoggedIn | SessionStage::LoggingOut) if !logged_in => {
+                    self.with(cx, tag, |s, env| s.conn_error(crate::control::ConnFailure::ConnFailed, env));
+                }
+                _ => {}
+            }
+            return;
+        }
+        match self.records.get(tag).filter(|s| s.established) {
+            Some(Stored { record, isid, .. }) => {
+                let NodeRecord { target, portal, settings } = record;
+                let (adopted, effects) =
+                    self.env(cx, |env| Session::adopt(tag, session, target, portal, settings, isid, env));
+                self.keep(adopted, effects);
+            }
+            None => self.orphan(session),
+        }
+    }
+
+    /// A session that nobody has a record of, or whose login was not finished when iscsid was killed.
+    fn orphan(&mut self, session: SessionId) {
+        self.counters.orphans += 1;
+        self.outbox.push_back(ToAdapter::DestroySession { session });
+    }
+
+    fn expire(&mut self, cx: &mut Cx<'_>) {
+        let due = |s: &&Session| s.deadline().is_some_and(|at| at <= cx.now);
+        let tags: Vec<u64> = self.sessions.values().filter(due).map(|s| s.tag).collect();
+        for tag in tags {
+            self.counters.timeouts += 1;
+            cx.event(EventKind::Timeout, 0, tag);
+            self.with(cx, tag, Session::expired);
+        }
+        if self.sync_until.is_some_and(|at| at <= cx.now) {
+            self.sync_until = None;
+            for tag in core::mem::take(&mut self.unconfirmed) {
+                self.with(cx, tag, Session::destroyed);
+            }
+        }
+    }
+
+    /// Moves what waits into the ports. Tells whether everything went.
+    fn flush(&mut self) -> bool {
+        while self.ports.control_out.room() > 0
+            && let Some(message) = self.outbox.pop_front()
+        {
+            if let Err(full) = self.ports.control_out.send(message) {
+                self.outbox.push_front(full.message);
+                break;
+            }
+        }
+        while self.ports.replies.room() > 0
+            && let Some(reply) = self.replies.pop_front()
+        {
+            if let Err(full) = self.ports.replies.send(reply) {
+                self.replies.push_front(full.message);
+                break;
+            }
+        }
+        self.outbox.is_empty() && self.replies.is_empty()
+    }
+
+    fn has_room(&self) -> bool {
+        self.outbox.len() < OUTBOX_LIMIT && self.replies.len() < OUTBOX_LIMIT
+    }
+}
+
+impl Actor for Iscsid {
+    fn name(&self) -> ActorId {
+        self.name
+    }
+
+    /// A work item is a message, a request or a deadline.
+    fn step(&mut self, cx: &mut Cx<'_>, budget: Budget) -> Progress {
+        let mut done = 0;
+        if !self.said_hello {
+            self.said_hello = true;
+            self.hello(cx.now);
+            done += 1;
+        }
+        self.flush();
+        while done < budget.0 && self.has_room() {
+            if let Some(message) = self.ports.control_in.recv() {
+                self.message(cx, message);
+            } else if let Some(request) = self.ports.requests.recv() {
+                self.request(cx, request);
+            } else {
+                break;
+            }
+            done += 1;
+        }
+        if self.has_room() {
+            let before = self.counters.timeouts;
+            self.expire(cx);
+            done = done.saturating_add((self.counters.timeouts - before) as u32);
+        }
+        let idle = self.flush();
+        let deadlines = self.sessions.values().filter_map(Session::deadline);
+        let next = Instant::earliest(deadlines.min(), self.sync_until);
+        let retry = Some(cx.now + PORT_RETRY);
+        let next = match (idle, self.has_room()) {
+            (true, _) => next,
+            (false, true) => Instant::earliest(next, retry),
+            // Deadlines wait for room: they would only be looked at again and again.
+            (false, false) => retry,
+        };
+        Progress { done, next }
+    }
+}

@@ -1,0 +1,694 @@
+//! One session of iscsid: connect, log in, stay, come back, leave.
+//!
+//! A state machine without I/O. Every state that waits for somebody has a deadline; connect and login of one attempt share the
+//! login timeout. Whatever goes wrong in an attempt leads to one place, [`Session::attempt_failed`], which releases the
+//! connection, then waits, and tries again or gives up as [`policy`] says. A second failure on the way changes nothing:
+//! releasing is idempotent.
+
+use core::net::SocketAddr;
+use core::time::Duration;
+
+use bus::Instant;
+use bus::streams::Streams;
+use iscsi::chap::Challenge;
+use iscsi::login::{InitiatorConfig, InitiatorLogin, InitiatorStep, LoginDone, LoginFailure, LoginPdu};
+use iscsi::pdu::{
+    AsyncEvent, AsyncMessage, BHS_LEN, Bhs, Header, LoginOutcome, LoginRequest, LoginResponse, LogoutReason,
+    LogoutRequest, LogoutResponse, Pdu, RESERVED_TAG, TextRequest, TextResponse, flags,
+};
+use iscsi::sendtargets::{self, TargetAddress, TargetRecord};
+use iscsi::serial::Sn;
+use iscsi::text::{TextCollector, TextWriter};
+
+use super::policy;
+use super::record::Settings;
+use crate::control::{ConnFailure, ConnParams, EpError, EpHandle, Refused, SessionId, StopFlag, ToAdapter};
+use crate::error::Cause;
+
+/// Most text exchanges of one discovery: an answer of 64 KiB in pieces of 512 bytes.
+const MAX_TEXT_ROUNDS: u32 = 128;
+/// Bytes of our own CHAP challenge.
+const CHALLENGE_LEN: usize = 16;
+/// The ITT that our requests carry towards the adapter; only one is outstanding.
+const ITT: u32 = 1;
+
+/// Where a session is, as a user sees it (ISCSID 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionStage {
+    /// The adapter is asked for a session.
+    Creating,
+    /// The old connection is being released.
+    Cleanup,
+    /// Waits before the next attempt.
+    Waiting,
+    /// Connects.
+    Connecting,
+    /// Logs in.
+    LoggingIn,
+    /// Full feature phase.
+    LoggedIn,
+    /// Logs out.
+    LoggingOut,
+    /// The session is being released for good.
+    Destroying,
+}
+
+/// How a session ended.
+#[derive(Debug)]
+pub(super) enum Ending {
+    /// Logged out; or why the target did not confirm it.
+    LoggedOut(Result<(), Cause>),
+    /// Given up.
+    GaveUp(Cause),
+    /// Discovery's answer.
+    Discovered(Vec<TargetRecord>),
+}
+
+/// What the owner of the session has to know.
+#[derive(Debug)]
+pub(super) enum Effect {
+    /// Logged in.
+    Up { recovered: bool },
+    /// The connection is lost; recovery begins.
+    Lost,
+    /// The target moved for good: remember the portal.
+    Moved(SocketAddr),
+    /// The session is gone.
+    Ended(Ending),
+}
+
+/// What a step of the machine may use.
+pub(super) struct Env<'a> {
+    pub(super) now: Instant,
+    pub(super) rng: &'a mut dyn Streams,
+    pub(super) initiator_name: &'a str,
+    pub(super) next_tag: &'a mut u64,
+    pub(super) out: &'a mut Vec<ToAdapter>,
+    pub(super) effects: &'a mut Vec<Effect>,
+}
+
+impl Env<'_> {
+    fn send_pdu(&mut self, ep: EpHandle, header: &Bhs, data: Vec<u8>) {
+        self.out.push(ToAdapter::SendPdu { ep, bhs: *header.wire(), data });
+    }
+}
+
+enum State {
+    /// CreateSession is out.
+    Creating,
+    /// StopConn is out.
+    Stopping,
+    /// Connects when the deadline comes.
+    Waiting,
+    /// EpConnect with this tag is out.
+    Connecting(u64),
+    /// Bind is out.
+    Binding(EpHandle),
+    /// A Login Request is out.
+    LoggingIn(EpHandle, Box<InitiatorLogin>),
+    /// StartConn is out.
+    Starting(EpHandle),
+    /// Full feature phase.
+    LoggedIn(EpHandle),
+    /// SendTargets is out.
+    Asking(EpHandle, Box<TextCollector>, u32),
+    /// A Logout Request is out. `relogin`: the target asked for it, and wants us back.
+    LoggingOut {
+        ep: EpHandle,
+        relogin: bool,
+    },
+    /// DestroySession is out.
+    Destroying,
+    Ended,
+}
+
+/// What the attempts are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// The user waits for the result.
+    Initial { since: Instant },
+    /// It was logged in before: for ever, or `reopen_max` times.
+    Recovery,
+}
+
+/// One session.
+pub(super) struct Session {
+    /// Names it towards the adapter and in the records.
+    pub(super) tag: u64,
+    /// Target name; `None` for a discovery session.
+    pub(super) target: Option<String>,
+    /// The portal of the record.
+    pub(super) portal: SocketAddr,
+    pub(super) settings: Settings,
+    pub(super) isid: [u8; 6],
+    /// The adapter's name for it.
+    pub(super) id: Option<SessionId>,
+    /// The request that waits for the initial login or the discovery.
+    pub(super) waiter: Option<u64>,
+    /// The request that waits for the logout.
+    pub(super) leaver: Option<u64>,
+    state: State,
+    deadline: Option<Instant>,
+    mode: Mode,
+    /// Attempts since the last success.
+    attempts: u32,
+    /// Redirected to, for the coming attempt only.
+    detour: Option<SocketAddr>,
+    redirects: u8,
+    /// Not to connect before this time.
+    resume_at: Instant,
+    /// As negotiated, or as the target last said.
+    time2wait: Duration,
+    /// What went wrong last.
+    pub(super) last_failure: Option<Cause>,
+    /// How it will end.
+    ending: Option<Ending>,
+}
+
+impl Session {
+    /// A session that is to be logged in, or a discovery when there is no target.
+    pub(super) fn start(
+        tag: u64,
+        target: Option<String>,
+        portal: SocketAddr,
+        settings: Settings,
+        isid: [u8; 6],
+        env: &mut Env<'_>,
+    ) -> Self {
+        let params = settings.session_params(target.clone().unwrap_or_default(), target.is_none());
+        env.out.push(ToAdapter::CreateSession { tag, params: Box::new(params) });
+        let mut s = Self::bare(tag, target, portal, settings, isid, Mode::Initial { since: env.now });
+        s.set(State::Creating, Some(env.now + s.settings.login_timeout()));
+        s
+    }
+
+    /// A session that a restarted iscsid learned from the adapter: treated as in recovery.
+    pub(super) fn adopt(
+        tag: u64,
+        id: SessionId,
+        target: String,
+        portal: SocketAddr,
+        settings: Settings,
+        isid: [u8; 6],
+        env: &mut Env<'_>,
+    ) -> Self {
+        let mut s = Self::bare(tag, Some(target), portal, settings, isid, Mode::Recovery);
+        s.id = Some(id);
+        s.release(env.now, env);
+        s
+    }
+
+    fn bare(
+        tag: u64,
+        target: Option<String>,
+        portal: SocketAddr,
+        settings: Settings,
+        isid: [u8; 6],
+        mode: Mode,
+    ) -> Self {
+        Self {
+            tag,
+            target,
+            portal,
+            time2wait: Duration::from_secs(settings.default_time2wait.into()),
+            settings,
+            isid,
+            id: None,
+            waiter: None,
+            leaver: None,
+            state: State::Waiting,
+            deadline: None,
+            mode,
+            attempts: 0,
+            detour: None,
+            redirects: 0,
+            resume_at: Instant::ZERO,
+            last_failure: None,
+            ending: None,
+        }
+    }
+
+    pub(super) fn stage(&self) -> SessionStage {
+        match self.state {
+            State::Creating => SessionStage::Creating,
+            State::Stopping => SessionStage::Cleanup,
+            State::Waiting => SessionStage::Waiting,
+            State::Connecting(_) | State::Binding(_) => SessionStage::Connecting,
+            State::LoggingIn(..) | State::Starting(_) => SessionStage::LoggingIn,
+            State::LoggedIn(_) | State::Asking(..) => SessionStage::LoggedIn,
+            State::LoggingOut { .. } => SessionStage::LoggingOut,
+            State::Destroying | State::Ended => SessionStage::Destroying,
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    pub(super) fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    pub(super) fn ep(&self) -> Option<EpHandle> {
+        match self.state {
+            State::Binding(ep)
+            | State::LoggingIn(ep, _)
+            | State::Starting(ep)
+            | State::LoggedIn(ep)
+            | State::Asking(ep, ..)
+            | State::LoggingOut { ep, .. } => Some(ep),
+            _ => None,
+        }
+    }
+
+    /// The tag of the EpConnect that it waits for.
+    pub(super) fn connecting(&self) -> Option<u64> {
+        match self.state {
+            State::Connecting(tag) => Some(tag),
+            _ => None,
+        }
+    }
+
+    fn is_discovery(&self) -> bool {
+        self.target.is_none()
+    }
+
+    fn set(&mut self, state: State, deadline: Option<Instant>) {
+        self.state = state;
+        self.deadline = deadline;
+    }
+
+    // Events, in the order of a session's life.
+
+    /// Answer to CreateSession.
+    pub(super) fn created(&mut self, result: Result<SessionId, Refused>, env: &mut Env<'_>) {
+        if !matches!(self.state, State::Creating) {
+            return;
+        }
+        match result {
+            Ok(id) => {
+                self.id = Some(id);
+                if self.ending.is_some() { self.destroy(env) } else { self.connect(env) }
+            }
+            // Nothing exists at the adapter: a later try is a new session.
+            Err(why) => self.give_up(Cause::Connect(EpError::Refused(why)), env),
+        }
+    }
+
+    fn connect(&mut self, env: &mut Env<'_>) {
+        *env.next_tag += 1;
+        let tag = *env.next_tag;
+        self.attempts += 1;
+        let portal = self.detour.take().unwrap_or(self.portal);
+        env.out.push(ToAdapter::EpConnect { tag, portal });
+        self.set(State::Connecting(tag), Some(env.now + self.settings.login_timeout()));
+    }
+
+    /// Answer to the EpConnect that [`connecting`](Self::connecting) names.
+    pub(super) fn connected(&mut self, result: Result<EpHandle, EpError>, env: &mut Env<'_>) {
+        match (result, self.id) {
+            (Ok(ep), Some(session)) => {
+                env.out.push(ToAdapter::Bind { session, ep });
+                self.set(State::Binding(ep), self.deadline);
+            }
+            (Ok(ep), None) => env.out.push(ToAdapter::EpDisconnect { ep }),
+            (Err(why), _) => self.attempt_failed(Cause::Connect(why), env),
+        }
+    }
+
+    /// Answer to Bind.
+    pub(super) fn bound(&mut self, ep: EpHandle, result: Result<(), Refused>, env: &mut Env<'_>) {
+        if !matches!(self.state, State::Binding(mine) if mine == ep) {
+            return;
+        }
+        if let Err(why) = result {
+            return self.attempt_failed(Cause::Connect(EpError::Refused(why)), env);
+        }
+        // Challenge and identifier are drawn for every attempt; a challenge used twice could be answered by replay.
+        let challenge = self.settings.chap.is_mutual().then(|| {
+            let mut bytes = [0; CHALLENGE_LEN + 1];
+            env.rng.fill("iscsid.chap", &mut bytes);
+            Challenge::new(bytes[0], &bytes[1..])
+        });
+        let Ok(chap) = self.settings.chap.config(challenge.flatten()) else {
+            return self.give_up(Cause::AuthFailed, env);
+        };
+        let config = InitiatorConfig {
+            initiator_name: env.initiator_name.to_owned(),
+            initiator_alias: None,
+            target_name: self.target.clone(),
+            isid: self.isid,
+            cid: 0,
+            cmd_sn: Sn(self.settings.initial_cmdsn),
+            chap,
+            params: self.settings.login_params(),
+        };
+        match InitiatorLogin::start(config) {
+            Ok((login, request)) => {
+                self.set(State::LoggingIn(ep, Box::new(login)), self.deadline);
+                send_login(ep, request, env);
+            }
+            Err(why) => self.login_failed(why, env),
+        }
+    }
+
+    /// A PDU for the endpoint of this session.
+    pub(super) fn received(&mut self, bhs: &[u8; BHS_LEN], data: &[u8], env: &mut Env<'_>) {
+        let bhs = Bhs::from_bytes(bhs);
+        match bhs.pdu() {
+            Ok(Pdu::LoginResponse(response)) => self.login_response(response, data, env),
+            Ok(Pdu::TextResponse(response)) => self.text_response(response, data, env),
+            Ok(Pdu::LogoutResponse(response)) => self.logout_response(response, env),
+            Ok(Pdu::AsyncMessage(message)) => self.async_message(message, env),
+            // The only thing of ours that a target may reject here is what we wait for.
+            Ok(Pdu::Reject(_)) if matches!(self.state, State::LoggedIn(_)) => {}
+            _ => self.broken(Cause::Protocol, env),
+        }
+    }
+
+    fn login_response(&mut self, response: &LoginResponse, data: &[u8], env: &mut Env<'_>) {
+        let State::LoggingIn(ep, login) = &mut self.state else { return self.broken(Cause::Protocol, env) };
+        let ep = *ep;
+        match login.receive(response, data) {
+            InitiatorStep::Send(request) => send_login(ep, request, env),
+            InitiatorStep::Done(done) => {
+                self.time2wait = Duration::from_secs(done.params.time2wait.into());
+                if let Some(session) = self.id {
+                    env.out.push(ToAdapter::StartConn { session, params: conn_params(&done) });
+                }
+                self.set(State::Starting(ep), self.deadline);
+            }
+            InitiatorStep::Redirect { address, permanent } => self.redirected(&address, permanent, env),
+            InitiatorStep::Failed(why) => self.login_failed(why, env),
+        }
+    }
+
+    fn redirected(&mut self, address: &TargetAddress, permanent: bool, env: &mut Env<'_>) {
+        let moved = Cause::LoginStatus { class: 1, detail: if permanent { 2 } else { 1 } };
+        let Ok(ip) = address.portal.host.parse() else { return self.attempt_failed(moved, env) };
+        let portal = SocketAddr::new(ip, address.portal.port);
+        if self.redirects == policy::MAX_REDIRECTS {
+            return self.attempt_failed(Cause::RedirectLoop, env);
+        }
+        self.redirects += 1;
+        self.attempts -= 1;
+        self.detour = Some(portal);
+        if permanent {
+            self.portal = portal;
+            env.effects.push(Effect::Moved(portal));
+        }
+        // At once: no pause, and it counts for nothing (ISCSID 4).
+        self.release(env.now, env);
+    }
+
+    fn login_failed(&mut self, why: LoginFailure, env: &mut Env<'_>) {
+        let cause = match (why, why.outcome()) {
+            (LoginFailure::Refused(status), _) => {
+                let (class, detail) = status.codes();
+                Cause::LoginStatus { class, detail }
+            }
+            (_, LoginOutcome::AuthenticationFailed) => Cause::AuthFailed,
+            _ => Cause::LoginProtocol,
+        };
+        self.attempt_failed(cause, env);
+    }
+
+    /// Answer to StartConn.
+    pub(super) fn started(&mut self, result: Result<(), ConnFailure>, env: &mut Env<'_>) {
+        let State::Starting(ep) = self.state else { return };
+        if let Err(why) = result {
+            return self.attempt_failed(Cause::Lost(why), env);
+        }
+        let recovered = self.mode == Mode::Recovery;
+        env.effects.push(Effect::Up { recovered });
+        self.redirects = 0;
+        if self.is_discovery() {
+            let mut out = TextWriter::new();
+            if out.push("SendTargets", "All").is_err() {
+                return self.give_up(Cause::Protocol, env);
+            }
+            self.set(State::Asking(ep, Box::default(), 0), Some(env.now + policy::DISCOVERY_ACTIVE_TIMEOUT));
+            send_text(ep, RESERVED_TAG, out.into_bytes(), env);
+        } else {
+            self.attempts = 0;
+            self.mode = Mode::Recovery;
+            self.set(State::LoggedIn(ep), None);
+        }
+    }
+
+    fn text_response(&mut self, response: &TextResponse, data: &[u8], env: &mut Env<'_>) {
+        let State::Asking(ep, text, rounds) = &mut self.state else {
+            return self.broken(Cause::Protocol, env);
+        };
+        *rounds += 1;
+        let ep = *ep;
+        match text.push(data, response.flags & flags::FINAL == 0) {
+            Ok(Some(answer)) => match sendtargets::parse(&answer) {
+                Ok(mut targets) => {
+                    let here = TargetAddress::parse(&self.portal.to_string());
+                    for t in targets.iter_mut().filter(|t| t.addresses.is_empty()) {
+                        t.addresses.extend(here.clone());
+                    }
+                    self.ending = Some(Ending::Discovered(targets));
+                    self.send_logout(ep, false, env);
+                }
+                Err(_) => self.give_up(Cause::Protocol, env),
+            },
+            Ok(None) if *rounds < MAX_TEXT_ROUNDS => send_text(ep, response.ttt.get(), Vec::new(), env),
+            _ => self.give_up(Cause::Protocol, env),
+        }
+    }
+
+    fn async_message(&mut self, message: &AsyncMessage, env: &mut Env<'_>) {
+        let State::LoggedIn(ep) = self.state else { return };
+        match message.kind() {
+            Some(AsyncEvent::LogoutRequested) => self.send_logout(ep, true, env),
+            Some(AsyncEvent::ConnectionDropped | AsyncEvent::SessionDropped) => {
+                self.time2wait = Duration::from_secs(message.parameter2.get().into());
+                self.lost(Cause::AsyncEvent(message.event), env);
+            }
+            Some(AsyncEvent::NegotiationRequested) => self.lost(Cause::AsyncEvent(message.event), env),
+            _ => {}
+        }
+    }
+
+    fn send_logout(&mut self, ep: EpHandle, relogin: bool, env: &mut Env<'_>) {
+        let mut pdu = LogoutRequest::new();
+        pdu.set_reason(LogoutReason::CloseSession);
+        pdu.itt.set(ITT);
+        env.send_pdu(ep, &pdu, Vec::new());
+        self.set(State::LoggingOut { ep, relogin }, Some(env.now + self.settings.logout_timeout()));
+    }
+
+    fn logout_response(&mut self, response: &LogoutResponse, env: &mut Env<'_>) {
+        match self.state {
+            State::LoggingOut { relogin: true, .. } => {
+                // D8: both values are 16 bits wide and in seconds.
+                let asked = Duration::from_secs(response.time2wait.get().into());
+                self.time2wait = self.time2wait.max(asked);
+                self.lost(Cause::AsyncEvent(AsyncEvent::LogoutRequested.code()), env);
+            }
+            State::LoggingOut { relogin: false, .. } => self.left(Ok(()), env),
+            _ => self.broken(Cause::Protocol, env),
+        }
+    }
+
+    /// The logout is over; whatever its result, the session goes.
+    fn left(&mut self, result: Result<(), Cause>, env: &mut Env<'_>) {
+        // A discovery has its answer already.
+        self.ending.get_or_insert(Ending::LoggedOut(result));
+        self.destroy(env);
+    }
+
+    /// The user wants to log out.
+    pub(super) fn logout(&mut self, env: &mut Env<'_>) {
+        match self.state {
+            State::LoggedIn(ep) => self.send_logout(ep, false, env),
+            // Already under way: only what follows changes.
+            State::LoggingOut { ep, .. } => self.state = State::LoggingOut { ep, relogin: false },
+            State::Destroying | State::Ended => {}
+            State::Creating => self.ending = Some(Ending::LoggedOut(Ok(()))),
+            _ => self.left(Ok(()), env),
+        }
+    }
+
+    /// The connection failed: the adapter says so.
+    pub(super) fn conn_error(&mut self, failure: ConnFailure, env: &mut Env<'_>) {
+        if failure == ConnFailure::InvalidHost {
+            return self.give_up(Cause::HostRemoved, env);
+        }
+        self.broken(Cause::Lost(failure), env);
+    }
+
+    /// The connection is of no use any more, whatever state it is in.
+    fn broken(&mut self, cause: Cause, env: &mut Env<'_>) {
+        match self.state {
+            State::LoggedIn(_) | State::LoggingOut { relogin: true, .. } => self.lost(cause, env),
+            // The target closed the connection instead of answering, or together with the answer.
+            State::LoggingOut { relogin: false, .. } => self.left(Ok(()), env),
+            State::Binding(_) | State::LoggingIn(..) | State::Starting(_) | State::Asking(..) => {
+                self.attempt_failed(cause, env);
+            }
+            State::Creating
+            | State::Stopping
+            | State::Waiting
+            | State::Connecting(_)
+            | State::Destroying
+            | State::Ended => {}
+        }
+    }
+
+    /// An established session lost its connection: release it, wait Time2Wait once, come back.
+    fn lost(&mut self, cause: Cause, env: &mut Env<'_>) {
+        env.effects.push(Effect::Lost);
+        self.last_failure = Some(cause);
+        self.mode = Mode::Recovery;
+        self.attempts = 0;
+        self.release(env.now + self.time2wait, env);
+    }
+
+    /// An attempt failed: release its connection, and try again or give up.
+    fn attempt_failed(&mut self, cause: Cause, env: &mut Env<'_>) {
+        self.last_failure = Some(cause);
+        let settings = &self.settings;
+        let (again, pause) = match self.mode {
+            Mode::Recovery => {
+                let over = policy::gives_up_reopening(self.attempts, settings.reopen_max);
+                (!over, policy::RETRY_PAUSE)
+            }
+            Mode::Initial { .. } if self.is_discovery() => {
+                let again = cause.verdict().login_retry && self.attempts <= settings.reopen_max;
+                (again, policy::discovery_pause(self.attempts))
+            }
+            Mode::Initial { since } => {
+                let max = settings.initial_login_retry_max;
+                let again = cause.verdict().login_retry
+                    && policy::initial_retry(since, env.now, max, settings.login_timeout());
+                (again, policy::RETRY_PAUSE)
+            }
+        };
+        if !again {
+            return self.give_up(cause, env);
+        }
+        self.redirects = 0;
+        self.detour = None;
+        self.release(env.now + pause, env);
+    }
+
+    /// Releases the connection, if there may be one, and connects again at `resume_at`.
+    fn release(&mut self, resume_at: Instant, env: &mut Env<'_>) {
+        self.resume_at = resume_at;
+        if matches!(self.state, State::Connecting(_)) {
+            // The answer to EpConnect will find nobody, and its endpoint is disconnected then.
+            return self.set(State::Waiting, Some(resume_at));
+        }
+        if let State::Binding(ep) = self.state {
+            env.out.push(ToAdapter::EpDisconnect { ep });
+        }
+        if let Some(session) = self.id {
+            env.out.push(ToAdapter::StopConn { session, flag: StopFlag::Recover });
+        }
+        self.set(State::Stopping, Some(env.now + policy::RELEASE_TIMEOUT));
+    }
+
+    /// Answer to StopConn.
+    pub(super) fn stopped(&mut self, env: &mut Env<'_>) {
+        if !matches!(self.state, State::Stopping) {
+            return;
+        }
+        if self.resume_at <= env.now {
+            self.connect(env);
+        } else {
+            self.set(State::Waiting, Some(self.resume_at));
+        }
+    }
+
+    /// The adapter is up: there is no point in waiting out a pause that began because it was not. Time2Wait is the
+    /// target's and stays.
+    pub(super) fn adapter_up(&mut self, env: &mut Env<'_>) {
+        if matches!(self.state, State::Waiting) && self.attempts > 0 {
+            self.connect(env);
+        }
+    }
+
+    fn give_up(&mut self, cause: Cause, env: &mut Env<'_>) {
+        if !matches!(self.state, State::Destroying | State::Ended) {
+            // A discovery that has its answer does not lose it with the connection.
+            self.ending.get_or_insert(Ending::GaveUp(cause));
+            self.destroy(env);
+        }
+    }
+
+    fn destroy(&mut self, env: &mut Env<'_>) {
+        if let State::Binding(ep) = self.state {
+            env.out.push(ToAdapter::EpDisconnect { ep });
+        }
+        let Some(session) = self.id else { return self.end(env) };
+        env.out.push(ToAdapter::DestroySession { session });
+        self.set(State::Destroying, Some(env.now + policy::RELEASE_TIMEOUT));
+    }
+
+    /// Answer to DestroySession; or the adapter ended the session by itself.
+    pub(super) fn destroyed(&mut self, env: &mut Env<'_>) {
+        self.ending.get_or_insert(Ending::GaveUp(Cause::HostRemoved));
+        self.end(env);
+    }
+
+    fn end(&mut self, env: &mut Env<'_>) {
+        self.set(State::Ended, None);
+        if let Some(ending) = self.ending.take() {
+            env.effects.push(Effect::Ended(ending));
+        }
+    }
+
+    /// The deadline has come.
+    pub(super) fn expired(&mut self, env: &mut Env<'_>) {
+        match self.state {
+            State::Waiting => self.connect(env),
+            State::Creating => self.give_up(Cause::Connect(EpError::Timeout), env),
+            // The adapter owes us an answer. Going on is safe: it refuses what does not fit.
+            State::Stopping => {
+                self.resume_at = env.now;
+                self.stopped(env);
+            }
+            State::Connecting(_) => self.attempt_failed(Cause::Connect(EpError::Timeout), env),
+            State::Binding(_) | State::LoggingIn(..) | State::Starting(_) | State::Asking(..) => {
+                self.attempt_failed(Cause::LoginTimedOut, env);
+            }
+            State::LoggingOut { relogin: true, .. } => self.lost(Cause::LogoutTimedOut, env),
+            State::LoggingOut { relogin: false, .. } => self.left(Err(Cause::LogoutTimedOut), env),
+            State::Destroying => self.destroyed(env),
+            State::LoggedIn(_) | State::Ended => self.deadline = None,
+        }
+    }
+}
+
+fn send_login(ep: EpHandle, mut request: LoginPdu<LoginRequest>, env: &mut Env<'_>) {
+    request.header.itt.set(ITT);
+    env.send_pdu(ep, &request.header, request.data);
+}
+
+fn send_text(ep: EpHandle, ttt: u32, data: Vec<u8>, env: &mut Env<'_>) {
+    let mut pdu = TextRequest::new();
+    pdu.flags |= flags::FINAL;
+    pdu.itt.set(ITT);
+    pdu.ttt.set(ttt);
+    pdu.data_segment_length.set(data.len() as u32);
+    env.send_pdu(ep, &pdu, data);
+}
+
+fn conn_params(done: &LoginDone) -> ConnParams {
+    let p = &done.params;
+    ConnParams {
+        header_digest: p.header_digest,
+        data_digest: p.data_digest,
+        initial_r2t: p.initial_r2t,
+        immediate_data: p.immediate_data,
+        max_outstanding_r2t: u8::try_from(p.max_outstanding_r2t).unwrap_or(u8::MAX),
+        max_xmit_data_segment: p.max_send_data_segment_length,
+        max_recv_data_segment: p.max_recv_data_segment_length,
+        first_burst: p.first_burst_length,
+        max_burst: p.max_burst_length,
+        exp_stat_sn: done.exp_stat_sn.0,
+    }
+}
