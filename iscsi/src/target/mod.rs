@@ -5,7 +5,7 @@
 //! | part | what it holds |
 //! |---|---|
 //! | `backend`, `disk`, `commands`, `reservation`, `attention` | the SCSI device |
-//! | `server`, `policy`, `config` | targets, connections, login, sessions, timers |
+//! | `server`, `connection`, `policy`, `config` | targets, connections, login, sessions, timers |
 //! | `session`, `window`, `task` | the state of one session |
 //! | `request`, `command`, `transfer`, `management`, `text` | what requests do |
 //! | `output` | finished PDUs |
@@ -18,6 +18,7 @@ mod backend;
 mod command;
 mod commands;
 mod config;
+mod connection;
 mod disk;
 mod management;
 mod output;

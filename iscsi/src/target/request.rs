@@ -6,7 +6,7 @@ use super::server::TargetServer;
 use super::session::{Link, Numbering, Session, State};
 use super::window::Turn;
 use crate::pdu::{
-    Bhs, Header, LogoutReason, LogoutRequest, LogoutResponse, LogoutResponseCode, NopIn, NopOut, Pdu,
+    Bhs, Header, LogoutReason, LogoutRequest, LogoutResponse, LogoutResponseCode, NopIn, NopOut, Opcode, Pdu,
     RESERVED_TAG, RejectReason,
 };
 use crate::serial::Sn;
@@ -66,7 +66,14 @@ impl TargetServer {
         while session.state == State::Running
             && let Some((header, data)) = session.window.next_held()
         {
-            self.run(link, session, &header, &data, now_ns);
+            let bhs = Bhs::from_bytes(&header);
+            if bhs.opcode() == Ok(Opcode::ScsiCommand) && session.tasks.find(bhs.itt.get()).is_some() {
+                // While it waited, another command took its tag.
+                session.window.release();
+                link.reject(&session.window, &header, RejectReason::TaskInProgress, &mut self.journal);
+            } else {
+                self.run(link, session, &header, &data, now_ns);
+            }
         }
     }
 
@@ -113,11 +120,6 @@ impl TargetServer {
         let bhs = Bhs::from_bytes(header);
         let Ok(pdu) = bhs.pdu() else { return };
         if let Pdu::ScsiCommand(command) = pdu {
-            // A command that was held may have been overtaken by an immediate one with its tag.
-            if session.tasks.find(command.itt.get()).is_some() {
-                session.window.release();
-                return link.reject(&session.window, header, RejectReason::TaskInProgress, &mut self.journal);
-            }
             return self.scsi_command(link, session, command, data, now_ns);
         }
         // All others are over with their answer, which already shows the room that they leave.

@@ -122,6 +122,56 @@ fn offset_length_and_end_of_a_sequence_are_checked() {
 }
 
 #[test]
+fn sequences_come_in_the_order_of_their_r2ts() {
+    for (swapped, wrong_lun) in [(false, false), (true, false), (false, true)] {
+        let (mut lab, mut host) = with_params(|p| {
+            solicited_only(p);
+            p.max_burst_length = 512;
+            p.max_outstanding_r2t = 2;
+        });
+        let pdu = host.command(0, &write(0, 2), flags::WRITE | flags::FINAL, 1024);
+        host.send(&mut lab, *pdu, &[]);
+        let mut asked = [host.next(&mut lab).view::<R2t>(), host.next(&mut lab).view::<R2t>()];
+        if swapped {
+            asked.swap(0, 1);
+        }
+        for r2t in asked {
+            let lun = if wrong_lun { 3 } else { 0 };
+            host.data_out(&mut lab, lun, r2t.ttt.get(), r2t.buffer_offset.get() as usize, &[1; 512]);
+        }
+        let itt = host.itt;
+        let done = host.finish(&mut lab, itt, 0, &[]);
+        if swapped || wrong_lun {
+            assert_eq!(done.check(), Sense::INCORRECT_AMOUNT_OF_DATA);
+        } else {
+            assert_eq!(done.status, Status::GOOD);
+        }
+    }
+}
+
+#[test]
+fn unsolicited_data_comes_to_the_first_burst_exactly() {
+    for (len, good) in [(2048usize, true), (1536, false), (2560, false)] {
+        let (mut lab, mut host) = with_params(|p| {
+            p.immediate_data = false;
+            p.initial_r2t = false;
+            p.first_burst_length = 2048;
+        });
+        let data = pattern(4096, 1);
+        let pdu = host.command(0, &write(0, 8), flags::WRITE, 4096);
+        host.send(&mut lab, *pdu, &[]);
+        host.data_out(&mut lab, 0, RESERVED_TAG, 0, &data[..len]);
+        let itt = host.itt;
+        let done = host.finish(&mut lab, itt, 0, &data);
+        if good {
+            assert_eq!((done.status, &lab.contents()[..4096]), (Status::GOOD, &data[..]));
+        } else {
+            assert_eq!(done.check(), Sense::INCORRECT_AMOUNT_OF_DATA, "{len} bytes");
+        }
+    }
+}
+
+#[test]
 fn unsolicited_data_that_was_not_agreed_fails_the_write() {
     // Immediate data although ImmediateData=No.
     let (mut lab, mut host) = with_params(solicited_only);
