@@ -32,7 +32,7 @@ pub(super) enum Tcp {
     Closing,
     /// RESET is not answered yet.
     Resetting,
-    /// The peer sent RST; the host has still to send RESET or DESTROY.
+    /// The peer sent RST, or the transport gave up; the host has still to send RESET or DESTROY.
     ResetByPeer,
     /// Closed or reset by the host.
     Closed,

@@ -197,8 +197,10 @@ impl<T: TcpEngine> Bcm5709<T> {
             return;
         };
         let (id, context, flags) = (c.id, c.context(), e.conn_flags);
-        if c.tcp != Tcp::Established {
-            self.counters.host_errors += 1;
+        let tcp = c.tcp;
+        if tcp != Tcp::Established {
+            // The peer's RST may have crossed it on the way; anything else is the host's fault.
+            self.counters.host_errors += u64::from(tcp != Tcp::ResetByPeer);
             let status = CompletionStatus::NIC_ERROR.0;
             self.answer_iscsi(cx, IscsiKcqeOpcode::UPDATE_CONN, id.0.into(), context, status);
             return;
@@ -382,7 +384,10 @@ impl<T: TcpEngine> Bcm5709<T> {
             }
             E::UpdateComplete(id, status) => self.answer_conn(cx, IscsiKcqeOpcode::UPDATE_CONN, id, status),
             E::IscsiError(id, status) => self.answer_conn(cx, IscsiKcqeOpcode::ISCSI_ERROR, id, status),
-            E::TcpError(id, status) => self.answer_conn(cx, IscsiKcqeOpcode::TCP_ERROR, id, status),
+            E::TcpError(id, status) => {
+                self.tcp_becomes(id, Tcp::ResetByPeer);
+                self.answer_conn(cx, IscsiKcqeOpcode::TCP_ERROR, id, status);
+            }
             E::DestroyComplete(id, status) => {
                 self.answer_conn(cx, IscsiKcqeOpcode::DESTROY_CONN, id, status);
                 if status == CompletionStatus::SUCCESS.0 {

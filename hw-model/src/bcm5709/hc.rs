@@ -58,6 +58,8 @@ pub(super) struct HostCoalescing {
     kcq_producer: u16,
     attention: u32,
     attention_ack: u32,
+    /// The attention words are to be published with the plain block.
+    attention_dirty: bool,
     last_ack: u16,
     intx: bool,
 }
@@ -82,6 +84,7 @@ impl HostCoalescing {
             kcq_producer: 0,
             attention: 0,
             attention_ack: 0,
+            attention_dirty: true,
             last_ack: 0,
             intx: false,
         }
@@ -90,6 +93,7 @@ impl HostCoalescing {
     /// The host moves the status block. 0: there is none.
     pub(super) fn set_base(&mut self, cx: &DevCx<'_>, addr: u64) {
         self.base = (addr != 0).then(|| Base { addr, grant: cx.host.grant() });
+        self.attention_dirty = true;
     }
 
     /// The host is done with the addresses. Nothing is published before.
@@ -126,6 +130,7 @@ impl HostCoalescing {
         let attention = if on { self.attention | bits } else { self.attention & !bits };
         if attention != self.attention {
             self.attention = attention;
+            self.attention_dirty = true;
             self.mark(0, true);
         }
     }
@@ -133,11 +138,13 @@ impl HostCoalescing {
     /// The host sets or clears acknowledged attention bits.
     pub(super) fn attention_ack(&mut self, bits: u32, set: bool) {
         self.attention_ack = if set { self.attention_ack | bits } else { self.attention_ack & !bits };
+        self.attention_dirty = true;
         self.mark(0, false);
     }
 
     /// The host asks for a block now.
     pub(super) fn coalesce_now(&mut self, block: usize, interrupt: bool) {
+        self.attention_dirty |= block == 0;
         self.mark(block, interrupt);
     }
 
@@ -193,11 +200,11 @@ impl HostCoalescing {
         out
     }
 
-    fn write(&self, cx: &mut DevCx<'_>, base: Base, n: usize) -> Result<(), DmaFault> {
+    fn write(&mut self, cx: &mut DevCx<'_>, base: Base, n: usize) -> Result<(), DmaFault> {
         let block = base.addr.wrapping_add((n * BNX2_SBLK_MSIX_ALIGN_SIZE) as u64);
         let mut word = |at: u64, v: u32| cx.publish(block.wrapping_add(at), Word::U32(v), base.grant);
         let (indexes, status) = if n == 0 { PLAIN } else { PER_VECTOR };
-        if n == 0 {
+        if n == 0 && std::mem::take(&mut self.attention_dirty) {
             word(ATTENTION, self.attention)?;
             word(ATTENTION_ACK, self.attention_ack)?;
         }

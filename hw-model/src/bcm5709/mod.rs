@@ -14,6 +14,8 @@
 //! Not modelled yet: Ethernet rings and those of the iscsiuio helper, MDIO and NVRAM, statistics, firmware images
 //! (kept as memory, not run), coalescing ticks.
 
+mod access;
+mod card;
 mod conn;
 mod control;
 mod hc;
@@ -24,9 +26,7 @@ mod shmem;
 #[cfg(test)]
 mod tests;
 
-use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::rc::Rc;
 
 use bus::pci::{
     Bar, BarLayout, DevCx, DmaFault, FunctionLayout, Grant, MsixLayout, PciFunction, ResetKind, ResetReport,
@@ -47,12 +47,13 @@ use crate::config::{ChipConfig, DoorbellLayout};
 use crate::engine::{Engine, EngineEvents};
 use crate::fault::{FaultPoint, Faults};
 use crate::tcp::TcpEngine;
-use conn::{CID_STEP, Connections, FIRST_CID, PathGroups};
+pub use card::Card;
+use conn::{CID_STEP, Connections, FIRST_CID, PathGroups, TABLE};
 use control::{ANSWERS, Pair};
 use hc::{HostCoalescing, VECTORS};
-use krnlq::{Description, Kcq, Kwq};
+use krnlq::{Kcq, Kwq};
 use mem::SparseMem;
-use regs::{Effect, RegisterFile, Space};
+use regs::{RegisterFile, Space};
 
 /// KWQEs fetched and not yet executed, at most.
 const KWQE_FETCH: usize = 64;
@@ -162,7 +163,12 @@ impl<T: TcpEngine> Bcm5709<T> {
             pair: None,
             connections,
             paths,
-            engine: Engine::new(&config, faults.clone(), tcp),
+            // The engine's slots are the host's indexes; how many of them have a context is decided here.
+            engine: Engine::new(
+                &ChipConfig { contexts: TABLE as u16, ..config.clone() },
+                faults.clone(),
+                tcp,
+            ),
             events: EngineEvents::new(),
             written: Vec::new(),
             counters: FrontCounters::default(),
@@ -206,7 +212,8 @@ impl<T: TcpEngine> Bcm5709<T> {
         self.mute
     }
 
-    /// The wire gains or loses its carrier. The host learns of it by an attention after the next step.
+    /// The wire gains or loses its carrier. The host learns of it by an attention after the next step, so whoever calls
+    /// this wakes the card.
     pub fn set_link(&mut self, up: bool) {
         if self.link != up {
             self.link = up;
@@ -219,169 +226,6 @@ impl<T: TcpEngine> Bcm5709<T> {
         let change = if self.link { hw::EMAC_STATUS_LINK } else { 0 } | hw::EMAC_STATUS_LINK_CHANGE;
         self.regs.set(hw::EMAC_STATUS, change);
         self.regs.set_shmem(hsi::shmem::LINK_STATUS, shmem::link_status(self.link));
-    }
-
-    fn read32(&mut self, at: u64) -> u32 {
-        match at {
-            0..0x100 => self.pci_read(at as u16),
-            0x100..0x1_0000 => self.regs.read(Space::Grc, at as u32),
-            _ => 0,
-        }
-    }
-
-    fn pci_read(&mut self, at: u16) -> u32 {
-        let l = &self.layout;
-        let at = u32::from(at);
-        match at {
-            0x00 => u32::from(l.device) << 16 | u32::from(l.vendor),
-            0x08 => l.class << 8 | u32::from(l.revision),
-            0x2c => u32::from(l.subsystem.1) << 16 | u32::from(l.subsystem.0),
-            hw::PCICFG_REG_WINDOW => {
-                let window = self.window();
-                self.regs.read(Space::Grc, window)
-            }
-            hw::PCICFG_INT_ACK_CMD => self.hc.last_ack().into(),
-            _ => self.regs.read(Space::PciCfg, at),
-        }
-    }
-
-    /// The GRC address that the window shows.
-    fn window(&mut self) -> u32 {
-        self.regs.read(Space::PciCfg, hw::PCICFG_REG_WINDOW_ADDRESS) & hw::PCICFG_REG_WINDOW_ADDRESS_VAL
-    }
-
-    fn write32(&mut self, cx: &mut DevCx<'_>, at: u64, value: u32) {
-        match at {
-            0..0x100 => self.register_write(cx, Space::PciCfg, at as u32, value),
-            0x100..0x1_0000 => self.register_write(cx, Space::Grc, at as u32, value),
-            _ => self.mailbox(at, value as u16),
-        }
-    }
-
-    fn register_write(&mut self, cx: &mut DevCx<'_>, space: Space, at: u32, value: u32) {
-        match self.regs.write(space, at, value) {
-            Effect::None | Effect::Window => {}
-            Effect::WindowData => {
-                let window = self.window();
-                self.register_write(cx, Space::Grc, window, value);
-            }
-            Effect::InterruptAck => self.counters.interrupts += u64::from(self.hc.ack(cx, value)),
-            Effect::AttentionSet => self.hc.attention_ack(value, true),
-            Effect::AttentionClear => self.hc.attention_ack(value, false),
-            Effect::Reset => {
-                if value & (hw::MISC_COMMAND_SW_RESET | hw::MISC_COMMAND_POR_RESET) != 0 {
-                    self.soft_reset(cx);
-                }
-            }
-            Effect::Context => self.context_access(value),
-            Effect::ContextInit => {
-                if value & hw::CTX_COMMAND_MEM_INIT != 0 {
-                    self.context.clear();
-                }
-            }
-            Effect::HostPageTable => self.host_page_access(value),
-            Effect::StatusBlock => {
-                let high = u64::from(self.regs.get(hw::HC_STATUS_ADDR_H));
-                self.hc.set_base(cx, high << 32 | u64::from(self.regs.get(hw::HC_STATUS_ADDR_L)));
-            }
-            Effect::HcModes => self.hc.start(),
-            Effect::CoalesceNow => {
-                self.hc.start();
-                let loud = value & hw::HC_COMMAND_COAL_NOW != 0;
-                if loud || value & hw::HC_COMMAND_COAL_NOW_WO_INT != 0 {
-                    self.hc.coalesce_now(0, loud);
-                }
-            }
-            Effect::CoalesceVectors => {
-                self.hc.start();
-                let (loud, quiet) = (
-                    (value & hw::HC_COALESCE_NOW_COAL_NOW) >> 1,
-                    (value & hw::HC_COALESCE_NOW_COAL_NOW_WO_INT) >> 11,
-                );
-                for n in (0..VECTORS).filter(|n| (loud | quiet) >> n & 1 == 1) {
-                    self.hc.coalesce_now(n, loud >> n & 1 == 1);
-                }
-            }
-            Effect::KwqGo => self.kwq_go(cx, value),
-            Effect::KcqGo => self.kcq_go(cx, value),
-            Effect::DriverMailbox => self.regs.set_shmem(hsi::shmem::FW_MB, shmem::answer(value)),
-        }
-    }
-
-    fn context_access(&mut self, control: u32) {
-        let at = control & hw::CTX_CTX_CTRL_CTX_ADDR;
-        if control & hw::CTX_CTX_CTRL_WRITE_REQ != 0 {
-            self.context.write(at, self.regs.get(hw::CTX_CTX_DATA));
-        }
-        if control & hw::CTX_CTX_CTRL_READ_REQ != 0 {
-            self.regs.set(hw::CTX_CTX_DATA, self.context.read(at));
-        }
-    }
-
-    /// The page table behind context memory is kept, and not used: contexts stay on the chip.
-    fn host_page_access(&mut self, control: u32) {
-        let entry = &mut self.host_pages[(control & hw::CTX_HOST_PAGE_TBL_CTRL_PAGE_TBL_ADDR) as usize];
-        if control & hw::CTX_HOST_PAGE_TBL_CTRL_WRITE_REQ != 0 {
-            *entry = (self.regs.get(hw::CTX_HOST_PAGE_TBL_DATA0), self.regs.get(hw::CTX_HOST_PAGE_TBL_DATA1));
-        }
-        if control & hw::CTX_HOST_PAGE_TBL_CTRL_READ_REQ != 0 {
-            self.regs.set(hw::CTX_HOST_PAGE_TBL_DATA0, entry.0);
-            self.regs.set(hw::CTX_HOST_PAGE_TBL_DATA1, entry.1);
-        }
-    }
-
-    fn describe(&mut self, cid: u32) -> Option<Description> {
-        let base = ctx::address(cid);
-        let described = Description::of(|offset| self.context.read(base + offset));
-        if described.is_err() {
-            self.counters.bad_rings += 1;
-        }
-        described.ok()
-    }
-
-    fn kwq_go(&mut self, cx: &DevCx<'_>, go: u32) {
-        if go == 0 {
-            self.kwq.stop();
-            self.kwqes.clear();
-            self.pair = None;
-            self.hc.restart_indexes(self.kwq.consumer(), self.kcq.producer());
-        } else if let Some(d) = self.describe(ctx::KWQ_CID) {
-            self.kwq.go(d, cx.host.grant());
-        }
-    }
-
-    fn kcq_go(&mut self, cx: &DevCx<'_>, go: u32) {
-        if go == 0 {
-            self.kcq.stop();
-            self.connections.forget_cq_events();
-            self.hc.restart_indexes(self.kwq.consumer(), self.kcq.producer());
-        } else if let Some(d) = self.describe(ctx::KCQ_CID) {
-            self.hc.set_kernel_block(d.block);
-            self.kcq.go(d, cx.host.grant());
-        }
-    }
-
-    /// A mailbox or doorbell page: finds the context and the word in it.
-    fn mailbox(&mut self, at: u64, value: u16) {
-        let Some((cid, offset)) = doorbell::decode(at as u32, mq_config2(self.config.doorbells)) else {
-            self.counters.stray_doorbells += 1;
-            return;
-        };
-        let outcome = match (cid, offset) {
-            (ctx::KWQ_CID, ctx::L5_KRNLQ_HOST_QIDX) => self.kwq.ring(value),
-            (ctx::KCQ_CID, ctx::L5_KRNLQ_HOST_QIDX) => self.kcq.ack(value),
-            _ => {
-                match (self.connections.by_cid(cid).map(|c| c.id), offset) {
-                    (Some(id), doorbell::CNIC_SEND_DOORBELL) => self.engine.ring_sq(id, value),
-                    (Some(id), doorbell::CNIC_RECV_DOORBELL) => self.engine.ring_rq(id, value),
-                    _ => self.counters.stray_doorbells += 1,
-                }
-                Ok(())
-            }
-        };
-        if outcome.is_err() {
-            self.counters.bad_doorbells += 1;
-        }
     }
 
     fn soft_reset(&mut self, cx: &mut DevCx<'_>) {
@@ -590,60 +434,5 @@ fn layout(config: &ChipConfig) -> FunctionLayout {
             pba: hw::PCI_GRC_WINDOW3_BASE,
         },
         pcie: cs::PCIE_CAP as u8,
-    }
-}
-
-/// A card that its maker keeps a handle on while it sits in a slot: for counters, listings, and the carrier of the wire.
-pub struct Card<T> {
-    layout: FunctionLayout,
-    inner: Rc<RefCell<Bcm5709<T>>>,
-}
-
-impl<T: TcpEngine> Card<T> {
-    /// Wraps a card.
-    #[must_use]
-    pub fn new(card: Bcm5709<T>) -> Self {
-        Self { layout: card.layout.clone(), inner: Rc::new(RefCell::new(card)) }
-    }
-
-    /// Looks at the card, or changes its carrier. Panics when called from inside the card.
-    pub fn with<R>(&self, f: impl FnOnce(&mut Bcm5709<T>) -> R) -> R {
-        f(&mut self.inner.borrow_mut())
-    }
-}
-
-impl<T> Clone for Card<T> {
-    fn clone(&self) -> Self {
-        Self { layout: self.layout.clone(), inner: self.inner.clone() }
-    }
-}
-
-impl<T: TcpEngine> PciFunction for Card<T> {
-    fn layout(&self) -> &FunctionLayout {
-        &self.layout
-    }
-
-    fn read(&mut self, cx: &mut DevCx<'_>, bar: Bar, at: u64, width: Width) -> u64 {
-        self.inner.borrow_mut().read(cx, bar, at, width)
-    }
-
-    fn write(&mut self, cx: &mut DevCx<'_>, bar: Bar, at: u64, width: Width, value: u64) {
-        self.inner.borrow_mut().write(cx, bar, at, width, value);
-    }
-
-    fn config_read(&mut self, cx: &mut DevCx<'_>, at: u16) -> u32 {
-        self.inner.borrow_mut().config_read(cx, at)
-    }
-
-    fn config_write(&mut self, cx: &mut DevCx<'_>, at: u16, value: u32, mask: u32) {
-        self.inner.borrow_mut().config_write(cx, at, value, mask);
-    }
-
-    fn step(&mut self, cx: &mut DevCx<'_>, budget: Budget) -> Progress {
-        self.inner.borrow_mut().step(cx, budget)
-    }
-
-    fn reset(&mut self, cx: &mut DevCx<'_>, kind: ResetKind) -> ResetReport {
-        self.inner.borrow_mut().reset(cx, kind)
     }
 }

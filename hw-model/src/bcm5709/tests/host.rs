@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use bus::inproc::{CardActor, InProcess, Slot, SlotConfig};
 use bus::mem::DmaBuf;
-use bus::pci::{Bar, DevCx, Dir, Epoch, Loan, Platform, ResetKind, Revoked, VectorSet};
+use bus::pci::{Bar, DevCx, Dir, Epoch, Loan, Platform, ResetKind, Revoked, VectorSet, Width};
 use bus::streams::Seeded;
 use bus::trace::Trace;
 use bus::wake::WakeSet;
@@ -205,6 +205,16 @@ impl Host {
     pub(super) fn write(&mut self, at: u32, value: u32) {
         let (bus, mut cx) = self.split();
         bus.write32(&mut cx, BAR, at.into(), value);
+    }
+
+    /// A write of any width, as a guest could issue it.
+    pub(super) fn write_any(&mut self, at: u64, width: Width, value: u64) {
+        let actor = ActorId::new("guest", 0);
+        let mut cx = Cx { now: self.now, actor, rng: &mut self.rng, trace: &mut self.trace };
+        match width {
+            Width::B2 => self.bus.write16(&mut cx, BAR, at, value as u16),
+            _ => self.bus.write32(&mut cx, BAR, at, value as u32),
+        }
     }
 
     pub(super) fn write16(&mut self, at: u32, value: u16) {
@@ -464,11 +474,7 @@ impl Host {
 
     /// Offloads a path group.
     pub(super) fn offload_pg(&mut self, opaque: u32) -> L4Kcq {
-        let mut pg = L4KwqOffloadPg::blank();
-        pg.set_da([2, 0, 0, 0, 0, 1]);
-        pg.set_sa([0, 0x10, 0x18, 0xaa, 0xbb, 0xcd]);
-        pg.host_opaque = U32::new(opaque);
-        self.submit(&[pg.into_element()]);
+        self.submit(&[offload_pg(opaque)]);
         let answers = self.reap_l4();
         assert_eq!((answers.len(), answers[0].pg_host_opaque.get()), (1, opaque));
         answers[0]
@@ -503,6 +509,15 @@ pub(super) fn init(sq: u16, cq: u16) -> [Kwqe; 2] {
     two.max_cq_sqn = U16::new(cq.wrapping_mul(2).wrapping_add(1));
     two.set_error_mask(hsi::limits::DEFAULT_ERROR_MASK);
     [one.into_element(), two.into_element()]
+}
+
+/// OFFLOAD_PG.
+pub(super) fn offload_pg(opaque: u32) -> Kwqe {
+    let mut pg = L4KwqOffloadPg::blank();
+    pg.set_da([2, 0, 0, 0, 0, 1]);
+    pg.set_sa([0, 0x10, 0x18, 0xaa, 0xbb, 0xcd]);
+    pg.host_opaque = U32::new(opaque);
+    pg.into_element()
 }
 
 /// CONNECT1 and CONNECT3 from 10.0.0.1:60000 to 10.0.0.2:3260.

@@ -3,5 +3,6 @@
 mod bring_up;
 mod control;
 mod host;
+mod hostile;
 mod queues;
 mod reset;

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use bus::mem::DmaBuf;
+use hsi::bits::{Itt, TaskType};
 use hsi::pte::IscsiPte;
+use hsi::sq::CleanupRequest;
 use hsi::status_block::{STATUS_ATTN_BITS_CMD_PROCESSOR_ABORT, STATUS_ATTN_BITS_COMPLETION_ABORT};
-use hsi::{ctx, doorbell, regs};
+use hsi::{View, ctx, doorbell, regs};
 
-use super::host::{Host, init};
+use super::host::{Conn, Host, connect, init};
 use crate::config::ChipConfig;
 use crate::fault::{FaultPoint, Trigger};
 
@@ -72,6 +75,41 @@ fn a_host_that_does_not_consume_stops_the_chip_and_loses_nothing() {
         }
     }
     assert_eq!(h.card.with(|c| c.counters().kwqes), 512);
+}
+
+/// Posts the `n`th entry of an SQ: the CLEANUP of a task that does not exist, which completes at once.
+fn post_cleanup(h: &mut Host, sq: &DmaBuf, context: u32, n: u16) {
+    let mut request = CleanupRequest::blank();
+    request.itt = Itt::new(n, TaskType::READ);
+    sq.write(64 * usize::from(n), request.into_element().bytes());
+    h.write16(doorbell::connection(context >> 7, 0) + doorbell::CNIC_SEND_DOORBELL, n + 1);
+    h.run();
+}
+
+#[test]
+fn one_cq_event_of_a_connection_waits_and_no_more() {
+    let mut h = Host::with_kcq(ChipConfig::default(), 1);
+    h.reset_handshake();
+    h.start();
+    h.submit(&init(64, 128));
+    h.reap();
+    let (offload, buffers) = h.offload_kwqes(0);
+    h.submit(&offload);
+    let context = h.reap_iscsi()[0].iscsi_conn_context_id.get();
+    let pg = h.offload_pg(0).pg_cid.get();
+    h.submit(&connect(Conn { id: 0, context, pg }));
+    assert_eq!(h.answers(), [(0x438, 0)]);
+    (0..128).for_each(|_| h.post(&init(64, 128)));
+    h.run();
+    // The ring is full. Three CLEANUPs of unknown tasks make three CQEs, each with an event of its own.
+    for n in 0..3_u16 {
+        post_cleanup(&mut h, &buffers[0], context, n);
+    }
+    assert_eq!(h.card.with(|c| (c.engine().counters().cqes, c.counters().cq_events_joined)), (3, 2));
+    assert_eq!(h.reap().len(), 128);
+    assert_eq!(h.answers(), [(0x620, 0)], "one event for all of them");
+    post_cleanup(&mut h, &buffers[0], context, 3);
+    assert_eq!(h.answers(), [(0x620, 0)], "and the next CQE has its own again");
 }
 
 #[test]

@@ -4,7 +4,8 @@ use bus::inproc::Violation;
 use bus::pci::{DmaFault, Platform, ResetKind};
 use hsi::{ctx, doorbell, regs, shmem};
 
-use super::host::{Host, connect, init};
+use super::control::{close, destroy, update, upload};
+use super::host::{Conn, Host, connect, init, offload_pg};
 use crate::config::ChipConfig;
 use crate::fault::{FaultPoint, Trigger};
 
@@ -66,21 +67,37 @@ fn every_reset_leads_back_to_work() {
 
 #[test]
 fn reset_after_any_number_of_work_items() {
-    // The same script is cut off after 0, 1, 2, ... work items; whatever was under way, the next epoch is clean.
-    for cut in 0..24 {
+    // A life from INIT to DESTROY in one batch, cut off by a reset after 0, 1, 2, ... work items. Context and path group
+    // ids are the first ones. Whatever was under way, nothing of the old epoch is tried, and the next one is clean.
+    let mut seen = 0;
+    for cut in 0..40 {
         let mut h = Host::up(ChipConfig::default());
         let (offload, _buffers) = h.offload_kwqes(0);
+        let c = Conn { id: 0, context: 0x200 << 7, pg: 0x800 };
         h.post(&init(64, 128));
         h.post(&offload);
-        for _ in 0..cut {
-            h.step(1);
+        h.post(&[offload_pg(0)]);
+        h.post(&connect(c));
+        let mut done = 0;
+        for i in 0..cut {
+            done += h.step(1);
+            if i == 8 {
+                h.post(&[update(c), close(c), upload(c.pg), destroy(c)]);
+            }
         }
+        seen = seen.max(done);
         h.reset_handshake();
+        let refused = h.slot.borrow().audit().refused;
         h.run();
         assert_eq!(h.card.with(|c| (c.in_use(), c.engine().connections())), ((0, 0), 0));
         bring_up_again(&mut h);
-        assert_eq!(h.slot.borrow().violations(), [], "after {cut} items");
+        assert_eq!(
+            (h.slot.borrow().violations(), h.slot.borrow().audit().refused),
+            (&[][..], refused),
+            "{cut}"
+        );
     }
+    assert!(seen >= 11, "the script went to its end: {seen} items");
 }
 
 #[test]
