@@ -7,7 +7,8 @@ use bus::streams::{Seeded, Streams};
 use hsi::kwq::Kwqe;
 use hsi::{ctx, doorbell, regs};
 
-use super::host::{Host, init};
+use super::control::{close, destroy, reset, update, upload};
+use super::host::{Conn, Host, connect, init, offload_pg};
 use crate::bcm5709::regs::{REGISTERS, Space};
 use crate::config::{ChipConfig, DoorbellLayout};
 use crate::tcp::{TcpEvent, TcpId};
@@ -36,6 +37,33 @@ impl Garbage {
             6 => (addr >> 32) as u32,
             _ => self.0.next_u64("garbage") as u32,
         }
+    }
+
+    /// A request that a sound host could send, mostly to something that exists; often with one word spoilt.
+    fn sound(&mut self, h: &mut Host) -> Vec<Kwqe> {
+        let slot = self.below(5) as u32;
+        let c = Conn {
+            id: self.below(6) as u16,
+            context: (0x200 + 2 * slot) << 7,
+            pg: 0x800 + self.below(3) as u32,
+        };
+        let mut kwqes = match self.below(9) {
+            0 => init(64, 128).to_vec(),
+            1 => h.offload_kwqes(c.id).0.to_vec(),
+            2 => vec![offload_pg(c.id.into())],
+            3 | 4 => connect(c).to_vec(),
+            5 => vec![update(c)],
+            6 => vec![close(c)],
+            7 => vec![reset(c)],
+            _ => vec![destroy(c), upload(c.pg)],
+        };
+        if self.below(3) == 0 {
+            let (which, word) = (self.below(kwqes.len() as u64) as usize, 1 + self.below(7) as usize);
+            let mut bytes = *kwqes[which].bytes();
+            bytes[4 * word..][..4].copy_from_slice(&self.word(h).to_le_bytes());
+            kwqes[which] = Kwqe::from_bytes(bytes);
+        }
+        kwqes
     }
 
     /// A KWQE whose opcode is mostly known.
@@ -97,7 +125,11 @@ impl Garbage {
                     (self.pick(&[ctx::KWQ_CID, ctx::KCQ_CID]), self.below(10) as u32, self.word(h));
                 h.context_write(cid, 4 * at, value);
             }
-            4..=7 => {
+            4..=6 => {
+                let batch = self.sound(h);
+                h.post(&batch);
+            }
+            7 => {
                 let batch: Vec<Kwqe> = (0..1 + self.below(6)).map(|_| self.kwqe(h)).collect();
                 h.post(&batch);
             }
@@ -107,9 +139,9 @@ impl Garbage {
                 h.wire.0.borrow_mut().events.push((id, event));
             }
             9 => {
-                let n = h.producer().wrapping_sub(h.kcq_consumer);
-                h.kcq_consumer = h.kcq_consumer.wrapping_add(n);
+                h.kcq_consumer = h.producer();
                 h.write16(doorbell::mailbox(ctx::KCQ_CID) + 4, h.kcq_consumer);
+                h.ack_interrupt();
             }
             10 => {
                 h.read((self.below(1 << 20) as u32) & !3);
