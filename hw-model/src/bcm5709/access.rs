@@ -136,9 +136,9 @@ impl<T: TcpEngine> Bcm5709<T> {
             self.kwq.stop();
             self.kwqes.clear();
             self.pair = None;
-            self.hc.restart_indexes(self.kwq.consumer(), self.kcq.producer());
         } else if let Some(d) = self.describe(ctx::KWQ_CID) {
             self.kwq.go(d, cx.host.grant());
+            self.hc.restart_indexes(self.kwq.consumer(), self.kcq.producer());
         }
     }
 
@@ -146,10 +146,10 @@ impl<T: TcpEngine> Bcm5709<T> {
         if go == 0 {
             self.kcq.stop();
             self.connections.forget_cq_events();
-            self.hc.restart_indexes(self.kwq.consumer(), self.kcq.producer());
         } else if let Some(d) = self.describe(ctx::KCQ_CID) {
             self.hc.set_kernel_block(d.block);
             self.kcq.go(d, cx.host.grant());
+            self.hc.restart_indexes(self.kwq.consumer(), self.kcq.producer());
         }
     }
 

@@ -1,7 +1,7 @@
 //! The kernel queues: KWQ (context 24, host to chip) and KCQ (context 25, chip to host), BNX2I-CNIC 0.3, 2.4, 5.9.
 //!
-//! The host describes each ring in its context and sets a go word; the chip then reads the page table by DMA, in its
-//! next step. Indexes are free-running 16-bit counts, so that all entries of a ring can be used; an entry's slot is
+//! The host describes each ring in its context and sets a go word: the indexes become zero, and the chip reads the page
+//! table by DMA in its next step. Clearing the go word stops the ring where it is. Indexes are free-running 16-bit counts, so that all entries of a ring can be used; an entry's slot is
 //! its index modulo the ring. A ring that cannot be read or written stops until a reset; that is an attention, never a
 //! guess. What the host has no room for in the KCQ waits in a bounded backlog, in order.
 
@@ -68,7 +68,7 @@ enum State {
     /// No go word yet, or no more.
     Off,
     /// The go word is set; the page table is not read yet.
-    Starting(Description, Grant),
+    Starting { table: u64, pages: usize },
     /// The ring is in use.
     Running,
     /// It could not be read or written.
@@ -95,8 +95,21 @@ impl Ring {
         }
     }
 
-    fn start(&mut self, d: Description, grant: Grant) {
-        self.state = State::Starting(d, grant);
+    /// The go word was set. Repeating it on a live ring changes nothing; returns whether the ring starts.
+    fn start(&mut self, d: Description, grant: Grant) -> bool {
+        if !matches!(self.state, State::Off) {
+            return false;
+        }
+        self.page_bytes = d.page_bytes;
+        self.entries = (d.pages as u64 * d.page_bytes / ELEMENT) as u16;
+        self.grant = Some(grant);
+        self.state = State::Starting { table: d.table, pages: d.pages };
+        true
+    }
+
+    /// Whether the go word is set and the ring can be reached, as far as the chip knows.
+    fn is_live(&self) -> bool {
+        matches!(self.state, State::Starting { .. } | State::Running)
     }
 
     fn running(&self) -> Option<Grant> {
@@ -105,17 +118,17 @@ impl Ring {
 
     /// Reads the page table, if that is still to be done.
     fn load(&mut self, cx: &mut DevCx<'_>) -> Result<(), DmaFault> {
-        let State::Starting(d, grant) = self.state else { return Ok(()) };
+        let (State::Starting { table, pages }, Some(grant)) = (&self.state, self.grant) else {
+            return Ok(());
+        };
+        let mut ptes = [0; 8 * PAGES_MAX];
+        let ptes = &mut ptes[..8 * pages];
+        let outcome = cx.dma_read(*table, ptes, grant);
         self.state = State::Failed;
-        let mut table = [0; 8 * PAGES_MAX];
-        let table = &mut table[..8 * d.pages];
-        cx.dma_read(d.table, table, grant)?;
+        outcome?;
         let word = |b: &[u8]| u64::from(u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
         self.pages.clear();
-        self.pages.extend(table.chunks_exact(8).map(|pte| word(pte) << 32 | word(&pte[4..])));
-        self.page_bytes = d.page_bytes;
-        self.entries = (d.pages as u64 * d.page_bytes / ELEMENT) as u16;
-        self.grant = Some(grant);
+        self.pages.extend(ptes.chunks_exact(8).map(|pte| word(pte) << 32 | word(&pte[4..])));
         self.state = State::Running;
         Ok(())
     }
@@ -146,27 +159,23 @@ impl Kwq {
         Self { ring: Ring::new(), producer: 0, consumer: 0, buffer: vec![0; BATCH * ELEMENT as usize] }
     }
 
-    /// The go word was set. Repeating it on a live ring changes nothing.
+    /// The go word was set.
     pub(super) fn go(&mut self, d: Description, grant: Grant) {
-        if matches!(self.ring.state, State::Off) {
-            self.ring.start(d, grant);
+        if self.ring.start(d, grant) {
+            (self.producer, self.consumer) = (0, 0);
         }
     }
 
-    /// The go word was cleared, or the chip was reset.
+    /// The go word was cleared.
     pub(super) fn stop(&mut self) {
         self.ring.state = State::Off;
-        (self.producer, self.consumer) = (0, 0);
     }
 
-    /// The host rang: entries up to `producer` are valid. A ring that does not run yet remembers the latest value.
+    /// The host rang: entries up to `producer` are valid.
     pub(super) fn ring(&mut self, producer: u16) -> Result<(), BadDoorbell> {
-        if matches!(self.ring.state, State::Running) {
-            let (new, old) =
-                (producer.wrapping_sub(self.consumer), self.producer.wrapping_sub(self.consumer));
-            if new > self.ring.entries || new < old {
-                return Err(BadDoorbell);
-            }
+        let (new, old) = (producer.wrapping_sub(self.consumer), self.producer.wrapping_sub(self.consumer));
+        if !self.ring.is_live() || new > self.ring.entries || new < old {
+            return Err(BadDoorbell);
         }
         self.producer = producer;
         Ok(())
@@ -174,11 +183,7 @@ impl Kwq {
 
     /// Reads the page table, if that is still to be done.
     pub(super) fn load(&mut self, cx: &mut DevCx<'_>) -> Result<(), DmaFault> {
-        self.ring.load(cx)?;
-        if self.ring.running().is_some() && self.producer.wrapping_sub(self.consumer) > self.ring.entries {
-            self.producer = self.consumer;
-        }
-        Ok(())
+        self.ring.load(cx)
     }
 
     /// Fetches at most `limit` entries in one DMA and appends them.
@@ -256,18 +261,17 @@ impl Kcq {
         }
     }
 
-    /// The go word was set. Repeating it on a live ring changes nothing.
+    /// The go word was set.
     pub(super) fn go(&mut self, d: Description, grant: Grant) {
-        if matches!(self.ring.state, State::Off) {
-            self.sequence_max = d.sequence_max;
-            self.ring.start(d, grant);
+        if self.ring.start(d, grant) {
+            (self.producer, self.consumer) = (0, 0);
+            (self.sequence, self.sequence_max) = (0, d.sequence_max);
         }
     }
 
-    /// The go word was cleared, or the chip was reset: waiting entries are forgotten.
+    /// The go word was cleared: waiting entries are forgotten.
     pub(super) fn stop(&mut self) {
         self.ring.state = State::Off;
-        (self.producer, self.consumer, self.sequence) = (0, 0, 0);
         self.backlog.clear();
     }
 

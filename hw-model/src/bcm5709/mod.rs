@@ -150,7 +150,6 @@ impl<T: TcpEngine> Bcm5709<T> {
             (hw::PG_CTX_MAP, paths.map()),
             (hw::FW_MAX_ISCSI_CONN, config.licensed_connections.into()),
         ];
-        let backlog = usize::from(config.kcqe_backlog).max(ANSWERS);
         let mut card = Self {
             layout: layout(&config),
             regs: RegisterFile::new(&config, &straps),
@@ -158,7 +157,7 @@ impl<T: TcpEngine> Bcm5709<T> {
             host_pages: vec![(0, 0); hw::CTX_HOST_PAGE_TBL_CTRL_PAGE_TBL_ADDR as usize + 1],
             hc: HostCoalescing::new(),
             kwq: Kwq::new(),
-            kcq: Kcq::new(backlog, usize::from(config.kcqe_group)),
+            kcq: new_kcq(&config),
             kwqes: VecDeque::with_capacity(KWQE_FETCH),
             pair: None,
             connections,
@@ -246,8 +245,8 @@ impl<T: TcpEngine> Bcm5709<T> {
         cx.host.intx(false);
         let report = self.engine.reset(cx);
         self.events.clear();
-        self.kwq.stop();
-        self.kcq.stop();
+        self.kwq = Kwq::new();
+        self.kcq = new_kcq(&self.config);
         self.kwqes.clear();
         self.pair = None;
         self.connections = Connections::new(self.config.contexts);
@@ -407,6 +406,10 @@ impl<T: TcpEngine> PciFunction for Bcm5709<T> {
 }
 
 const BAR0: Bar = Bar(0);
+
+fn new_kcq(config: &ChipConfig) -> Kcq {
+    Kcq::new(usize::from(config.kcqe_backlog).max(ANSWERS), config.kcqe_group.into())
+}
 
 /// MQ_CONFIG2 for a doorbell layout: in bin mode, the first cid and the step between connections.
 fn mq_config2(doorbells: DoorbellLayout) -> u32 {

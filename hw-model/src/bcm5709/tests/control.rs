@@ -114,6 +114,27 @@ fn licence_and_contexts_are_limits() {
 }
 
 #[test]
+fn a_full_adapter_comes_and_goes() {
+    let mut h = Host::up(ChipConfig::default());
+    let all: Vec<Conn> = (0..128).map(|id| h.connected(id)).collect();
+    assert_eq!(h.offload(128), Err(2), "the licence is used up");
+    let mut contexts: Vec<u32> = all.iter().map(|c| c.context).collect();
+    contexts.sort_unstable();
+    contexts.dedup();
+    assert_eq!((contexts.len(), h.card.with(|c| c.in_use())), (128, (128, 128)));
+    all.chunks(32).for_each(|some| h.post(&some.iter().map(|&c| close(c)).collect::<Vec<_>>()));
+    h.run();
+    assert_eq!(h.answers().len(), 128);
+    for some in all.chunks(32) {
+        let kwqes: Vec<Kwqe> = some.iter().flat_map(|&c| [upload(c.pg), destroy(c)]).collect();
+        h.submit(&kwqes);
+        assert!(h.answers().iter().all(|&(_, status)| status == 0));
+    }
+    assert_eq!(h.card.with(|c| (c.in_use(), c.engine().connections())), ((0, 0), 0));
+    assert_eq!(h.slot.borrow().violations(), []);
+}
+
+#[test]
 fn offload_refuses_what_cannot_be() {
     let mut h = Host::up(ChipConfig::default());
     assert!(h.offload(3).is_ok());

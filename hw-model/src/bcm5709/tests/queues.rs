@@ -139,14 +139,32 @@ fn doorbells_that_no_ring_can_have_are_ignored() {
 }
 
 #[test]
-fn a_doorbell_before_the_go_word_is_remembered_if_it_is_possible() {
+fn a_doorbell_before_the_go_word_is_lost_and_one_right_after_it_is_not() {
     let mut h = Host::new(ChipConfig::default());
     h.reset_handshake();
-    h.write16(doorbell::mailbox(ctx::KWQ_CID) + 4, 40_000);
+    h.write16(doorbell::mailbox(ctx::KWQ_CID) + 4, 2);
     h.start();
-    assert_eq!(h.card.with(|c| c.counters().kwqes), 0, "an impossible one is dropped");
+    assert_eq!(h.card.with(|c| (c.counters().kwqes, c.counters().bad_doorbells)), (0, 1));
+    h.set_indirect(regs::CP_DOORBELL_ENABLE, 0);
+    h.set_indirect(regs::CP_DOORBELL_ENABLE, 1);
+    // The chip has not even read the page table yet.
     h.submit(&init(64, 128));
     assert_eq!(h.answers(), [(0x614, 0)]);
+}
+
+#[test]
+fn a_stopped_ring_keeps_its_indexes_until_it_starts_again() {
+    let mut h = started(ChipConfig::default(), 1);
+    h.submit(&init(64, 128));
+    h.set_indirect(regs::CP_DOORBELL_ENABLE, 0);
+    h.set_indirect(regs::COM_DOORBELL_ENABLE, 0);
+    h.write(regs::HC_COMMAND, regs::HC_COMMAND_COAL_NOW);
+    h.run();
+    assert_eq!((h.producer(), h.status.load16(48)), (1, 2));
+    h.start();
+    assert_eq!(h.status.load16(48), 0, "and `start` saw that the producer is 0");
+    h.submit(&init(64, 128));
+    assert_eq!(h.reap()[0].qe_self_seq(), 0);
 }
 
 #[test]
