@@ -14,4 +14,5 @@ pub mod path_answerer;
 pub mod runner;
 pub mod stamp;
 pub mod streams;
+pub mod target_host;
 pub mod target_memory;

@@ -1,2 +1,86 @@
 //! `cnic`: what people type.
-fn main() {}
+//!
+//! Each command is a thin shell: it parses, asks for a world from `lab`, shows progress on standard error and prints a summary, or
+//! with `--json` one object, on standard output. A failure is one line on standard error that says what to do, and an exit code of
+//! `iscsiadm`. Secrets are taken off the process title before anything else happens, and no text that leaves here repeats one.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "talking to people is the job of this crate")]
+
+mod cli;
+mod failure;
+mod lun;
+mod secret;
+mod size;
+mod target;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use cli::{Cli, Command};
+use failure::Failure;
+
+fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let shown = secret::shown(&args);
+    if shown != args
+        && let Err(e) = os::args::show(&shown)
+    {
+        eprintln!(
+            "cnic: warning: the secret stays visible in the process list ({e}); use a file or the environment"
+        );
+    }
+    let cli = match Cli::try_parse_from(&args) {
+        Ok(cli) => cli,
+        Err(e) => return misuse(&e, &args),
+    };
+    let json = cli.json;
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("cnic: {e}");
+            if json {
+                println!("{}", serde_json::json!({ "error": e.to_string(), "exit": e.code() }));
+            }
+            ExitCode::from(e.code())
+        }
+    }
+}
+
+/// Help and version are no failure; anything else is open-iscsi's exit code 7 and one line.
+fn misuse(e: &clap::Error, args: &[OsString]) -> ExitCode {
+    let text = secret::scrub(&e.render().to_string(), args);
+    match e.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            eprint!("{text}");
+            ExitCode::from(Failure::usage("").code())
+        }
+        _ => {
+            let line =
+                text.lines().take_while(|l| !l.is_empty()).map(str::trim).collect::<Vec<_>>().join(" ");
+            let line = line.strip_prefix("error: ").unwrap_or(&line);
+            eprintln!("cnic: {line}; try `cnic --help` for more information");
+            ExitCode::from(Failure::usage("").code())
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    match cli.command {
+        Command::Target(options) => target::run(&options, cli.json),
+    }
+}
+
+/// One object on one line, the last of standard output.
+fn print_json(value: &impl serde::Serialize) {
+    match serde_json::to_string(value) {
+        Ok(line) => println!("{line}"),
+        Err(e) => eprintln!("cnic: the report cannot be printed as JSON: {e}"),
+    }
+}

@@ -1,0 +1,177 @@
+//! CHAP secrets on their way from the command line to a login: never printed, and taken off the process title.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+use iscsi::chap::Credentials;
+
+use crate::failure::Failure;
+
+/// What stands for a secret wherever it would be shown; `iscsiadm` masks passwords the same way.
+pub(crate) const MASK: &str = "********";
+
+/// `USER:SECRET`. `what` names the option in the error, which does not repeat the value.
+pub(crate) fn parse(what: &str, text: &str) -> Result<Credentials, Failure> {
+    match text.split_once(':') {
+        Some((user, secret)) if !user.is_empty() && !secret.is_empty() => Ok(Credentials::new(user, secret)),
+        _ => Err(Failure::usage(format!("{what} takes USER:SECRET, both not empty"))),
+    }
+}
+
+/// A file with `USER:SECRET` on the first line and, for mutual CHAP, the target's on the second.
+pub(crate) fn read_file(path: &Path) -> Result<(Credentials, Option<Credentials>), Failure> {
+    let name = path.display();
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| Failure::usage(format!("cannot read the CHAP file {name}: {e}")))?;
+    let mut lines = text.lines().map(str::trim).filter(|l| !l.is_empty());
+    let what = format!("each line of {name}");
+    let first = lines.next().ok_or_else(|| Failure::usage(format!("the CHAP file {name} is empty")))?;
+    let second = lines.next().map(|l| parse(&what, l)).transpose()?;
+    Ok((parse(&what, first)?, second))
+}
+
+/// Options whose value is `USER:SECRET`.
+const SECRET_OPTIONS: [&str; 2] = ["--chap", "--mutual"];
+
+/// The command line as others may see it: every secret replaced by [`MASK`].
+pub(crate) fn shown(args: &[OsString]) -> Vec<OsString> {
+    let mut after_option = false;
+    args.iter()
+        .map(|arg| {
+            let is_value = std::mem::take(&mut after_option);
+            let bytes = arg.as_bytes();
+            if is_value {
+                return mask_after_colon(bytes);
+            }
+            for option in SECRET_OPTIONS {
+                if bytes == option.as_bytes() {
+                    after_option = true;
+                    return arg.clone();
+                }
+                if let Some(value) =
+                    bytes.strip_prefix(option.as_bytes()).and_then(|rest| rest.strip_prefix(b"="))
+                {
+                    let mut out = OsString::from(format!("{option}="));
+                    out.push(mask_after_colon(value));
+                    return out;
+                }
+            }
+            mask_url(bytes)
+        })
+        .collect()
+}
+
+/// Takes everything that [`shown`] hides out of `text`, such as a usage error that repeats an argument.
+pub(crate) fn scrub(text: &str, args: &[OsString]) -> String {
+    let mut text = text.to_owned();
+    for (real, shown) in args.iter().zip(shown(args)) {
+        if *real != shown {
+            text = text.replace(&*real.to_string_lossy(), &shown.to_string_lossy());
+        }
+    }
+    text
+}
+
+fn mask_after_colon(value: &[u8]) -> OsString {
+    let user = value.split(|&b| b == b':').next().unwrap_or_default();
+    joined(&[user, b":", MASK.as_bytes()])
+}
+
+/// Masks `user%secret@` and `target_password=` of an iSCSI URL; anything else stays as it is.
+fn mask_url(arg: &[u8]) -> OsString {
+    let Some(at) = find(arg, b"://") else { return OsStr::from_bytes(arg).to_owned() };
+    let (scheme, rest) = arg.split_at(at + 3);
+    let mut shown = scheme.to_vec();
+    // The last `@`, as the parser does: a secret may hold one.
+    match rest.iter().rposition(|&b| b == b'@').map(|at| rest.split_at(at)) {
+        Some((login, place)) => {
+            match login.iter().position(|&b| b == b'%') {
+                Some(p) => shown.extend([&login[..=p], MASK.as_bytes()].concat()),
+                None => shown.extend(login),
+            }
+            shown.extend(place);
+        }
+        None => shown.extend(rest),
+    }
+    const KEY: &[u8] = b"password=";
+    if let Some(key) = find(&shown, KEY) {
+        let value = key + KEY.len();
+        let end = shown[value..].iter().position(|&b| b == b'&').map_or(shown.len(), |n| value + n);
+        shown.splice(value..end, MASK.bytes());
+    }
+    OsString::from_vec(shown)
+}
+
+fn joined(parts: &[&[u8]]) -> OsString {
+    OsString::from_vec(parts.concat())
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    haystack.windows(needle.len()).position(|w| w == needle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown_as(args: &[&str]) -> Vec<String> {
+        let args: Vec<OsString> = args.iter().map(OsString::from).collect();
+        shown(&args).into_iter().map(|a| a.into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn every_place_that_can_hold_a_secret_is_masked() {
+        assert_eq!(
+            shown_as(&["cnic", "target", "--chap", "me:geheim", "--mutual=you:ge:heim", "--iqn", "iqn.x"]),
+            ["cnic", "target", "--chap", "me:********", "--mutual=you:********", "--iqn", "iqn.x"]
+        );
+        assert_eq!(
+            shown_as(&[
+                "cnic",
+                "info",
+                "iscsi://me%ge@h%eim@[::1]:3260/iqn.x/0?target_user=t&target_password=g"
+            ]),
+            ["cnic", "info", "iscsi://me%********@[::1]:3260/iqn.x/0?target_user=t&target_password=********"]
+        );
+        for url in [
+            "iscsi://me%geheim?x=1@h/t",
+            "iscsi://h/t/0?target_password=geheim@x&a=b",
+            "iscsi://h/t?target_password=a%geheim@",
+        ] {
+            assert!(!shown_as(&[url])[0].contains("geheim"), "{url}");
+        }
+        assert_eq!(shown_as(&["iscsi://h/iqn.x/0", "--chap", "forgot"])[1..], ["--chap", "forgot:********"]);
+        assert_eq!(shown_as(&["iscsi://me@h/iqn.x/0?header_digest=none"])[0].find(MASK), None);
+    }
+
+    #[test]
+    fn scrub_takes_secrets_out_of_other_peoples_texts() {
+        let args = ["cnic".into(), "iscsi://me%geheim@h/t".into()];
+        assert_eq!(scrub("bad value 'iscsi://me%geheim@h/t'", &args), "bad value 'iscsi://me%********@h/t'");
+    }
+
+    #[test]
+    fn credentials_parse_and_errors_do_not_repeat_them() {
+        let c = parse("--chap", "me:gehe:im").unwrap();
+        assert_eq!(c, Credentials::new("me", "gehe:im"));
+        assert!(!format!("{c:?}").contains("gehe"));
+        for bad in ["", "me", "me:", ":geheim"] {
+            let e = parse("--chap", bad).unwrap_err();
+            assert_eq!(e.to_string(), "--chap takes USER:SECRET, both not empty");
+        }
+    }
+
+    #[test]
+    fn a_chap_file_has_one_or_two_lines() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("chap");
+        std::fs::write(&path, "me:geheim\n\nyou:other\n").unwrap();
+        let (one, two) = read_file(&path).unwrap();
+        assert_eq!((one, two), (Credentials::new("me", "geheim"), Some(Credentials::new("you", "other"))));
+        std::fs::write(&path, "\n").unwrap();
+        assert!(read_file(&path).unwrap_err().to_string().contains("is empty"));
+        std::fs::write(&path, "geheim\n").unwrap();
+        assert!(!read_file(&path).unwrap_err().to_string().contains("geheim"));
+    }
+}

@@ -1,0 +1,156 @@
+//! `cnic target`: the embedded target on host sockets, until SIGTERM or Ctrl-C.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use bus::Instant;
+use bus::trace::Trace;
+use driver::error::ExitCode;
+use iscsi::chap::Credentials;
+use iscsi::target::{Auth, CloseReason, Event, ServerConfig, TargetServer};
+use lab::runner::Executive;
+use lab::runner::inline::{Inline, Wakers};
+use lab::streams::Secret;
+use lab::target_host::TargetHost;
+use os::net::TcpListener;
+use os::reactor::Reactor;
+use os::signals::StopSignals;
+use serde::Serialize;
+
+use crate::cli;
+use crate::failure::Failure;
+use crate::{lun, secret};
+
+/// An initiator that was silent for so long is pinged.
+const PING_NS: u64 = 30_000_000_000;
+
+/// What was served, printed at the end.
+#[derive(Debug, Serialize)]
+struct Report {
+    listen: SocketAddr,
+    iqn: String,
+    luns: usize,
+    logins: u64,
+    failed_logins: u64,
+    commands: u64,
+    bytes_read: u64,
+    bytes_written: u64,
+}
+
+/// Serves until it is told to stop.
+pub(crate) fn run(options: &cli::Target, json: bool) -> Result<(), Failure> {
+    let iqn = iscsi::names::normalize(&options.iqn).map_err(|e| Failure::usage(format!("--iqn: {e}")))?;
+    let mut disks = Vec::new();
+    for (number, spec) in (0u16..).zip(&options.luns) {
+        disks.push((number, lun::open(spec, &identity(&iqn, number), options.read_only)?));
+    }
+    let luns = disks.len();
+    let config = ServerConfig { ping_interval_ns: Some(PING_NS), ..ServerConfig::default() };
+    let mut server = TargetServer::new(config);
+    server.add_target(&iqn, disks, auth(options)?).map_err(|e| Failure::usage(e.to_string()))?;
+
+    let listener =
+        TcpListener::bind(options.listen).map_err(|e| Failure::new(ExitCode::Transport, e.to_string()))?;
+    let broken = |e: std::io::Error| Failure::new(ExitCode::Internal, format!("cannot serve: {e}"));
+    let listen = listener.local_addr().map_err(broken)?;
+    let reactor = Reactor::new().map_err(broken)?;
+    let wakers = Wakers::default();
+    let owner = reactor.owner().map_err(broken)?;
+    let owner_index = owner.index();
+    let signals = StopSignals::new().map_err(broken)?;
+    let host = TargetHost::new(server, listener, owner, Some(signals)).map_err(broken)?;
+    let host = Rc::new(RefCell::new(host));
+    host.borrow_mut().set_sink(Box::new(log));
+    let mut executive = Executive::new(
+        Box::new(Inline::new(reactor, wakers.clone(), false)),
+        Box::new(Secret::default()),
+        Trace::off(),
+    );
+    let place = executive.place();
+    wakers.join(owner_index, place.wake());
+    executive.install(&place, host.clone());
+
+    println!("listening on {listen}, target {iqn}, {luns} LUN(s)");
+    executive.run(Instant::from_nanos(u64::MAX), |_| host.borrow().stopped());
+
+    let c = host.borrow().server().counters();
+    let report = Report {
+        listen,
+        iqn,
+        luns,
+        logins: c.logins,
+        failed_logins: c.failed_logins,
+        commands: c.commands,
+        bytes_read: c.data_in_bytes,
+        bytes_written: c.data_out_bytes,
+    };
+    if json {
+        crate::print_json(&report);
+    } else {
+        println!("stopped after {} logins and {} commands", report.logins, report.commands);
+    }
+    Ok(())
+}
+
+fn auth(options: &cli::Target) -> Result<Auth, Failure> {
+    let given = |what, text: &Option<String>| text.as_deref().map(|t| secret::parse(what, t)).transpose();
+    let (chap, mutual) = match &options.chap_file {
+        Some(path) => {
+            let (own, mutual) = secret::read_file(path)?;
+            (Some(own), mutual)
+        }
+        None => (given("--chap", &options.chap)?, given("--mutual", &options.mutual)?),
+    };
+    if let (Some(a), Some(b)) = (&chap, &mutual)
+        && a.secret == b.secret
+    {
+        // RFC 7143 12.1.3: an initiator must refuse a target that proves itself with the initiator's own secret.
+        return Err(Failure::usage("the secrets of --chap and --mutual must differ"));
+    }
+    let weak = |c: &Option<Credentials>| c.as_ref().is_some_and(|c| c.secret.is_short());
+    if weak(&chap) || weak(&mutual) {
+        eprintln!(
+            "cnic: warning: a CHAP secret under {} bytes can be guessed from a recorded login",
+            iscsi::chap::MIN_SECRET_LEN
+        );
+    }
+    Ok(Auth { chap, mutual })
+}
+
+/// The serial number of a unit: the same in every run, different for every target and LUN (FNV-1a).
+fn identity(iqn: &str, lun: u16) -> String {
+    let bytes = iqn.bytes().chain([0]).chain(lun.to_be_bytes());
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+    format!("{hash:016x}")
+}
+
+/// What an operator wants to see: who came, who was refused, who was lost.
+fn log(event: &Event, peer: Option<SocketAddr>) {
+    let peer = peer.map_or_else(|| "a closed connection".to_owned(), |p| p.to_string());
+    match event {
+        Event::LoggedIn { initiator, target: Some(_), .. } => {
+            eprintln!("login of {} from {peer}", initiator.escape_debug())
+        }
+        Event::Closed { reason: CloseReason::LoginFailed(status), .. } => {
+            eprintln!("login from {peer} refused: {status:?}");
+        }
+        Event::Closed { reason: CloseReason::Logout | CloseReason::Lost, .. } => {}
+        Event::Closed { reason, .. } => eprintln!("connection of {peer} ended: {reason:?}"),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identities_are_stable_and_different() {
+        assert_eq!(identity("iqn.2026-01.org.example:a", 0), identity("iqn.2026-01.org.example:a", 0));
+        let all =
+            [("a", 0), ("a", 1), ("b", 0)].map(|(n, l)| identity(&format!("iqn.2026-01.org.example:{n}"), l));
+        assert!(all[0] != all[1] && all[0] != all[2] && all[1] != all[2], "{all:?}");
+        assert_eq!(all[0].len(), 16);
+    }
+}
