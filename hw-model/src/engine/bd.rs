@@ -9,7 +9,7 @@ use hsi::limits::ISCSI_MAX_BDS_PER_CMD;
 use zerocopy::{FromZeros, IntoBytes};
 
 /// Descriptors per list.
-pub(super) const MAX_BDS: usize = ISCSI_MAX_BDS_PER_CMD as usize;
+pub(super) const MAX_BDS: usize = ISCSI_MAX_BDS_PER_CMD;
 
 /// Why a list was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -82,6 +82,8 @@ pub(super) struct Conn {
     pub(super) tx: TxBuf,
     /// The transport took less than it was given; it says when to go on.
     pub(super) blocked: bool,
+    /// The transmit buffer has no room for the next SQ entry, and the transport takes no more.
+    pub(super) stuck: bool,
     /// Tasks with unsolicited Data-Outs to send, in the order of their commands.
     pub(super) unsolicited: VecDeque<u16>,
     /// Tasks with an R2T to answer, served in turn.
@@ -130,6 +132,7 @@ impl Conn {
             tasks: Tasks::new(init.tasks),
             tx: TxBuf::default(),
             blocked: false,
+            stuck: false,
             unsolicited: VecDeque::with_capacity(usize::from(init.tasks)),
             solicited: VecDeque::with_capacity(usize::from(init.tasks)),
             rx: Rx::default(),
@@ -174,7 +177,7 @@ impl Conn {
     pub(super) fn tcp_event(&mut self, core: &mut Core, event: TcpEvent) {
         match (event, self.link) {
             (TcpEvent::Readable, _) => self.readable = true,
-            (TcpEvent::Writable, _) => self.blocked = false,
+            (TcpEvent::Writable, _) => (self.blocked, self.stuck) = (false, false),
             (TcpEvent::Connected, Link::Connecting) => {
                 self.link = Link::Up;
                 self.emit(core, EngineEvent::ConnectComplete(self.id, 0));

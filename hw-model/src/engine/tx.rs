@@ -1,8 +1,9 @@
 //! Transmit: PDUs into the connection's transmit buffer, in turn from the send queue, from commands with unsolicited
 //! data, and from tasks with an R2T to answer (BNX2I-CNIC 5.2, 5.3; RFC 7143 11.7).
 //!
-//! When the buffer is full, or the transport takes no more, work stays where it is: entries in the send queue, tasks
-//! on their queues. The transport's report makes the connection ready again.
+//! When the transport takes no more, tasks with data stay on their queues; entries of the send queue are still
+//! processed while the buffer has room, so that a CLEANUP is answered over a connection that stands still. The
+//! transport's report makes the connection ready again.
 
 use bus::pci::{DevCx, DmaFault};
 use bus::trace::EventKind;
@@ -16,8 +17,14 @@ use super::txbuf::{LIMIT, TxBuf};
 use super::{Core, UpdateParams};
 use crate::tcp::TcpEngine;
 
-/// Payload of the largest PDU that the chip sends, in bytes: half of the transmit buffer.
+/// Payload of the largest PDU that an SQ entry may ask for, in bytes: half of the transmit buffer.
 pub(super) const MAX_SEGMENT: u32 = LIMIT as u32 / 2;
+
+/// Payload of the largest Data-Out, in bytes.
+const MAX_DATA_OUT: u32 = LIMIT as u32 / 4;
+
+/// Data-Outs fill the buffer this far, so that SQ entries find room even when the transport takes nothing.
+const DATA_LIMIT: usize = LIMIT / 2;
 
 /// What became of an attempt to send something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,10 +51,10 @@ impl From<DmaFault> for TxError {
 }
 
 impl Conn {
-    /// Whether something can be sent without a report of the transport.
+    /// Whether something can be done without a report of the transport.
     pub(super) fn can_transmit(&self) -> bool {
-        let waiting = !self.sq.is_empty() || !self.unsolicited.is_empty() || !self.solicited.is_empty();
-        waiting && !self.failed && !self.blocked
+        let no_data = self.unsolicited.is_empty() && self.solicited.is_empty();
+        !self.failed && (!self.blocked && !no_data || !self.stuck && !self.sq.is_empty())
     }
 
     /// Fills the buffer and hands it over, for at most `budget` items; the number done.
@@ -60,13 +67,13 @@ impl Conn {
     ) -> u32 {
         let mut done = 0;
         while done < budget && self.can_transmit() {
-            match self.round(cx, core, &mut done, budget) {
-                Ok(Sent::Done) => {}
-                Ok(Sent::Full) => self.flush(cx, core, tcp),
-                Err(TxError::Dma) => self.dma_fault(core),
-                Err(TxError::Refused(status)) => {
-                    core.counters.bad_wqes += 1;
-                    self.fail(core, status);
+            if let Err(error) = self.round(cx, core, tcp, &mut done, budget) {
+                match error {
+                    TxError::Dma => self.dma_fault(core),
+                    TxError::Refused(status) => {
+                        core.counters.bad_wqes += 1;
+                        self.fail(core, status);
+                    }
                 }
             }
         }
@@ -74,13 +81,25 @@ impl Conn {
     }
 
     /// One PDU of the oldest unsolicited data, one of the next R2T, one batch of SQ entries.
-    fn round(
+    fn round<T: TcpEngine>(
         &mut self,
         cx: &mut DevCx<'_>,
         core: &mut Core,
+        tcp: &mut T,
         done: &mut u32,
         budget: u32,
-    ) -> Result<Sent, TxError> {
+    ) -> Result<(), TxError> {
+        if !self.blocked && self.serve_data(cx, core, done)? == Sent::Full {
+            self.flush(cx, core, tcp);
+        }
+        if !self.stuck && self.serve_sq(cx, core, done, budget)? == Sent::Full {
+            self.flush(cx, core, tcp);
+            self.stuck = self.blocked;
+        }
+        Ok(())
+    }
+
+    fn serve_data(&mut self, cx: &mut DevCx<'_>, core: &mut Core, done: &mut u32) -> Result<Sent, TxError> {
         if let Some(&index) = self.unsolicited.front() {
             if self.data_out(cx, core, index)? == Sent::Full {
                 return Ok(Sent::Full);
@@ -103,7 +122,7 @@ impl Conn {
                 self.solicited.push_back(index);
             }
         }
-        self.serve_sq(cx, core, done, budget)
+        Ok(Sent::Done)
     }
 
     /// Whether the task is in a run of unsolicited or solicited data.
@@ -144,7 +163,10 @@ impl Conn {
     fn data_out(&mut self, cx: &mut DevCx<'_>, core: &mut Core, index: u16) -> Result<Sent, TxError> {
         let Some(task) = self.tasks.get_mut(index) else { return Ok(Sent::Done) };
         let Some(run) = task.sequence else { return Ok(Sent::Done) };
-        let n = run.left.min(self.params.max_send_pdu).min(MAX_SEGMENT);
+        if self.tx.pending().len() >= DATA_LIMIT {
+            return Ok(Sent::Full);
+        }
+        let n = run.left.min(self.params.max_send_pdu).min(MAX_DATA_OUT);
         let mut pdu = DataOut::new();
         if n == run.left {
             pdu.flags |= flags::FINAL;
