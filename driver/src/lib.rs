@@ -7,11 +7,15 @@
 
 pub mod adapter;
 pub mod block;
+mod bnx2i;
+mod cnic;
 pub mod config;
 pub mod control;
 pub mod error;
 pub mod iscsid;
+mod l2;
 pub mod libiscsi;
 pub mod lun;
+mod mem;
 pub mod path;
 pub mod user;

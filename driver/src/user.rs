@@ -8,6 +8,7 @@ use iscsi::scsi::Lun;
 use thiserror::Error;
 
 use crate::control::SessionId;
+use crate::error::BlockError;
 
 /// Names a buffer made by `Adapter::alloc`. Used after `free`, it is refused by its generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -92,14 +93,6 @@ pub const MAX_EXTENTS: usize = 256;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
 
-/// Why a request failed.
-#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-pub enum BlockError {
-    /// The adapter was shut down.
-    #[error("the adapter is gone: log in through another one")]
-    AdapterGone,
-}
-
 /// The end of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Completion {
@@ -141,6 +134,9 @@ pub enum SubmitError {
         /// Blocks of the disk.
         capacity: u64,
     },
+    /// The logical unit takes no writes.
+    #[error("the logical unit is write protected")]
+    WriteProtected,
     /// The data is no multiple of the block size, or too long for one command (`Op::Scsi`).
     #[error("{len} bytes do not fit blocks of {block} bytes")]
     Length {

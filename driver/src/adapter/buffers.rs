@@ -1,4 +1,4 @@
-//! User buffers: DMA memory by generation-checked handle, with a count of the commands that use each one.
+//! User buffers: DMA memory by generation-checked handle. Whether requests still use one, their queues know.
 
 use bus::mem::DmaBuf;
 use bus::pci::{DmaExhausted, Platform};
@@ -8,7 +8,6 @@ use crate::user::{Extent, FreeError, UserBuf};
 struct Slot {
     generation: u32,
     buf: Option<DmaBuf>,
-    users: u32,
 }
 
 /// The buffers of all users.
@@ -27,7 +26,7 @@ impl Buffers {
         })?;
         let buf = p.dma_alloc(len, "user")?;
         let index = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot { generation: 0, buf: None, users: 0 });
+            self.slots.push(Slot { generation: 0, buf: None });
             (self.slots.len() - 1) as u32
         });
         let slot = &mut self.slots[index as usize];
@@ -38,9 +37,6 @@ impl Buffers {
     pub(crate) fn free<P: Platform>(&mut self, p: &mut P, buf: UserBuf) -> Result<(), FreeError> {
         let slot = self.slots.get_mut(buf.index as usize).filter(|s| s.generation == buf.generation);
         let Some(slot) = slot else { return Err(FreeError::Stale) };
-        if slot.users != 0 {
-            return Err(FreeError::InUse);
-        }
         let mem = slot.buf.take().ok_or(FreeError::Stale)?;
         slot.generation = slot.generation.wrapping_add(1);
         self.free.push(buf.index);
@@ -55,17 +51,6 @@ impl Buffers {
     /// Whether the extent lies inside a live buffer.
     pub(crate) fn holds(&self, e: &Extent) -> bool {
         self.get(e.buf).is_some() && e.offset.checked_add(e.len).is_some_and(|end| end <= e.buf.len())
-    }
-
-    /// One more command or request uses the buffer.
-    pub(crate) fn pin(&mut self, buf: UserBuf) {
-        self.slots[buf.index as usize].users += 1;
-    }
-
-    pub(crate) fn unpin(&mut self, buf: UserBuf) {
-        let users = &mut self.slots[buf.index as usize].users;
-        debug_assert!(*users > 0, "unpin without pin");
-        *users = users.saturating_sub(1);
     }
 
     pub(crate) fn live(&self) -> u32 {

@@ -8,7 +8,7 @@ use super::judge::{Effort, Outcome, Verdict, judge};
 use super::split::{Cursor, Geometry, MAX_COMMAND_BYTES, MAX_REQUEST_BYTES, Refusal, Share, cut, pieces};
 use crate::control::ConnFailure;
 use crate::error::BlockError;
-use crate::user::{Extent, MAX_EXTENTS, Op, Request, Ticket};
+use crate::user::{Extent, MAX_EXTENTS, Op, Request, Ticket, UserBuf};
 
 /// Names an issued command. An id of an earlier user of the slot finds nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -216,6 +216,12 @@ impl BlockQueue {
     #[must_use]
     pub fn live(&self) -> usize {
         self.reqs.len() - self.free_reqs.len() + self.done.len()
+    }
+
+    /// Whether an unfinished request names `buf`. Walks all requests: for freeing buffers, not for the data path.
+    #[must_use]
+    pub fn uses(&self, buf: UserBuf) -> bool {
+        self.reqs.iter().any(|r| r.op.is_some() && r.extents.iter().any(|e| e.buf == buf))
     }
 
     /// Commands issued and not ended.

@@ -1,0 +1,493 @@
+//! Endpoints: connect, tear down, quarantine. The tear-down path can be entered from every phase and at any time;
+//! connecting is the same machine run forward.
+//!
+//! | phase when abandoned | what follows |
+//! |---|---|
+//! | Offloading | waits for the answer: only then is there a context to destroy; no answer means quarantine (L2) |
+//! | Resolving | DESTROY at once (T4) |
+//! | Grouping | waits for the path group's id, then UPLOAD_PG and DESTROY |
+//! | Connecting to Full | CLOSE after a logout or FIN, else RESET; then UPLOAD_PG and DESTROY |
+//! | Destroying without an answer | quarantine, and the adapter resets the chip (H2) |
+
+use core::net::SocketAddr;
+
+use bus::actor::Cx;
+use bus::pci::{Platform, Proof};
+use bus::trace::EventKind;
+use hsi::kcq::CompletionStatus;
+use hsi::kwq::Kwqe;
+use hsi::l4::{L4Kcq, L4KcqeOpcode, L4Status};
+
+use super::timers::TimerKey;
+use super::{Adapter, AdapterState};
+use crate::bnx2i::{Endpoint, PathGroup, Phase, QueuePair, kwqe};
+use crate::cnic::{KwqFull, cm};
+use crate::control::{EpError, EpHandle, FromAdapter, Refused};
+use crate::error::Cause;
+use crate::path::{PathReq, PathUpdate, ToHelper};
+
+impl<P: Platform> Adapter<P> {
+    pub(super) fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+        self.eps.iter().flatten().map(|ep| &**ep)
+    }
+
+    pub(super) fn bound_endpoints(&self) -> u64 {
+        self.endpoints().filter(|ep| ep.session.is_some()).count() as u64
+    }
+
+    pub(super) fn ep(&mut self, cid: u16) -> Option<&mut Endpoint> {
+        self.eps.get_mut(usize::from(cid))?.as_deref_mut()
+    }
+
+    /// The endpoint of a handle, unless the handle is of an earlier user of the cid.
+    pub(super) fn ep_of(&mut self, handle: EpHandle) -> Option<&mut Endpoint> {
+        self.ep(handle.cid).filter(|ep| ep.handle() == handle)
+    }
+
+    /// Posts KWQEs in one piece.
+    pub(super) fn submit_kwqes(&mut self, cx: &mut Cx<'_>, batch: &[Kwqe]) -> Result<(), KwqFull> {
+        let Some(chip) = &mut self.chip else { return Err(KwqFull) };
+        let consumer = chip.memory.kwq_consumer();
+        let sent = chip.queues.submit(&mut self.platform, cx, consumer, batch);
+        match sent {
+            Ok(()) => {
+                for k in batch {
+                    let what = u64::from(k.opcode()) | u64::from(k.layer().0) << 8;
+                    cx.event(EventKind::Kwqe, what, u64::from(k.kwqe_info0.get()));
+                }
+            }
+            Err(KwqFull) => self.counters.kwq_full += 1,
+        }
+        sent
+    }
+
+    /// EP_CONNECT: rings, cid, OFFLOAD_CONN.
+    pub(super) fn ep_connect(&mut self, cx: &mut Cx<'_>, tag: u64, portal: SocketAddr) {
+        let refused = |why| FromAdapter::EpConnected { tag, result: Err(EpError::Refused(why)) };
+        if self.state != AdapterState::Up || self.reset_wanted {
+            self.say(refused(Refused::NotReady));
+            return;
+        }
+        let Some(guard) = self.cids.take() else {
+            self.say(refused(Refused::NoCid));
+            return;
+        };
+        let cid = guard.cid();
+        match QueuePair::new(&mut self.platform, self.rings_in_force) {
+            Ok(qp) => {
+                let ep = Endpoint::new(guard, tag, portal, qp);
+                self.eps[usize::from(cid)] = Some(Box::new(ep));
+                self.enter(cx, cid, Phase::Offloading);
+            }
+            Err(_) => {
+                self.cids.put(guard);
+                self.say(refused(Refused::NoMemory));
+            }
+        }
+    }
+
+    /// Enters a phase: posts what it asks the card for and sets its deadline.
+    fn enter(&mut self, cx: &mut Cx<'_>, cid: u16, phase: Phase) {
+        let d = self.config.deadlines;
+        let Some(ep) = self.ep(cid) else { return };
+        ep.phase = phase;
+        let wait = match phase {
+            Phase::Offloading => Some(d.offload),
+            Phase::Resolving => Some(d.path),
+            Phase::Grouping => Some(d.path_group),
+            Phase::Connecting => Some(d.connect),
+            Phase::Connected => Some(d.login),
+            Phase::Updating => Some(d.update),
+            Phase::Closing => Some(d.close),
+            Phase::Destroying => Some(d.destroy),
+            Phase::Full | Phase::Quarantined => None,
+        };
+        match wait {
+            Some(wait) => self.timers.arm(TimerKey::Phase(cid), cx.now + wait),
+            None => self.timers.disarm(TimerKey::Phase(cid)),
+        }
+        self.post_phase(cx, cid);
+    }
+
+    /// Posts the KWQEs of the phase. Without room they wait, and the deadline of the phase runs on.
+    fn post_phase(&mut self, cx: &mut Cx<'_>, cid: u16) {
+        let mac = self.identity.map_or([0; 6], |id| id.iscsi_mac);
+        let mtu = self.config.mtu;
+        let Some(ep) = self.ep(cid) else { return };
+        let context = ep.context.unwrap_or(0);
+        let mut batch = [Kwqe::default(); 3];
+        let n = match ep.phase {
+            Phase::Offloading => {
+                batch[..2].copy_from_slice(&kwqe::offload(cid, ep.qp.tables()));
+                2
+            }
+            Phase::Grouping => {
+                batch[0] = cm::offload_pg(cid, mac, ep.next_hop, ep.vlan);
+                ep.group = PathGroup::Pending;
+                1
+            }
+            Phase::Connecting => {
+                let (PathGroup::Up(pg_cid), Some(src), Some(port)) = (ep.group, ep.src, &ep.port) else {
+                    return;
+                };
+                let c =
+                    cm::Connect { context, pg_cid, src, src_port: port.number(), dst: ep.portal, pmtu: mtu };
+                let Some((kwqes, n)) = cm::connect(&c) else { return };
+                batch = kwqes;
+                n
+            }
+            Phase::Updating => {
+                let params = ep.session.and_then(|s| self.session_params(s));
+                let Some(params) = params else { return };
+                batch[0] = kwqe::update(cid, context, &params);
+                1
+            }
+            Phase::Closing => {
+                // Orderly only when both sides know that the session is over; otherwise a FIN could wait for
+                // a peer that is silent.
+                let orderly = ep.latched.logged_out || ep.latched.fin;
+                batch[0] = if orderly { cm::close(context) } else { cm::reset(context) };
+                1
+            }
+            Phase::Destroying => {
+                let mut n = 0;
+                if let PathGroup::Up(pg_cid) = ep.group {
+                    batch[n] = cm::upload_pg(pg_cid);
+                    n += 1;
+                }
+                batch[n] = kwqe::destroy(cid, context);
+                n + 1
+            }
+            Phase::Resolving | Phase::Connected | Phase::Full | Phase::Quarantined => return,
+        };
+        let sent = self.submit_kwqes(cx, &batch[..n]).is_ok();
+        let Some(ep) = self.ep(cid) else { return };
+        ep.unposted = !sent;
+        if sent && ep.phase == Phase::Destroying {
+            ep.destroying = true;
+            if let PathGroup::Up(pg_cid) = ep.group {
+                ep.group = PathGroup::Uploading(pg_cid);
+            }
+        }
+        if !sent {
+            self.kwq_waiters.push_back(cid);
+        }
+    }
+
+    /// The card has fetched KWQEs: posts what waited for room.
+    pub(super) fn retry_kwqes(&mut self, cx: &mut Cx<'_>) {
+        for _ in 0..self.kwq_waiters.len() {
+            let Some(cid) = self.kwq_waiters.pop_front() else { break };
+            if self.ep(cid).is_some_and(|ep| ep.unposted) {
+                self.post_phase(cx, cid);
+                if self.ep(cid).is_some_and(|ep| ep.unposted) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// The deadline of a phase has come.
+    pub(super) fn phase_timeout(&mut self, cx: &mut Cx<'_>, cid: u16) {
+        let Some(ep) = self.ep(cid) else { return };
+        match ep.phase {
+            Phase::Offloading => {
+                self.answer_connect(cid, Err(EpError::Timeout));
+                self.quarantine(cx, cid);
+            }
+            Phase::Resolving | Phase::Connecting => {
+                let why = if ep.phase == Phase::Resolving { EpError::NoPath } else { EpError::Timeout };
+                self.fail_endpoint(cx, cid, Cause::Connect(why));
+            }
+            Phase::Grouping => {
+                self.answer_connect(cid, Err(EpError::Timeout));
+                self.enter(cx, cid, Phase::Destroying);
+            }
+            Phase::Connected => self.fail_endpoint(cx, cid, Cause::LoginTimedOut),
+            Phase::Updating => self.fail_endpoint(cx, cid, Cause::UpdateTimedOut),
+            // H2, H5: the close is not answered; destroy by force.
+            Phase::Closing => self.enter(cx, cid, Phase::Destroying),
+            Phase::Destroying => self.quarantine(cx, cid),
+            Phase::Full | Phase::Quarantined => {}
+        }
+    }
+
+    /// UPDATE_PG is not answered (H3): the neighbour may be wrong, so the connection is not to be trusted.
+    pub(super) fn path_group_timeout(&mut self, cx: &mut Cx<'_>, cid: u16) {
+        self.fail_endpoint(cx, cid, Cause::Connect(EpError::Timeout));
+    }
+
+    /// An answer never came and the card may still use the memory: it stays until the chip is reset, which is
+    /// now wanted.
+    fn quarantine(&mut self, cx: &mut Cx<'_>, cid: u16) {
+        self.counters.quarantined += 1;
+        self.enter(cx, cid, Phase::Quarantined);
+        self.timers.disarm(TimerKey::PathGroup(cid));
+        self.reset_wanted = true;
+    }
+
+    /// The connection is lost or no longer wanted: says so once, and tears it down.
+    pub(super) fn fail_endpoint(&mut self, cx: &mut Cx<'_>, cid: u16, cause: Cause) {
+        self.report_failure(cx, cid, cause);
+        self.abandon(cx, cid);
+    }
+
+    /// Latches the first cause and reports it once: as the answer to EP_CONNECT, or as CONN_ERROR.
+    pub(super) fn report_failure(&mut self, cx: &mut Cx<'_>, cid: u16, cause: Cause) {
+        let going_down = self.state != AdapterState::Up;
+        let Some(ep) = self.ep(cid) else { return };
+        if ep.failed.is_some() || ep.phase.is_going() {
+            return;
+        }
+        ep.failed = Some(cause);
+        if ep.phase < Phase::Connected {
+            let why = match cause {
+                Cause::Connect(e) => e,
+                _ if going_down => EpError::Down,
+                _ => EpError::Timeout,
+            };
+            self.answer_connect(cid, Err(why));
+            return;
+        }
+        let (handle, session, updating) = (ep.handle(), ep.session, ep.phase == Phase::Updating);
+        let error = cause.verdict().conn;
+        if ep.phase == Phase::Full {
+            self.counters.connections_lost += 1;
+        }
+        if let Some(slot) = session {
+            self.connection_lost(cx, slot, cause);
+            if updating {
+                let session = self.session_id(slot);
+                self.say(FromAdapter::Started { session, result: Err(error) });
+            }
+        }
+        let session = session.map(|slot| self.session_id(slot));
+        self.say(FromAdapter::ConnError { session, ep: handle, error });
+    }
+
+    fn answer_connect(&mut self, cid: u16, result: Result<(), EpError>) {
+        let Some(ep) = self.ep(cid) else { return };
+        if !ep.answered {
+            ep.answered = true;
+            let (tag, handle) = (ep.tag, ep.handle());
+            self.say(FromAdapter::EpConnected { tag, result: result.map(|()| handle) });
+        }
+    }
+
+    /// Tears an endpoint down from whatever phase it is in. Idempotent.
+    pub(super) fn abandon(&mut self, cx: &mut Cx<'_>, cid: u16) {
+        let Some(ep) = self.ep(cid) else { return };
+        ep.doomed = true;
+        match ep.phase {
+            // The answer brings the context id or the path group id that tearing down needs.
+            Phase::Offloading | Phase::Grouping if !ep.unposted => {}
+            Phase::Offloading => self.release(cx, cid, Proof::NeverPosted),
+            Phase::Grouping | Phase::Resolving => self.enter(cx, cid, Phase::Destroying),
+            p if p.has_tcp() => self.enter(cx, cid, Phase::Closing),
+            _ => {}
+        }
+    }
+
+    /// KCQE OFFLOAD_CONN.
+    pub(super) fn on_offload(&mut self, cx: &mut Cx<'_>, cid: u16, status: CompletionStatus, context: u32) {
+        let layout = self.chip.as_ref().map_or(0, |c| c.mq_config2);
+        let Some(ep) = self.ep(cid) else { return self.stale(cx, 0x10, cid) };
+        match ep.phase {
+            Phase::Offloading if !ep.unposted => {}
+            // L2: a late answer says what to destroy after all.
+            Phase::Quarantined if ep.context.is_none() && status == CompletionStatus::SUCCESS => {}
+            _ => return self.stale(cx, 0x10, cid),
+        }
+        if status != CompletionStatus::SUCCESS {
+            self.answer_connect(cid, Err(EpError::Offload(status.0)));
+            // Refused: there is no context that could touch the rings.
+            self.release(cx, cid, Proof::Destroyed);
+            return;
+        }
+        ep.context = Some(context);
+        if ep.doomed || ep.phase == Phase::Quarantined {
+            self.enter(cx, cid, Phase::Destroying);
+            return;
+        }
+        let handle = ep.handle();
+        let dst = ep.portal.ip();
+        if let Some(ep) = self.eps[usize::from(cid)].as_deref_mut() {
+            ep.qp.map(&mut self.platform, context, layout);
+            ep.port = self.local_ports.take();
+        }
+        if self.ep(cid).is_some_and(|ep| ep.port.is_none()) {
+            return self.fail_endpoint(cx, cid, Cause::Connect(Refused::NoCid.into()));
+        }
+        self.enter(cx, cid, Phase::Resolving);
+        let request = PathReq { handle, dst, vlan: 0, pmtu: self.config.mtu };
+        self.tell_helper(ToHelper::PathReq(request));
+    }
+
+    /// PATH_UPDATE.
+    pub(super) fn on_path(&mut self, cx: &mut Cx<'_>, update: &PathUpdate) {
+        let (cid, deadline) = (update.handle.cid, self.config.deadlines.path_group);
+        let Some(ep) = self.ep_of(update.handle) else { return self.stale(cx, 30, cid) };
+        match ep.phase {
+            Phase::Resolving if update.resolved() && update.src.is_ipv4() == ep.portal.is_ipv4() => {
+                (ep.next_hop, ep.vlan, ep.src) = (update.mac, update.vlan, Some(update.src));
+                self.enter(cx, cid, Phase::Grouping);
+            }
+            Phase::Resolving => self.fail_endpoint(cx, cid, Cause::Connect(EpError::NoPath)),
+            Phase::Connected | Phase::Updating | Phase::Full
+                if update.resolved() && update.mac != ep.next_hop =>
+            {
+                let PathGroup::Up(pg_cid) = ep.group else { return };
+                ep.next_hop = update.mac;
+                if self.submit_kwqes(cx, &[cm::update_pg(cid, pg_cid, update.mac)]).is_ok() {
+                    self.timers.arm(TimerKey::PathGroup(cid), cx.now + deadline);
+                }
+            }
+            _ => self.stale(cx, 30, cid),
+        }
+    }
+
+    /// KCQE UPDATE_CONN.
+    pub(super) fn on_update(&mut self, cx: &mut Cx<'_>, cid: u16, status: CompletionStatus) {
+        let Some(ep) = self.ep(cid).filter(|ep| ep.phase == Phase::Updating) else {
+            return self.stale(cx, 0x12, cid);
+        };
+        if status != CompletionStatus::SUCCESS {
+            return self.fail_endpoint(cx, cid, Cause::UpdateRefused(status.0));
+        }
+        // R1, R2: what was latched meanwhile has already failed the endpoint, or fails it now.
+        let latched = ep.latched;
+        if latched.fin || latched.rst {
+            return self.fail_endpoint(cx, cid, if latched.rst { Cause::Rst } else { Cause::Fin });
+        }
+        self.enter(cx, cid, Phase::Full);
+        if let Some(slot) = self.ep(cid).and_then(|ep| ep.session) {
+            self.logged_in(cx, slot);
+        }
+    }
+
+    /// StartConn: asks for the full feature phase.
+    pub(super) fn start_update(&mut self, cx: &mut Cx<'_>, cid: u16) {
+        self.enter(cx, cid, Phase::Updating);
+    }
+
+    /// KCQE DESTROY_CONN.
+    pub(super) fn on_destroy(&mut self, cx: &mut Cx<'_>, cid: u16, status: CompletionStatus) {
+        let Some(ep) = self.ep(cid).filter(|ep| ep.destroying) else {
+            return self.stale(cx, 0x13, cid);
+        };
+        ep.destroying = false;
+        if status != CompletionStatus::SUCCESS {
+            self.quarantine(cx, cid);
+        } else if matches!(ep.group, PathGroup::Uploading(_)) && ep.phase == Phase::Destroying {
+            // The rings are free; the deadline runs on for the path group.
+        } else {
+            self.release(cx, cid, Proof::Destroyed);
+        }
+    }
+
+    /// A KCQE of layer 4. `cid` is in range.
+    pub(super) fn on_l4(&mut self, cx: &mut Cx<'_>, cid: u16, kcqe: &L4Kcq) {
+        let (op, status) = (kcqe.op_code, kcqe.completion_status());
+        let Some(ep) = self.ep(cid) else { return self.stale(cx, op.0, cid) };
+        match op {
+            L4KcqeOpcode::OFFLOAD_PG if ep.group == PathGroup::Pending => {
+                let ok = matches!(status, L4Status::SUCCESS | L4Status::OFFLOADED_PG);
+                ep.group = if ok { PathGroup::Up(kcqe.pg_cid.get()) } else { PathGroup::None };
+                if ep.phase != Phase::Grouping {
+                    // Late, after its deadline: the reset that is wanted anyway frees it.
+                    self.stale(cx, op.0, cid);
+                } else if ep.doomed {
+                    self.enter(cx, cid, Phase::Destroying);
+                } else if ok {
+                    self.enter(cx, cid, Phase::Connecting);
+                } else {
+                    self.answer_connect(cid, Err(EpError::Connect(status.0)));
+                    self.enter(cx, cid, Phase::Destroying);
+                }
+            }
+            L4KcqeOpcode::UPDATE_PG if ep.group != PathGroup::None => {
+                self.timers.disarm(TimerKey::PathGroup(cid));
+            }
+            L4KcqeOpcode::CONNECT_COMPLETE if ep.phase == Phase::Connecting => match status {
+                L4Status::SUCCESS => {
+                    self.enter(cx, cid, Phase::Connected);
+                    self.answer_connect(cid, Ok(()));
+                }
+                other => {
+                    self.answer_connect(cid, Err(EpError::Connect(other.0)));
+                    if let Some(ep) = self.ep(cid) {
+                        ep.failed = Some(Cause::Connect(EpError::Connect(other.0)));
+                        ep.doomed = true;
+                    }
+                    // No TCP connection exists: nothing to close.
+                    self.enter(cx, cid, Phase::Destroying);
+                }
+            },
+            L4KcqeOpcode::CLOSE_RECEIVED if ep.phase < Phase::Quarantined => {
+                ep.latched.fin = true;
+                if matches!(ep.phase, Phase::Connected | Phase::Updating | Phase::Full) {
+                    self.fail_endpoint(cx, cid, Cause::Fin);
+                }
+            }
+            L4KcqeOpcode::RESET_RECEIVED if ep.phase < Phase::Quarantined => {
+                ep.latched.rst = true;
+                if matches!(ep.phase, Phase::Connected | Phase::Updating | Phase::Full) {
+                    self.fail_endpoint(cx, cid, Cause::Rst);
+                }
+            }
+            L4KcqeOpcode::CLOSE_COMP | L4KcqeOpcode::RESET_COMP if ep.phase == Phase::Closing => {
+                self.enter(cx, cid, Phase::Destroying);
+            }
+            _ => self.stale(cx, op.0, cid),
+        }
+    }
+
+    /// KCQE UPLOAD_PG, which names only the path group.
+    pub(super) fn on_upload(&mut self, cx: &mut Cx<'_>, cid: u16) {
+        let Some(ep) = self.ep(cid).filter(|ep| matches!(ep.group, PathGroup::Uploading(_))) else {
+            return self.stale(cx, 14, cid);
+        };
+        ep.group = PathGroup::None;
+        if ep.phase == Phase::Destroying && !ep.destroying {
+            self.release(cx, cid, Proof::Destroyed);
+        }
+    }
+
+    /// The card is done with the endpoint: everything of it comes back, its tasks first.
+    fn release(&mut self, cx: &mut Cx<'_>, cid: u16, proof: Proof) {
+        let Some(mut ep) = self.eps[usize::from(cid)].take() else { return };
+        self.timers.disarm(TimerKey::Phase(cid));
+        self.timers.disarm(TimerKey::PathGroup(cid));
+        for loans in &mut ep.loans {
+            loans.drain(..).for_each(|loan| self.platform.reclaim(loan, proof));
+        }
+        let Endpoint { guard, qp, port, session, answered, tag, .. } = *ep;
+        if !answered {
+            self.say(FromAdapter::EpConnected { tag, result: Err(EpError::Down) });
+        }
+        qp.release(&mut self.platform, proof);
+        if let Some(port) = port {
+            self.local_ports.put(port);
+        }
+        self.cids.put(guard);
+        if let Some(slot) = session {
+            self.endpoint_released(cx, slot);
+        }
+    }
+
+    /// The chip was reset: all endpoints come back, whatever they waited for.
+    pub(super) fn release_all(&mut self, cx: &mut Cx<'_>, proof: Proof) {
+        self.kwq_waiters.clear();
+        self.ready.clear();
+        for cid in 0..self.eps.len() as u16 {
+            self.report_failure(cx, cid, Cause::AdapterReset);
+            self.release(cx, cid, proof);
+        }
+    }
+
+    /// An event of an older generation, or for nothing that exists: dropped and counted.
+    pub(super) fn stale(&mut self, cx: &mut Cx<'_>, what: u8, cid: u16) {
+        self.counters.stale_events += 1;
+        cx.event(EventKind::Dropped, u64::from(what), u64::from(cid));
+    }
+}
