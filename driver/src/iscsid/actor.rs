@@ -243,7 +243,8 @@ pub struct SessionView {
     pub last_failure: Option<Cause>,
 }
 
-/// The daemon. Drop it to kill it; make another with the same [`Records`] to restart it.
+/// The daemon. Drop it to kill it, or take its ports back with [`Iscsid::into_ports`]; make another with the same [`Records`] to
+/// restart it.
 pub struct Iscsid {
     name: ActorId,
     initiator_name: String,
@@ -294,6 +295,19 @@ impl Iscsid {
             replies: VecDeque::new(),
             counters: IscsidCounters::default(),
         })
+    }
+
+    /// Kills the daemon and gives its ports back, for the next one. What is in its inboxes stays there until
+    /// [`PortRx::kill`].
+    #[must_use]
+    pub fn into_ports(self) -> IscsidPorts {
+        self.ports
+    }
+
+    /// Whether the adapter may still be naming sessions in answer to Hello.
+    #[must_use]
+    pub fn sync_pending(&self) -> bool {
+        !self.unconfirmed.is_empty()
     }
 
     /// What happened so far.
