@@ -52,7 +52,7 @@ impl<T: TcpEngine> Bcm5709<T> {
 
     pub(super) fn register_write(&mut self, cx: &mut DevCx<'_>, space: Space, at: u32, value: u32) {
         match self.regs.write(space, at, value) {
-            Effect::None | Effect::Window => {}
+            Effect::None => {}
             Effect::WindowData => {
                 let window = self.window();
                 self.register_write(cx, Space::Grc, window, value);

@@ -210,6 +210,11 @@ impl Kwq {
         Ok(())
     }
 
+    /// Whether entries wait to be fetched.
+    pub(super) fn has_work(&self) -> bool {
+        self.ring.running().is_some() && self.producer != self.consumer
+    }
+
     /// Entries consumed so far.
     pub(super) fn consumer(&self) -> u16 {
         self.consumer

@@ -377,13 +377,20 @@ impl<T: TcpEngine> PciFunction for Bcm5709<T> {
         self.ring_fault(outcome, STATUS_ATTN_BITS_COMPLETION_ABORT);
 
         let mut progress = Progress { done: self.commands(cx, budget.0), next: None };
-        if self.events.is_empty() {
+        let engine_runs = self.events.is_empty();
+        if engine_runs {
             let left = Budget(budget.0.saturating_sub(progress.done).max(1));
             let p = self.engine.step(cx, left, &mut self.events);
             progress = Progress { done: progress.done + p.done, next: p.next };
         }
         let held = self.completions(cx);
-        self.counters.kcq_stalls += u64::from(!self.events.is_empty() || self.kcq.room() < ANSWERS);
+        if !self.events.is_empty() || self.kcq.room() < ANSWERS {
+            // The host's next KCQ doorbell wakes the chip.
+            self.counters.kcq_stalls += 1;
+        } else if !engine_runs || !self.kwqes.is_empty() || self.kwq.has_work() {
+            // What had to wait for room has room now.
+            progress.done = progress.done.max(budget.0);
+        }
         self.hc.set_indexes(self.kwq.consumer(), self.kcq.producer());
         let published = self.hc.publish(cx);
         self.counters.interrupts += u64::from(published.interrupts);

@@ -32,8 +32,6 @@ pub enum Access {
 pub enum Effect {
     /// Nothing.
     None,
-    /// Shows another GRC address in the window.
-    Window,
     /// Reads or writes the GRC address that the window shows.
     WindowData,
     /// Acknowledges, masks and unmasks an interrupt.
@@ -125,7 +123,7 @@ pub const REGISTERS: &[Register] = table! {
     PciCfg {
         PCICFG_MISC_CONFIG ReadWrite, 0, Effect::None;
         PCICFG_MISC_STATUS ReadOnly, 0, Effect::None;
-        PCICFG_REG_WINDOW_ADDRESS ReadWrite, 0, Effect::Window;
+        PCICFG_REG_WINDOW_ADDRESS ReadWrite, 0, Effect::None;
         PCICFG_REG_WINDOW ReadWrite, 0, Effect::WindowData;
         PCICFG_INT_ACK_CMD ReadWrite, 0, Effect::InterruptAck;
         PCICFG_STATUS_BIT_SET_CMD WriteOnly, 0, Effect::AttentionSet;

@@ -313,10 +313,11 @@ impl Host {
         h
     }
 
-    /// Steps the card until it has nothing to do.
+    /// Steps the card as a runner does: again at once while it uses its budget up, and not otherwise.
     pub(super) fn run(&mut self) {
-        for _ in 0..10_000 {
-            if self.step(256) == 0 {
+        const BUDGET: u32 = 32;
+        for _ in 0..100_000 {
+            if self.step(BUDGET) < BUDGET {
                 return;
             }
         }
