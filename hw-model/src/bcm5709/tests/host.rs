@@ -3,14 +3,15 @@
 use std::cell::RefCell;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
-use bus::inproc::{CardActor, InProcess, Slot, SlotConfig};
+use bus::inproc::{CardActor, InProcess, Slot, SlotConfig, Timing};
 use bus::mem::DmaBuf;
 use bus::pci::{Bar, DevCx, Dir, Epoch, Loan, Platform, ResetKind, Revoked, VectorSet, Width};
 use bus::streams::Seeded;
 use bus::trace::Trace;
 use bus::wake::WakeSet;
-use bus::{Actor, ActorId, Budget, Cx, Instant};
+use bus::{Actor, ActorId, Budget, Cx, Instant, Progress};
 use hsi::kcq::{IscsiKcqe, Kcqe};
 use hsi::kwq::{IscsiKwqeConnOffload1, IscsiKwqeConnOffload2, IscsiKwqeInit1, IscsiKwqeInit2, Kwqe};
 use hsi::l4::{L4Kcq, L4KwqConnectReq1, L4KwqConnectReq3, L4KwqOffloadPg};
@@ -143,11 +144,16 @@ impl Host {
 
     /// The same with a KCQ of so many pages.
     pub(super) fn with_kcq(config: ChipConfig, kcq_pages: usize) -> Self {
+        Self::on(config, kcq_pages, Timing::default(), 1)
+    }
+
+    /// The same on a bus that holds posted writes, by the draws of `seed`.
+    pub(super) fn on(config: ChipConfig, kcq_pages: usize, timing: Timing, seed: u64) -> Self {
         let (faults, wire) = (Faults::new(), Wire::default());
         let card = Card::new(Bcm5709::new(config, faults.clone(), wire.clone()));
         let wakes = WakeSet::default();
         let slot = Slot::new(
-            SlotConfig { strict: true, ..SlotConfig::default() },
+            SlotConfig { strict: true, timing, ..SlotConfig::default() },
             ActorId::new("chip", 0),
             Box::new(card.clone()),
             wakes.register(),
@@ -166,7 +172,7 @@ impl Host {
             faults,
             wire,
             now: Instant::ZERO,
-            rng: Seeded::new(1),
+            rng: Seeded::new(seed),
             trace: Trace::recording(),
             status,
             kwq,
@@ -305,29 +311,44 @@ impl Host {
     /// A started card that answered INIT with success.
     pub(super) fn up(config: ChipConfig) -> Self {
         let mut h = Self::new(config);
-        h.reset_handshake();
-        h.start();
-        h.submit(&init(64, 128));
-        let answers = h.reap_iscsi();
-        assert_eq!((answers.len(), answers[0].completion_status.get()), (1, 0), "ISCSI_INIT passed");
+        h.bring_up();
         h
     }
 
-    /// Steps the card as a runner does: again at once while it uses its budget up, and not otherwise.
+    /// Reset handshake, queues, INIT.
+    pub(super) fn bring_up(&mut self) {
+        self.reset_handshake();
+        self.start();
+        self.submit(&init(64, 128));
+        let answers = self.reap_iscsi();
+        assert_eq!((answers.len(), answers[0].completion_status.get()), (1, 0), "ISCSI_INIT passed");
+    }
+
+    /// Steps the card as a runner does: again at once while it uses its budget up, at its next deadline if that is
+    /// near (a write that the bus holds), and not otherwise.
     pub(super) fn run(&mut self) {
         const BUDGET: u32 = 32;
+        let near = self.now + Duration::from_millis(1);
         for _ in 0..100_000 {
-            if self.step(BUDGET) < BUDGET {
-                return;
+            let p = self.progress(BUDGET);
+            match p.next {
+                _ if p.done >= BUDGET => {}
+                Some(t) if t <= near => self.now = self.now.max(t),
+                _ => return,
             }
         }
         panic!("the card does not come to rest");
     }
 
+    /// One step: the work items done.
     pub(super) fn step(&mut self, budget: u32) -> u32 {
+        self.progress(budget).done
+    }
+
+    fn progress(&mut self, budget: u32) -> Progress {
         let actor = ActorId::new("runner", 0);
         let mut cx = Cx { now: self.now, actor, rng: &mut self.rng, trace: &mut self.trace };
-        self.actor.step(&mut cx, Budget(budget)).done
+        self.actor.step(&mut cx, Budget(budget))
     }
 
     /// Puts KWQEs into the ring and rings the doorbell. The card has not looked yet.

@@ -250,10 +250,10 @@ fn defects_swallow_and_delay_what_they_are_told() {
     h.submit(&init(64, 128));
     h.submit(&init(64, 128));
     assert!(h.reap().is_empty(), "the second one waits behind the first");
-    h.now += Duration::from_millis(99);
+    h.now += Duration::from_millis(98);
     h.run();
     assert!(h.reap().is_empty());
-    h.now += Duration::from_millis(1);
+    h.now += Duration::from_millis(2);
     h.run();
     assert_eq!(h.answers().len(), 2);
     assert_eq!(h.faults.fired(FaultPoint::DelayKcqe), 1);

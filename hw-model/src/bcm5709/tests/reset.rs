@@ -1,6 +1,8 @@
 //! Reset at any moment: by register, by the slot, by removal; and the defects that go with it.
 
-use bus::inproc::Violation;
+use std::time::Duration;
+
+use bus::inproc::{Timing, Violation};
 use bus::pci::{DmaFault, Platform, ResetKind};
 use hsi::{ctx, doorbell, regs, shmem};
 
@@ -98,6 +100,28 @@ fn reset_after_any_number_of_work_items() {
         );
     }
     assert!(seen >= 11, "the script went to its end: {seen} items");
+}
+
+#[test]
+fn a_bus_that_holds_writes_changes_nothing() {
+    let timing = Timing { mmio: Duration::from_micros(30), dma: Duration::from_micros(30) };
+    for seed in 0..20 {
+        let mut h = Host::on(ChipConfig::default(), 1, timing, seed);
+        h.bring_up();
+        let c = h.connected(0);
+        h.submit(&[update(c), close(c)]);
+        assert_eq!(h.answers(), [(0x612, 0), (0x435, 0)], "seed {seed}");
+        h.connected(1);
+        // The reset overtakes nothing: what was posted before it comes first, DMA that is still held is dropped.
+        h.post(&init(64, 128));
+        h.post(&[upload(c.pg), destroy(c)]);
+        (0..seed).for_each(|_| {
+            h.step(1);
+        });
+        h.bring_up();
+        h.connected(0);
+        assert_eq!(h.slot.borrow().violations(), [], "seed {seed}");
+    }
 }
 
 #[test]
