@@ -98,7 +98,7 @@ enum JobKind {
     Write,
     Compare,
     CompareBlock { bytes: u64 },
-    Same { bytes: u64 },
+    Same { bytes: u64, unmap: bool },
     Unmap,
     Reserve { action: ReservationAction, scope: u8, kind: u8 },
 }
@@ -193,8 +193,8 @@ impl Disk {
                 self.backend.flush().map_err(|_| Refusal::Check(Sense::WRITE_ERROR))?;
                 return Ok(GOOD);
             }
-            Cdb::WriteSame { range, anchor, no_data_out, .. } => {
-                return self.write_same(range, anchor, no_data_out);
+            Cdb::WriteSame { range, unmap, anchor, no_data_out } => {
+                return self.write_same(range, unmap, anchor, no_data_out);
             }
             Cdb::Unmap { anchor: true, .. } => return Ok(Sense::invalid_cdb_byte(1).into()),
             Cdb::Unmap { parameter_len: 0, .. } => return Ok(GOOD),
@@ -247,7 +247,7 @@ impl Disk {
                 u32::from(allocation)
             }
             Cdb::PersistentReserveIn { action, allocation } => {
-                self.reservations.report(action, reply).map_err(Refusal::Check)?;
+                self.reservations.report(action, context.portal_group, reply).map_err(Refusal::Check)?;
                 u32::from(allocation)
             }
             Cdb::ReportOpcodes { timeouts, options: 0, allocation, .. } => {
@@ -290,7 +290,13 @@ impl Disk {
         Ok(if bytes == 0 { GOOD } else { Outcome::Out(Job { kind: kind(bytes), at, len, durable: false }) })
     }
 
-    fn write_same(&mut self, range: Transfer, anchor: bool, no_data: bool) -> Result<Outcome, Refusal> {
+    fn write_same(
+        &mut self,
+        range: Transfer,
+        unmap: bool,
+        anchor: bool,
+        no_data: bool,
+    ) -> Result<Outcome, Refusal> {
         // An anchored state does not exist here, and without the UNMAP bit it would mean nothing anyway.
         if anchor {
             return Err(Refusal::Check(Sense::invalid_cdb_byte(1)));
@@ -301,9 +307,7 @@ impl Disk {
             let rest = self.blocks.saturating_sub(t.lba);
             t.blocks = u32::try_from(rest).map_err(|_| Refusal::Check(Sense::INVALID_FIELD))?;
         }
-        let outcome = self.one_block(&t, |bytes| JobKind::Same { bytes })?;
-        // The UNMAP bit is a permission to deallocate; we always write what the data-out says, which LBPRZ makes the same thing for
-        // the block of zeros that unmapping initiators send.
+        let outcome = self.one_block(&t, |bytes| JobKind::Same { bytes, unmap })?;
         match outcome {
             Outcome::Out(Job { at, .. }) if no_data => {
                 let bytes = u64::from(t.blocks) * u64::from(self.block_size);
@@ -542,8 +546,9 @@ impl Disk {
                     }
                 }
             }
-            JobKind::Same { bytes } => {
-                if rest.iter().all(|b| *b == 0) {
+            JobKind::Same { bytes, unmap } => {
+                // With the UNMAP bit the blocks are unmapped whatever the data-out says, as LIO and tgt do: initiators send zeros.
+                if unmap || rest.iter().all(|b| *b == 0) {
                     self.backend.zero_at(job.at, bytes).map_err(write_error)?;
                 } else {
                     for at in (0..bytes).step_by(rest.len().max(1)) {
@@ -575,13 +580,15 @@ impl Disk {
         };
         // All or nothing: every range is checked before the first is zeroed.
         let mut total = 0;
-        for (lba, blocks) in descriptors() {
+        // An empty descriptor unmaps nothing, and may stand right behind the last block.
+        let empty = |lba: u64, blocks: u32| blocks == 0 && lba <= self.blocks;
+        for (lba, blocks) in descriptors().filter(|(lba, blocks)| !empty(*lba, *blocks)) {
             total += self.range(&Transfer::new(lba, blocks))?.1;
         }
         if total > MAX_SAME_BYTES {
             return refuse(Sense::INVALID_PARAMETER);
         }
-        for (lba, blocks) in descriptors() {
+        for (lba, blocks) in descriptors().filter(|(_, blocks)| *blocks > 0) {
             let (at, len) = self.range(&Transfer::new(lba, blocks))?;
             self.backend.zero_at(at, len).map_err(|_| Refusal::Check(Sense::WRITE_ERROR))?;
         }

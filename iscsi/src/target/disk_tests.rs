@@ -132,13 +132,18 @@ fn write_same_and_unmap() {
     let all = contents(&mut d);
     assert!(all[..1024].iter().all(|b| *b == 0) && all[1024..].iter().all(|b| *b == 7), "0 means to the end");
     assert_eq!(start(&mut d, same(3, 1, true)).0, GOOD);
+    let deallocate =
+        Cdb::WriteSame { range: Transfer::new(2, 1), unmap: true, anchor: false, no_data_out: false };
+    deliver(&mut d, deallocate, &[7; 512], 512).unwrap();
     let list = |lba: u64, blocks: u32| {
         [&[0, 22, 0, 16, 0, 0, 0, 0][..], &lba.to_be_bytes(), &blocks.to_be_bytes(), &[0; 4]].concat()
     };
     let unmap = Cdb::Unmap { anchor: false, parameter_len: 24 };
     deliver(&mut d, unmap, &list(5, 2), 24).unwrap();
     let zero: Vec<bool> = contents(&mut d).chunks(512).map(|b| b.iter().all(|x| *x == 0)).collect();
-    assert_eq!(zero, [true, true, false, true, false, true, true, false]);
+    assert_eq!(zero, [true, true, true, true, false, true, true, false]);
+    deliver(&mut d, unmap, &list(8, 0), 24).unwrap();
+    assert_eq!(deliver(&mut d, unmap, &list(9, 0), 24), Err(Refusal::Check(Sense::LBA_OUT_OF_RANGE)));
     assert_eq!(deliver(&mut d, unmap, &list(7, 2), 24), Err(Refusal::Check(Sense::LBA_OUT_OF_RANGE)));
     let many = [&[0xFF, 0xFF, 0xFF, 0xF0, 0, 0, 0, 0][..], &[0; 16]].concat();
     assert_eq!(deliver(&mut d, unmap, &many, 24), Err(Refusal::Check(Sense::INVALID_PARAMETER)));

@@ -1,6 +1,6 @@
 //! Who may use a logical unit: RESERVE(6)/RELEASE(6) and persistent reservations (SPC-4 5.13, 6.15, 6.16). Registrations belong to
 //! the I_T nexus by name (initiator name and ISID), so they outlive sessions; they live in memory, so they end with the target
-//! (no APTPL). Not modelled: REGISTER AND MOVE, SPEC_I_PT, ALL_TG_PT, FULL STATUS.
+//! (no APTPL). Not modelled: REGISTER AND MOVE, SPEC_I_PT, ALL_TG_PT.
 
 use crate::scsi::{Cdb, ReservationAction, Sense, Status};
 
@@ -169,7 +169,7 @@ impl Reservations {
     }
 
     /// PERSISTENT RESERVE IN data, not yet cut to the allocation length.
-    pub fn report(&self, action: u8, out: &mut Vec<u8>) -> Result<(), Sense> {
+    pub fn report(&self, action: u8, portal_group: u16, out: &mut Vec<u8>) -> Result<(), Sense> {
         match action {
             0 => {
                 out.extend_from_slice(&self.generation.to_be_bytes());
@@ -191,9 +191,37 @@ impl Reservations {
             }
             // TMV, and every type in the mask.
             2 => out.extend_from_slice(&[0, 8, 0, 0x80, 0xEA, 0x01, 0, 0]),
+            3 => self.full_status(portal_group, out),
             _ => return Err(Sense::invalid_cdb_byte(1)),
         }
         Ok(())
+    }
+
+    /// READ FULL STATUS (SPC-4 6.15.5): every registration with its TransportID, the iSCSI form with ISID (SPC-4 7.6.4.6).
+    fn full_status(&self, portal_group: u16, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.generation.to_be_bytes());
+        let length_at = out.len();
+        out.extend_from_slice(&[0; 4]);
+        for (nexus, key) in &self.registrations {
+            let mut name = nexus.initiator.clone().into_bytes();
+            name.extend_from_slice(b",i,0x");
+            for byte in nexus.isid {
+                name.extend_from_slice(format!("{byte:02x}").as_bytes());
+            }
+            name.push(0);
+            name.resize(name.len().next_multiple_of(4).max(20), 0);
+            let holds = self.holds(nexus);
+            let kind = self.persistent.as_ref().filter(|_| holds).map_or(0, |(kind, _)| *kind as u8);
+            out.extend_from_slice(&key.to_be_bytes());
+            out.extend_from_slice(&[0, 0, 0, 0, u8::from(holds), kind, 0, 0, 0, 0]);
+            out.extend_from_slice(&portal_group.to_be_bytes());
+            out.extend_from_slice(&(name.len() as u32 + 4).to_be_bytes());
+            out.extend_from_slice(&[0x45, 0]);
+            out.extend_from_slice(&(name.len() as u16).to_be_bytes());
+            out.extend_from_slice(&name);
+        }
+        let length = (out.len() - length_at - 4) as u32;
+        out[length_at..length_at + 4].copy_from_slice(&length.to_be_bytes());
     }
 
     /// PERSISTENT RESERVE OUT with its parameter list. On refusal nothing has changed.
@@ -443,12 +471,18 @@ mod tests {
         assert!(r.admit(&nexus(2), &WRITE).is_ok());
         assert_eq!(r.admit(&nexus(1), &WRITE), Err(Refusal::Conflict));
         let mut out = Vec::new();
-        r.report(0, &mut out).unwrap();
+        r.report(0, 1, &mut out).unwrap();
         assert_eq!(out, [0, 0, 0, 3, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0xB]);
         out.clear();
-        r.report(1, &mut out).unwrap();
+        r.report(1, 1, &mut out).unwrap();
         assert_eq!((out.len(), out[15], out[21]), (24, 0xB, 1));
-        assert!(r.report(4, &mut out).is_err());
+        out.clear();
+        r.report(3, 1, &mut out).unwrap();
+        assert_eq!(out[4..8], (out.len() as u32 - 8).to_be_bytes());
+        assert_eq!((&out[8..16], out[20], out[21], out[27]), (&0xBu64.to_be_bytes()[..], 1, 1, 1));
+        assert_eq!(out[32..34], [0x45, 0]);
+        assert!(out[36..].starts_with(b"iqn.2026-01.example:i,i,0x000000000002\0"));
+        assert!(r.report(4, 1, &mut out).is_err());
     }
 
     #[test]
