@@ -116,12 +116,17 @@ impl Session {
         }
     }
 
-    /// The earliest thing that it waits for.
+    /// The earliest thing that it waits for. Without a connection that is the replacement timeout alone: the timers of
+    /// commands and of task management are dealt with by its tear-down.
     fn deadline(&self, now: Instant) -> Option<Instant> {
+        use crate::libiscsi::SessionState as S;
+        if !matches!(self.gate.state(), S::LoggedIn | S::LoggingOut) {
+            return self.gate.deadline();
+        }
         [
             self.gate.deadline(),
             self.keepalive.as_ref().and_then(Keepalive::deadline),
-            self.ladder.deadline(now),
+            self.ladder.deadline(),
             self.queue.deadline(now),
             self.command_scan,
         ]

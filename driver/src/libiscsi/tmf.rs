@@ -216,14 +216,13 @@ impl Ladder {
         }
     }
 
-    /// When [`poll`](Self::poll) has something to say without further events.
+    /// When [`poll`](Self::poll) has something to say although nothing else happened. After every call that feeds the ladder,
+    /// poll it anyway.
     #[must_use]
-    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+    pub fn deadline(&self) -> Option<Instant> {
         match self.state {
             State::Waiting { until, .. } | State::Cleaning { until, .. } => Some(until),
-            State::Ready(_) | State::Succeeded(_) | State::Dead => Some(now),
-            State::Idle if !self.victims.is_empty() => Some(now),
-            State::Idle | State::Sending(_) | State::Recovering => None,
+            _ => None,
         }
     }
 
@@ -389,7 +388,7 @@ mod tests {
         assert!(l.blocks(lun(2)));
         assert!(l.response(5));
         assert_eq!(l.poll(at(3)), Some(LadderAction::RecoverSession));
-        assert_eq!((l.poll(at(1000)), l.deadline(at(1000))), (None, None));
+        assert_eq!((l.poll(at(1000)), l.deadline()), (None, None));
         l.reset();
         assert!(!l.is_active());
     }
@@ -404,7 +403,7 @@ mod tests {
                 l.response(5);
             }
             function(&mut l, 0);
-            assert_eq!(l.deadline(at(0)), Some(at(timeout)));
+            assert_eq!(l.deadline(), Some(at(timeout)));
             assert_eq!(l.poll(at(timeout - 1)), None);
             assert_eq!(l.poll(at(timeout)), Some(LadderAction::RecoverSession));
             assert!(!l.response(0), "a late response finds nobody");
@@ -440,7 +439,7 @@ mod tests {
         (0..49).for_each(|i| l.cleanup_posted(task(i)));
         l.cleanup_complete();
         (0..48).for_each(|i| l.task_ended(task(i)));
-        assert_eq!(l.deadline(at(2)), Some(at(3)), "T7: not 49 x 100 ms");
+        assert_eq!(l.deadline(), Some(at(3)), "T7: not 49 x 100 ms");
         assert_eq!(l.poll(at(3)), Some(LadderAction::RecoverSession));
     }
 
