@@ -1,5 +1,6 @@
 //! The TCP seam: what the offload engine needs of a transport, whatever carries it.
 
+pub mod host;
 pub mod memory;
 
 use std::net::{IpAddr, SocketAddr};
