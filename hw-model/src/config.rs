@@ -1,6 +1,6 @@
 //! What a card is built with: identity, licence, limits, and one switch per inferred fact.
 //!
-//! A fact that the host side does not prove (marked [I] in the specification) is a decision of the model; each has a
+//! A fact that the host side does not prove (inferred, \[I\] in the specification) is a decision of the model; each has a
 //! field here, with the value that we believe in as the default. The same type is used by command line, plans and
 //! tests.
 
@@ -43,20 +43,20 @@ pub struct ChipConfig {
     /// reached the chip neither fetches KWQEs nor runs its connections until the host has consumed some: nothing is
     /// lost, everything waits.
     pub kcqe_backlog: u16,
-    /// [I] KCQEs that the chip joins into one group (all but the last carry NEXT). 1: no groups. Hosts dispatch at
+    /// Inferred: KCQEs that the chip joins into one group (all but the last carry NEXT). 1: no groups. Hosts dispatch at
     /// most 64 entries at once, so a longer group would never be consumed.
     pub kcqe_group: u8,
     /// How late a delayed KCQE is posted (fault point `delay-kcqe`), in nanoseconds.
     pub delayed_kcqe_ns: u64,
-    /// [I] Completion status of a CONNECT whose handshake timed out.
+    /// Inferred: Completion status of a CONNECT whose handshake timed out.
     pub connect_timeout_status: u16,
-    /// [I] Completion status of a CONNECT that the peer refused.
+    /// Inferred: Completion status of a CONNECT that the peer refused.
     pub connect_refused_status: u16,
-    /// [I] Completion status of an OFFLOAD_CONN for a connection index that is in use.
+    /// Inferred: Completion status of an OFFLOAD_CONN for a connection index that is in use.
     pub busy_cid_status: u32,
-    /// [I] Completion status of a DESTROY_CONN while TCP is still alive.
+    /// Inferred: Completion status of a DESTROY_CONN while TCP is still alive.
     pub destroy_alive_status: u32,
-    /// [I] A Data-In with status is posted as a SCSI response CQE (0x21) instead of a Data-In CQE (0x25); the S bit is
+    /// Inferred: A Data-In with status is posted as a SCSI response CQE (0x21) instead of a Data-In CQE (0x25); the S bit is
     /// in its flags either way.
     pub data_in_status_as_response: bool,
 }

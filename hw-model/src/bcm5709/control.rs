@@ -5,9 +5,9 @@
 //! the completion status that the real firmware has for them, or, where there is no one to answer to, to a counter.
 //! One KWQE makes at most two KCQEs, and is executed only while there is room for them.
 //!
-//! [I] decisions: a path group that is offloaded twice answers 0x89 with the id it has and takes the new header; UPDATE_PG
-//! counts for connections made afterwards; a peer's RST ends TCP for good, so that DESTROY is legal after it; an L2
-//! FLUSH is consumed and not answered, as nothing waits for it.
+//! Decisions where nothing is specified: a path group that is offloaded twice answers 0x89 with the id it has and takes
+//! the new header; UPDATE_PG counts for connections made afterwards; a peer's RST ends TCP for good, so that DESTROY is
+//! legal after it; an L2 FLUSH is consumed and not answered, as nothing waits for it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;

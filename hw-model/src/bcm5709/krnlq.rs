@@ -1,9 +1,10 @@
 //! The kernel queues: KWQ (context 24, host to chip) and KCQ (context 25, chip to host), BNX2I-CNIC 0.3, 2.4, 5.9.
 //!
 //! The host describes each ring in its context and sets a go word: the indexes become zero, and the chip reads the page
-//! table by DMA in its next step. Clearing the go word stops the ring where it is. Indexes are free-running 16-bit counts, so that all entries of a ring can be used; an entry's slot is
-//! its index modulo the ring. A ring that cannot be read or written stops until a reset; that is an attention, never a
-//! guess. What the host has no room for in the KCQ waits in a bounded backlog, in order.
+//! table by DMA in its next step. Clearing the go word stops the ring where it is. Indexes are free-running 16-bit counts,
+//! so that all entries of a ring can be used; an entry's slot is its index modulo the ring. A ring that cannot be read
+//! or written stops until it is started again; that is an attention, never a guess. What the host has no room for in
+//! the KCQ waits in a bounded backlog, in order.
 
 use std::collections::VecDeque;
 
@@ -12,6 +13,7 @@ use bus::pci::{DevCx, DmaFault, Grant};
 use hsi::ctx;
 use hsi::kcq::Kcqe;
 use hsi::kwq::Kwqe;
+use hsi::pte::IscsiPte;
 
 /// Bytes of a KWQE or KCQE.
 const ELEMENT: u64 = hsi::limits::KERNEL_QUEUE_ELEMENT_BYTES as u64;
@@ -126,9 +128,8 @@ impl Ring {
         let outcome = cx.dma_read(*table, ptes, grant);
         self.state = State::Failed;
         outcome?;
-        let word = |b: &[u8]| u64::from(u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
         self.pages.clear();
-        self.pages.extend(ptes.chunks_exact(8).map(|pte| word(pte) << 32 | word(&pte[4..])));
+        self.pages.extend(ptes.as_chunks().0.iter().map(|&pte| IscsiPte::from_bytes(pte).addr()));
         self.state = State::Running;
         Ok(())
     }

@@ -113,7 +113,7 @@ counters! {
     bad_accesses,
 }
 
-/// The card. [`Card`] is the handle that also a laboratory can keep.
+/// The card. [`Card`] is a handle on it that its maker can keep while the card sits in a slot.
 pub struct Bcm5709<T> {
     layout: FunctionLayout,
     config: ChipConfig,
