@@ -278,3 +278,23 @@ fn a_medium_error_in_the_middle_of_a_read() {
     }
     assert_eq!(host.run(&mut lab, 0, &write(0, 1), 0, &[0; 512]).check(), Sense::WRITE_ERROR);
 }
+
+/// Every way in which a command can end opens the window again: with data, with a response, with sense, by an abort.
+#[test]
+fn the_window_moves_with_every_kind_of_end() {
+    let mut lab = Lab::with(ServerConfig { window: 2, ..ServerConfig::default() });
+    let mut host = Host::login(&mut lab, initiator(1));
+    for at in 0..10u8 {
+        assert_eq!(host.max_cmd_sn.since(host.cmd_sn) + 1, 2, "round {at}");
+        assert!(host.run(&mut lab, 0, &read(0, 1), 512, &[]).status.is_good());
+        assert!(host.run(&mut lab, 0, &write(0, 1), 0, &[at; 512]).status.is_good());
+        host.run(&mut lab, 0, &read(1 << 40, 1), 512, &[]).check();
+        let large = pattern(300_000, 1);
+        let cmd_sn = host.cmd_sn;
+        let pdu = host.command(0, &write(0, 1000), flags::WRITE | flags::FINAL, large.len() as u32);
+        host.send(&mut lab, *pdu, &[]);
+        assert!(host.next(&mut lab).is(Opcode::R2t));
+        let itt = host.itt;
+        assert_eq!(host.manage(&mut lab, TmfFunction::AbortTask, 0, itt, cmd_sn), TmfResponse::Complete);
+    }
+}
