@@ -9,6 +9,7 @@ use core::time::Duration;
 
 use bus::actor::{Actor, ActorId, Budget, Cx, Progress};
 use bus::port::{PortRx, PortTx};
+use bus::streams::Streams;
 use bus::time::Instant;
 use bus::trace::EventKind;
 use iscsi::names::normalize;
@@ -159,7 +160,7 @@ impl Records {
         self.0.borrow().sessions.iter().filter(|(_, s)| s.established).map(|(&tag, _)| tag).collect()
     }
 
-    /// A new tag: also the number of the session in its ISID.
+    /// A new tag: its low bits are the number of the session in its ISID.
     fn next_tag(&self) -> u64 {
         let mut store = self.0.borrow_mut();
         store.last_tag += 1;
@@ -185,10 +186,14 @@ impl Records {
     }
 }
 
-/// ISID in OUI format, 00 02 3d and the session's number (ISCSID 1): unique per session of this initiator.
-fn isid(tag: u64) -> [u8; 6] {
-    let [.., a, b, c] = tag.to_be_bytes();
-    [0x00, 0x02, 0x3d, a, b, c]
+/// ISID in random format (RFC 7143 11.12.5, T = 10b): 24 random bits and the session's number. The real daemon numbers its
+/// sessions under its OUI, which is unique because there is one per host; here every process may run its own, and two
+/// sessions of one name and ISID would reinstate each other for ever.
+fn isid(tag: u64, rng: &mut dyn Streams) -> [u8; 6] {
+    let [.., c, d] = tag.to_be_bytes();
+    let mut isid = [0x80, 0, 0, 0, c, d];
+    rng.fill("iscsid.isid", &mut isid[1..4]);
+    isid
 }
 
 /// The ends of the ports that iscsid talks through. The world makes them.
@@ -458,8 +463,8 @@ impl Iscsid {
         if exists && !multiple {
             return Err(MgmtError::Exists);
         }
-        let tag = self.open(cx, id, target, record.portal, record.settings.clone())?;
-        self.records.put(tag, Stored { record, isid: isid(tag), established: false });
+        let (tag, isid) = self.open(cx, id, target, record.portal, record.settings.clone())?;
+        self.records.put(tag, Stored { record, isid, established: false });
         Ok(())
     }
 
@@ -477,16 +482,17 @@ impl Iscsid {
         target: Option<String>,
         portal: SocketAddr,
         settings: Settings,
-    ) -> Result<u64, MgmtError> {
+    ) -> Result<(u64, [u8; 6]), MgmtError> {
         if self.sessions.len() >= MAX_SESSIONS {
             return Err(MgmtError::TooMany);
         }
         let tag = self.records.next_tag();
+        let isid = isid(tag, cx.rng);
         let (mut session, effects) =
-            self.env(cx, |env| Session::start(tag, target, portal, settings, isid(tag), env));
+            self.env(cx, |env| Session::start(tag, target, portal, settings, isid, env));
         session.waiter = Some(id);
         self.keep(session, effects);
-        Ok(tag)
+        Ok((tag, isid))
     }
 
     fn message(&mut self, cx: &mut Cx<'_>, message: FromAdapter) {

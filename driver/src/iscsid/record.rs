@@ -451,6 +451,26 @@ mod tests {
     }
 
     #[test]
+    fn records_are_written_without_secrets_and_read_with_defaults() {
+        let text = r#"{"target":"iqn.2001-04.com.example:a","portal":"[2001:db8::5]:860","login_timeout":7,
+            "data_digest":"CRC32C,None","chap":{"username":"user","password":"secret-secret"}}"#;
+        let r: NodeRecord = serde_json::from_str(text).unwrap();
+        assert_eq!((r.portal.port(), r.settings.login_timeout, r.settings.queue_depth), (860, 7, 32));
+        assert_eq!(r.settings.data_digest, DigestOffer::Crc32cOrNone);
+        assert_eq!(r.settings.chap, ChapRecord::one_way(Credentials::new("user", "secret-secret")));
+        let written = serde_json::to_string(&r).unwrap();
+        assert!(
+            !written.contains("secret") && written.contains(r#""data_digest":"CRC32C,None""#),
+            "{written}"
+        );
+        let back: NodeRecord = serde_json::from_str(&written).unwrap();
+        let bare = Settings { chap: ChapRecord::default(), ..r.settings.clone() };
+        assert_eq!(back, NodeRecord { settings: bare, ..r });
+        let bad = text.replace("CRC32C,None", "MD5");
+        assert!(serde_json::from_str::<NodeRecord>(&bad).unwrap_err().to_string().contains("a digest is"));
+    }
+
+    #[test]
     fn secrets_are_not_shown() {
         let chap = ChapRecord::one_way(Credentials::new("user", "hunter2hunter2"));
         assert!(!format!("{chap:?}").contains("hunter"));
