@@ -9,7 +9,7 @@ use bus::trace::EventKind;
 use hsi::bits::Itt;
 use hsi::kcq::CompletionStatus;
 use iscsi::framing::{Event, Framer, FramingError};
-use iscsi::pdu::{self, BHS_LEN, Bhs, Header, MAX_DATA_SEGMENT_LEN, Opcode, flags};
+use iscsi::pdu::{self, BHS_LEN, Bhs, Header, MAX_DATA_SEGMENT_LEN, Opcode, RejectReason, flags};
 
 use super::conn::Conn;
 use super::task::{Kind, Sequence, State};
@@ -289,8 +289,9 @@ impl Conn {
             }
             (Ok(Opcode::Reject), _) => {
                 self.rq.advance();
-                self.end_rejected();
-                self.notify(cx, core, &cqe::reject(pdu::Reject::cast(&bhs)));
+                let reject = pdu::Reject::cast(&bhs);
+                self.end_rejected(reject);
+                self.notify(cx, core, &cqe::reject(reject));
             }
             // Judged: nothing else is accepted.
             _ => {}
@@ -332,8 +333,12 @@ impl Conn {
     }
 
     /// The target rejected a PDU. Where that was a request, no other answer comes: its task ends here, so that the
-    /// index can be used again. The header that was rejected is the payload of the Reject.
-    fn end_rejected(&mut self) {
+    /// index can be used again. The header that was rejected is the payload of the Reject. Only after a data digest
+    /// error does the command go on and end with a response of its own (RFC 7143 7.8).
+    fn end_rejected(&mut self, reject: &pdu::Reject) {
+        if reject.code() == Some(RejectReason::DataDigestError) {
+            return;
+        }
         let mut header = [0; BHS_LEN];
         header[..self.rx.rejected.len()].copy_from_slice(&self.rx.rejected);
         let rejected = Bhs::from_bytes(&header);

@@ -68,6 +68,9 @@ pub(super) struct Task {
     waiting_len: u8,
 }
 
+// 128 connections of 128 tasks are 12 MiB.
+const _: () = assert!(size_of::<Task>() <= 768);
+
 impl Task {
     /// R2Ts that are not answered in full.
     pub(super) fn open_r2ts(&self) -> usize {

@@ -367,7 +367,7 @@ mod tests {
     #[test]
     fn bytes_arrive_in_order_whatever_is_left_behind() {
         let (mut w, peer) = World::connected();
-        let data: Vec<u8> = (0..3_000_000u32).map(|i| (i * 7 >> 3) as u8).collect();
+        let data: Vec<u8> = (0..3_000_000u32).map(|i| ((i * 7) >> 3) as u8).collect();
         let (mut sent, mut got, mut limit) = (0, Vec::new(), 1);
         w.seen.clear();
         let mut readable = false;

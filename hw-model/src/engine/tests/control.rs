@@ -8,11 +8,13 @@ use hsi::cq::{
 use hsi::sq::{LogoutRequest, NopOutRequest, RespBuffer, SqOpcode, TextRequest, TmfRequest};
 use iscsi::pdu::{self, Header, RESERVED_TAG, flags};
 
+use bus::Budget;
+
 use super::super::*;
 use super::rig::{DATA, ID, INIT, LUN, PARAMS, PORTAL, RESPONSE, Rig};
 use crate::tcp::CONNECT_TIMEOUT;
 use crate::tcp::memory::{HostReceived, MemoryNet, Reach};
-use crate::testing::connect_request;
+use crate::testing::{Bench, connect_request};
 
 #[test]
 fn login_holds_the_stream_until_update_says_how_it_goes_on() {
@@ -248,6 +250,19 @@ fn sense_async_and_reject_use_rq_buffers_in_order() {
     rig.post(w);
     rig.received_one();
     assert_eq!(rig.take_reports(), []);
+
+    // A command whose immediate data was damaged is rejected and goes on: its response still comes.
+    let wqe = rig.command(7, true, DATA, &[512]);
+    rig.post(wqe);
+    let command = rig.received_one();
+    let mut j = pdu::Reject::new();
+    j.reason = 2;
+    j.stat_sn = rig.next_stat_sn();
+    rig.send(&j, command.bhs.wire());
+    rig.reap_opcode(CqOpcode::REJECT);
+    let r = rig.good(command.bhs.itt, 0);
+    rig.send(&r, &[]);
+    assert_eq!(rig.reap_opcode(CqOpcode::SCSI_RSP).itt(), wqe.itt);
 }
 
 #[test]
@@ -441,4 +456,104 @@ fn overruns_are_suspected_when_the_host_posts_more_than_it_reaps() {
         rig.send(&n, &[]);
         assert_eq!(rig.engine.counters().suspected_overruns, u64::from(i == 8));
     }
+}
+
+/// A transport that reports what it is told to.
+#[derive(Default)]
+struct Scripted(std::rc::Rc<std::cell::RefCell<Vec<(TcpId, TcpEvent)>>>);
+
+impl TcpEngine for Scripted {
+    fn connect(&mut self, _: &mut DevCx<'_>, _: TcpId, _: &ConnectRequest) {}
+    fn close(&mut self, _: &mut DevCx<'_>, _: TcpId) {}
+    fn abort(&mut self, _: &mut DevCx<'_>, _: TcpId) {}
+    fn send(&mut self, _: &mut DevCx<'_>, _: TcpId, _: &[u8]) -> usize {
+        0
+    }
+    fn recv(
+        &mut self,
+        _: &mut DevCx<'_>,
+        _: TcpId,
+        _: &mut dyn FnMut(&mut DevCx<'_>, &[u8]) -> usize,
+    ) -> usize {
+        0
+    }
+    fn poll(&mut self, _: &mut DevCx<'_>, out: &mut Vec<(TcpId, TcpEvent)>) {
+        out.append(&mut self.0.borrow_mut());
+    }
+    fn next_deadline(&self) -> Option<Instant> {
+        None
+    }
+    fn reset(&mut self, _: &mut DevCx<'_>) {}
+    fn supports(&self, remote: std::net::IpAddr) -> bool {
+        remote.is_ipv4()
+    }
+}
+
+/// Offloads over a scripted transport; the rings are those of a rig, which many connections may share in a test
+/// that posts nothing.
+fn scripted(connections: u16) -> (Rig, Engine<Scripted>, Scripted) {
+    let mut rig = Rig::new();
+    let script = Scripted::default();
+    let mut engine = Engine::new(&ChipConfig::default(), Faults::new(), Scripted(script.0.clone()));
+    engine.init(INIT).unwrap();
+    for id in 0..connections {
+        let tables = rig.ring_tables();
+        rig.bench.with(|cx| engine.offload_conn(cx, TcpId(id), tables)).unwrap();
+    }
+    (rig, engine, script)
+}
+
+#[test]
+fn the_retransmission_limit_and_late_reports() {
+    let (mut rig, mut engine, script) = scripted(1);
+    let id = TcpId(0);
+    let mut report = |engine: &mut Engine<Scripted>, event| {
+        script.0.borrow_mut().push((id, event));
+        let mut out = EngineEvents::new();
+        rig.bench.with(|cx| engine.step(cx, Budget(100), &mut out));
+        Vec::from(out)
+    };
+    // Reports for a connection that is not there, or not in that state, mean nothing.
+    script.0.borrow_mut().push((TcpId(9), TcpEvent::Connected));
+    for event in [TcpEvent::Connected, TcpEvent::Fin, TcpEvent::Rst, TcpEvent::Closed, TcpEvent::Readable] {
+        assert_eq!(report(&mut engine, event), []);
+    }
+    let request = connect_request("[::1]:3260".parse().unwrap());
+    Bench::new().with(|cx| engine.connect(cx, id, &request));
+    assert_eq!(
+        report(&mut engine, TcpEvent::Connected),
+        [EngineEvent::ConnectComplete(id, 4)],
+        "no IPv6 here"
+    );
+    let request = connect_request(PORTAL.parse().unwrap());
+    Bench::new().with(|cx| engine.connect(cx, id, &request));
+    assert_eq!(report(&mut engine, TcpEvent::Rst), [EngineEvent::ConnectComplete(id, 4)]);
+    Bench::new().with(|cx| engine.connect(cx, id, &request));
+    assert_eq!(report(&mut engine, TcpEvent::Connected), [EngineEvent::ConnectComplete(id, 0)]);
+    assert_eq!(report(&mut engine, TcpEvent::TimedOut), [EngineEvent::TcpError(id, 0x43)]);
+    assert_eq!(report(&mut engine, TcpEvent::Rst), []);
+}
+
+#[test]
+fn work_is_shared_in_turns_and_idle_connections_cost_nothing() {
+    let (mut rig, mut engine, script) = scripted(128);
+    assert_eq!(engine.connections(), 128);
+    let request = connect_request(PORTAL.parse().unwrap());
+    for id in 0..128 {
+        rig.bench.with(|cx| engine.connect(cx, TcpId(id), &request));
+        script.0.borrow_mut().push((TcpId(id), TcpEvent::Connected));
+    }
+    let mut out = EngineEvents::new();
+    rig.bench.with(|cx| engine.step(cx, Budget(1 << 20), &mut out));
+    assert_eq!(out.len(), 128);
+    // Nothing is ready: a step does nothing.
+    assert_eq!(rig.bench.with(|cx| engine.step(cx, Budget(1 << 20), &mut out)), Progress::default());
+    // Two of them are: each is served once, in order, and nobody else is touched.
+    for id in [100, 3, 100] {
+        script.0.borrow_mut().push((TcpId(id), TcpEvent::Readable));
+    }
+    rig.bench.with(|cx| engine.step(cx, Budget(1 << 20), &mut out));
+    assert_eq!(engine.counters().receives, 2);
+    let report = rig.bench.with(|cx| engine.reset(cx));
+    assert_eq!((report.connections, report.tasks, engine.connections()), (128, 0, 0));
 }

@@ -307,6 +307,20 @@ fn a_grant_revoked_in_the_middle_of_a_transfer_stops_everything() {
 }
 
 #[test]
+fn payload_then_entry_then_sequence_number() {
+    let mut rig = Rig::full_feature(PARAMS);
+    let wqe = rig.command(1, false, DATA, &[4096]);
+    rig.post(wqe);
+    let command = rig.received_one();
+    rig.bench.host.writes.clear();
+    rig.serve_read(&command, &pattern(4096, 1), true);
+    let writes = &rig.bench.host.writes;
+    let [payload @ .., entry, last] = &writes[..] else { panic!("{writes:?}") };
+    assert_eq!(payload.iter().map(|&(_, len)| len).sum::<usize>(), 4096);
+    assert_eq!((entry.1, *last), (60, (entry.0 + 60, 4)));
+}
+
+#[test]
 fn defects_on_request() {
     let mut rig = Rig::full_feature(PARAMS);
     let data = pattern(4096, 9);

@@ -155,8 +155,12 @@ impl Rig {
         ring_page(first, pages, (offset / 4096) as u64) + (offset % 4096) as u64
     }
 
+    pub(super) fn ring_tables(&self) -> RingTables {
+        RingTables { sq: SQ_TABLE, cq: CQ_TABLE, rq: RQ_TABLE }
+    }
+
     pub(super) fn offload(&mut self) -> Result<(), u32> {
-        let tables = RingTables { sq: SQ_TABLE, cq: CQ_TABLE, rq: RQ_TABLE };
+        let tables = self.ring_tables();
         let engine = &mut self.engine;
         self.bench.with(|cx| engine.offload_conn(cx, ID, tables))
     }
