@@ -104,8 +104,14 @@ impl<T> PortTx<T> {
     }
 }
 
-/// The receiving end.
+/// The receiving end. A world keeps a clone of it, to give to a receiver that it restarts.
 pub struct PortRx<T>(Rc<RefCell<Inner<T>>>);
+
+impl<T> Clone for PortRx<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
 
 impl<T> PortRx<T> {
     /// Takes the oldest message.

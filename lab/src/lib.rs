@@ -7,6 +7,7 @@
     reason = "runners are where the clock and the operating system come in"
 )]
 
+pub mod demo;
 pub mod host;
 pub mod load;
 pub mod oracle;
@@ -16,3 +17,4 @@ pub mod stamp;
 pub mod streams;
 pub mod target_host;
 pub mod target_memory;
+pub mod world;

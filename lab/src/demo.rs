@@ -1,0 +1,232 @@
+//! The main job: chip, driver and target in one process; sessions under verified load; device resets in the middle of it;
+//! and a report that says whether everything came back and nothing was lost.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use driver::adapter::OperatorRequest;
+use driver::iscsid::NodeRecord;
+use hw_model::fault::{FaultPoint, Trigger};
+use iscsi::target::{Auth, Disk, RamBackend, ServerConfig, TargetServer};
+use serde::Serialize;
+
+use crate::load::{Load, LoadConfig};
+use crate::oracle::Initial;
+use crate::world::{PORTAL, World, WorldConfig, WorldError};
+
+/// The target's name.
+pub const TARGET: &str = "iqn.2026-01.lab.cnic:demo";
+const BLOCK: u32 = 512;
+/// Blocks of a session's region.
+const REGION: u64 = 8192;
+/// Load between two resets.
+const LOAD: Duration = Duration::from_millis(300);
+/// Longest wait for all sessions to come back from a reset, and for outstanding requests at the end.
+const RECOVERY_LIMIT: Duration = Duration::from_secs(150);
+/// The MTUs that the resets change to, in turn.
+const MTUS: [u16; 2] = [9000, 1500];
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct DemoConfig {
+    /// Sessions, 1 to 128.
+    pub sessions: u16,
+    /// MTU changes under load.
+    pub resets: u32,
+    /// Run in virtual time with this seed, instead of in real time.
+    pub seed: Option<u64>,
+    /// A hardware defect to arm.
+    pub defect: Option<FaultPoint>,
+}
+
+/// Milliseconds of all recoveries: from the operator's request to a session's first completed I/O after the reset.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct RecoveryMs {
+    /// Median.
+    pub p50: f64,
+    /// The slowest.
+    pub max: f64,
+}
+
+/// What came out.
+#[derive(Clone, Debug, Serialize)]
+pub struct DemoReport {
+    /// Every check held: nothing lost, corrupt, duplicated or leaked, and every session recovered every time.
+    pub verified: bool,
+    /// Sessions.
+    pub sessions: u16,
+    /// Resets.
+    pub resets: u32,
+    /// Session recoveries that ended with completed I/O; `sessions * resets` when all did.
+    pub recovered: u64,
+    /// Block requests completed.
+    pub commands: u64,
+    /// SCSI commands posted to the card.
+    pub scsi_commands: u64,
+    /// Bytes read and written by successful requests.
+    pub bytes: u64,
+    /// Requests that never completed.
+    pub lost: u64,
+    /// Requests that completed with an error.
+    pub failed: u64,
+    /// Blocks that were not what they had to be, and bytes changed outside a request.
+    pub corrupt: u64,
+    /// Completions beyond the one that a request gets.
+    pub duplicated: u64,
+    /// Resources that were not given back at the end.
+    pub leaked: u64,
+    /// Accesses of the card that the bus refused.
+    pub refused_dma: u64,
+    /// Recovery times.
+    pub recovery_ms: RecoveryMs,
+    /// Time that the run took: real seconds, or virtual ones with a seed.
+    pub seconds: f64,
+    /// What the armed defect did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub defect: Option<DefectReport>,
+    /// The first blocks that were wrong, and the check that caught each.
+    pub findings: Vec<String>,
+    /// The first request that failed, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_error: Option<String>,
+    /// Hash of everything that happened (virtual time only): the same seed gives the same hash.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub history: Option<String>,
+}
+
+/// An armed defect.
+#[derive(Clone, Debug, Serialize)]
+pub struct DefectReport {
+    /// The fault point.
+    pub name: &'static str,
+    /// How often it fired.
+    pub fired: u64,
+    /// What the driver noticed: completions for nothing outstanding, gaps in a completion queue, deadlines, and lost
+    /// connections beyond those that the resets cost.
+    pub noticed: u64,
+}
+
+/// A RAM target with one LUN of `blocks` blocks of 512 bytes.
+///
+/// # Panics
+/// When `name` is no iSCSI name.
+#[must_use]
+pub fn ram_target(name: &str, blocks: u64, auth: Auth) -> TargetServer {
+    let backend = RamBackend::new((blocks * u64::from(BLOCK)) as usize);
+    let disk = Disk::new(Box::new(backend), BLOCK, "DEMO0000").expect("512 is a block size");
+    let mut server = TargetServer::new(ServerConfig::default());
+    server.add_target(name, vec![(0, disk)], auth).expect("the name is an iSCSI name");
+    server
+}
+
+/// Runs it. `say` gets a line of progress now and then.
+///
+/// # Errors
+/// [`WorldError`] when it could not even begin; once the load runs, what goes wrong is in the report.
+pub fn run(config: &DemoConfig, mut say: impl FnMut(&str)) -> Result<DemoReport, WorldError> {
+    let target = ram_target(TARGET, REGION * u64::from(config.sessions), Auth::default());
+    let mut world = World::new(match config.seed {
+        Some(seed) => WorldConfig::virtual_time(seed, target),
+        None => WorldConfig::real_time(target),
+    })?;
+    let start = world.now();
+    world.bring_up()?;
+    let entries = world.login(&NodeRecord::new(TARGET, PORTAL), config.sessions.into())?;
+    say(&format!("{} sessions are logged in", entries.len()));
+
+    let load = Load::new(LoadConfig {
+        depth: 4,
+        max_bytes: 256 << 10,
+        write_percent: 50,
+        think: Duration::from_millis(u64::from(config.sessions) / 16 + 1),
+        run: world.act(|cx, _| cx.rng.next_u64("demo.run")),
+        initial: Initial::Zero,
+    });
+    let load = Rc::new(RefCell::new(load));
+    world.act(|_, host| {
+        for (i, e) in entries.iter().enumerate() {
+            let disk = host.adapter.disks(e.session)[0].clone();
+            let first = i as u64 * REGION;
+            load.borrow_mut()
+                .attach(&mut host.adapter, e.session, disk, first, REGION as usize)
+                .map_err(|_| WorldError::Timeout("memory for the load's buffers"))?;
+        }
+        host.user = Some(load.clone());
+        Ok::<_, WorldError>(())
+    })?;
+    if let Some(point) = config.defect {
+        world.faults().arm(point, Trigger { after: 200, count: 1, operand: None });
+    }
+    for i in 0..config.resets {
+        world.run_for(LOAD);
+        let age = world.host().borrow().adapter.age();
+        load.borrow_mut().expect_recovery(world.now(), age);
+        world.operate(OperatorRequest::ChangeMtu(MTUS[i as usize % MTUS.len()]))?;
+        let waiting = load.clone();
+        world.run(RECOVERY_LIMIT, |_| waiting.borrow().recovering() == 0);
+        say(&format!(
+            "reset {} of {}: {} sessions are not back",
+            i + 1,
+            config.resets,
+            load.borrow().recovering()
+        ));
+    }
+    world.run_for(LOAD);
+    load.borrow_mut().stop();
+    let draining = load.clone();
+    world.run(RECOVERY_LIMIT, |_| draining.borrow().outstanding() == 0);
+    let lost = load.borrow().outstanding() as u64;
+    let kept = world.act(|_, host| {
+        host.user = None;
+        load.borrow_mut().release(&mut host.adapter)
+    });
+    let counters = *world.host().borrow().adapter.counters();
+    let seconds = world.now().since(start).as_secs_f64();
+    let left = world.shutdown()?;
+    let load = load.borrow();
+    let r = load.report();
+    let corrupt = r.corrupt + r.guard_bytes;
+    let leaked = left.leaked() + kept as u64;
+    let recovered = r.recoveries.len() as u64;
+    let wanted = u64::from(config.sessions) * u64::from(config.resets);
+    let sound = lost + corrupt + r.duplicated + r.failed + leaked + left.audit.violations == 0;
+    Ok(DemoReport {
+        verified: sound && recovered == wanted,
+        sessions: config.sessions,
+        resets: config.resets,
+        recovered,
+        commands: r.commands,
+        scsi_commands: counters.commands,
+        bytes: r.bytes,
+        lost,
+        failed: r.failed,
+        corrupt,
+        duplicated: r.duplicated,
+        leaked,
+        refused_dma: left.audit.refused,
+        recovery_ms: recovery(&r.recoveries),
+        seconds,
+        defect: config.defect.map(|point| DefectReport {
+            name: point.name(),
+            fired: world.faults().fired(point),
+            noticed: (counters.unknown_itt
+                + counters.cq_gaps
+                + counters.timeouts
+                + counters.connections_lost)
+                .saturating_sub(wanted),
+        }),
+        findings: r.findings.iter().map(ToString::to_string).collect(),
+        first_error: r.first_error.clone(),
+        history: config.seed.map(|_| format!("{:016x}", world.exec().trace().hash())),
+    })
+}
+
+fn recovery(times: &[Duration]) -> RecoveryMs {
+    let mut ms: Vec<f64> = times.iter().map(|t| t.as_secs_f64() * 1e3).collect();
+    ms.sort_by(f64::total_cmp);
+    RecoveryMs {
+        p50: ms.get(ms.len() / 2).copied().unwrap_or_default(),
+        max: ms.last().copied().unwrap_or_default(),
+    }
+}

@@ -1,0 +1,615 @@
+//! A world: bus, card, driver roles, path helper, iscsid and network, assembled from the production actors.
+//!
+//! Demo, tests, benches and tools all use it. A *virtual* world runs in virtual time over a strict bus, and is a pure
+//! function of its configuration; a *real* world runs inline in real time, with the target in the same process
+//! or behind host sockets. Whoever holds the world is its operator.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bus::inproc::{Audit, CardActor, InProcess, Slot, SlotConfig};
+use bus::pci::PciFunction;
+use bus::port::{PortRx, PortTx, port};
+use bus::streams::{Seeded, Streams};
+use bus::trace::{EventKind, Trace};
+use bus::wake::Wake;
+use bus::{ActorId, Cx, Instant};
+use driver::adapter::{
+    Adapter, AdapterPorts, AdapterState, Failure, Holdings, OperatorError, OperatorRequest, SessionPhase,
+};
+use driver::config::{ConfigError, DriverConfig};
+use driver::control::{FromAdapter, ToAdapter};
+use driver::iscsid::{
+    DiscoveryRecord, Iscsid, IscsidPorts, IscsidReply, IscsidRequest, MgmtError, NodeRecord, RecordError,
+    Records, SessionEntry,
+};
+use hw_model::bcm5709::{Bcm5709, Card};
+use hw_model::config::ChipConfig;
+use hw_model::engine::EngineCounters;
+use hw_model::fault::Faults;
+use hw_model::tcp::TcpEngine;
+use hw_model::tcp::host::HostTcp;
+use hw_model::tcp::memory::{MemoryNet, WINDOW};
+use iscsi::sendtargets::TargetRecord;
+use iscsi::target::TargetServer;
+use os::reactor::Reactor;
+use thiserror::Error;
+
+use crate::host::Host;
+use crate::path_answerer::PathAnswerer;
+use crate::runner::inline::{Inline, Wakers};
+use crate::runner::{Ended, Executive, Pace, Place, Virtual};
+use crate::streams::Secret;
+use crate::target_memory::TargetMemory;
+
+/// Where the embedded target of a world with an in-memory network listens.
+pub const PORTAL: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)), 3260);
+
+/// The initiator name of every world.
+pub const INITIATOR: &str = "iqn.2026-01.lab.cnic:initiator";
+
+/// Messages that each port of a world holds.
+const PORT: usize = 256;
+
+/// Longest wait for the adapter to come up or to shut down.
+const ADAPTER_LIMIT: Duration = Duration::from_secs(120);
+/// Longest wait for the daemon's answer to a request: longer than its own retries.
+const DAEMON_LIMIT: Duration = Duration::from_secs(200);
+
+/// How time passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Time {
+    /// Virtual, with all randomness from this seed, and every event recorded.
+    Virtual {
+        /// The seed.
+        seed: u64,
+    },
+    /// Real, parked when idle.
+    Real,
+    /// Real, polling when idle.
+    Spinning,
+}
+
+/// What carries offloaded connections.
+pub enum Network {
+    /// Streams in memory, with this target at [`PORTAL`].
+    Memory(Box<TargetServer>),
+    /// Sockets of the host's kernel. Needs real time.
+    Sockets,
+}
+
+/// What a world is made of.
+pub struct WorldConfig {
+    /// Time.
+    pub time: Time,
+    /// The carrier.
+    pub network: Network,
+    /// The card.
+    pub chip: ChipConfig,
+    /// The driver.
+    pub driver: DriverConfig,
+    /// The slot between them.
+    pub slot: SlotConfig,
+}
+
+impl WorldConfig {
+    /// A virtual world over a strict bus, with the embedded target.
+    #[must_use]
+    pub fn virtual_time(seed: u64, target: TargetServer) -> Self {
+        Self {
+            time: Time::Virtual { seed },
+            network: Network::Memory(Box::new(target)),
+            chip: ChipConfig::default(),
+            driver: DriverConfig::default(),
+            slot: SlotConfig { strict: true, ..SlotConfig::default() },
+        }
+    }
+
+    /// A real world with the embedded target in the same process.
+    #[must_use]
+    pub fn real_time(target: TargetServer) -> Self {
+        Self { time: Time::Real, slot: SlotConfig::default(), ..Self::virtual_time(0, target) }
+    }
+
+    /// A real world whose connections are sockets of the host.
+    #[must_use]
+    pub fn sockets(spin: bool) -> Self {
+        Self {
+            time: if spin { Time::Spinning } else { Time::Real },
+            network: Network::Sockets,
+            chip: ChipConfig::default(),
+            driver: DriverConfig::default(),
+            slot: SlotConfig::default(),
+        }
+    }
+}
+
+/// Why a world did not do what was asked.
+#[derive(Debug, Error)]
+pub enum WorldError {
+    /// The driver's configuration is out of range.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Sockets need real time.
+    #[error("host sockets cannot run in virtual time")]
+    SocketsInVirtualTime,
+    /// The operating system refused a resource.
+    #[error("the operating system refused: {0}")]
+    Os(#[from] std::io::Error),
+    /// The adapter does not come up.
+    #[error("the adapter failed: {0}")]
+    Adapter(#[from] Failure),
+    /// The adapter refused an operator's request.
+    #[error(transparent)]
+    Operator(#[from] OperatorError),
+    /// The daemon refused or failed a request.
+    #[error(transparent)]
+    Daemon(#[from] MgmtError),
+    /// A record cannot be used.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// Something did not happen in the time that it may take.
+    #[error("{0} did not happen in time")]
+    Timeout(&'static str),
+}
+
+/// What is left after a shutdown. Everything is zero when nothing leaked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Leftovers {
+    /// The slot's view: memory, loans, violations.
+    pub audit: Audit,
+    /// The driver's view.
+    pub holdings: Holdings,
+    /// Connections on the card.
+    pub connections: usize,
+    /// Streams of an in-memory network.
+    pub streams: usize,
+}
+
+impl Leftovers {
+    /// How many things leaked. Violations and refused accesses are not leaks.
+    #[must_use]
+    pub fn leaked(&self) -> u64 {
+        let h = &self.holdings;
+        let held = [
+            h.cids,
+            h.ports,
+            h.path_groups,
+            h.quarantined,
+            h.loans,
+            h.dma_buffers,
+            h.user_buffers,
+            h.timers,
+            h.sessions,
+            h.requests,
+        ];
+        let card = self.audit.buffers + self.audit.loans + self.connections + self.streams;
+        held.into_iter().map(u64::from).sum::<u64>() + card as u64
+    }
+}
+
+struct Places {
+    card: Place,
+    host: Place,
+    paths: Place,
+    iscsid: Place,
+    user: Place,
+}
+
+/// What a restarted daemon is given again.
+struct DaemonEnds {
+    control_out: PortTx<ToAdapter>,
+    control_in: PortRx<FromAdapter>,
+    requests: PortRx<IscsidRequest>,
+    replies: PortTx<IscsidReply>,
+}
+
+/// A card of either carrier, for its counters.
+enum AnyCard {
+    Memory(Card<hw_model::tcp::memory::MemoryTcp>),
+    Sockets(Card<HostTcp>),
+}
+
+/// A running world. See the module.
+pub struct World {
+    exec: Executive,
+    places: Places,
+    host: Rc<RefCell<Host<InProcess>>>,
+    slot: Rc<RefCell<Slot>>,
+    card: AnyCard,
+    faults: Faults,
+    net: Option<MemoryNet>,
+    target: Option<Rc<RefCell<TargetMemory>>>,
+    records: Records,
+    daemon: DaemonEnds,
+    iscsid: Option<Rc<RefCell<Iscsid>>>,
+    requests: PortTx<IscsidRequest>,
+    replies: PortRx<IscsidReply>,
+    next_id: u64,
+}
+
+/// Who acts when the holder of the world does.
+const OPERATOR: ActorId = ActorId::new("operator", 0);
+
+impl World {
+    /// Assembles a world. Nothing has happened yet: the interface is down.
+    ///
+    /// # Errors
+    /// [`WorldError::Config`], [`WorldError::SocketsInVirtualTime`], [`WorldError::Os`].
+    pub fn new(config: WorldConfig) -> Result<Self, WorldError> {
+        let wakers = Wakers::default();
+        let mut owner = None;
+        let (pace, rng, trace): (Box<dyn Pace>, Box<dyn Streams>, Trace) = match config.time {
+            Time::Virtual { seed } => (Box::new(Virtual), Box::new(Seeded::new(seed)), Trace::recording()),
+            Time::Real | Time::Spinning => {
+                let reactor = Reactor::new()?;
+                owner = Some(reactor.owner()?);
+                let spin = config.time == Time::Spinning;
+                (
+                    Box::new(Inline::new(reactor, wakers.clone(), spin)),
+                    Box::new(Secret::default()),
+                    Trace::off(),
+                )
+            }
+        };
+        let mut exec = Executive::new(pace, rng, trace);
+        let places = Places {
+            card: exec.place(),
+            host: exec.place(),
+            paths: exec.place(),
+            iscsid: exec.place(),
+            user: exec.place(),
+        };
+        let faults = Faults::new();
+        let (mut net, mut target) = (None, None);
+        let (card, function): (AnyCard, Box<dyn PciFunction>) = match config.network {
+            Network::Memory(server) => {
+                let network = MemoryNet::new(WINDOW);
+                let card = fit(config.chip, &faults, network.card(places.card.wake()));
+                let place = exec.place();
+                let actor = TargetMemory::new(*server, network.host(place.wake()), PORTAL)
+                    .expect("nobody else listens on a new network");
+                let actor = Rc::new(RefCell::new(actor));
+                exec.install(&place, actor.clone());
+                (net, target) = (Some(network), Some(actor));
+                (AnyCard::Memory(card.clone()), Box::new(card))
+            }
+            Network::Sockets => {
+                let owner = owner.ok_or(WorldError::SocketsInVirtualTime)?;
+                wakers.join(owner.index(), places.card.wake());
+                let card = fit(config.chip, &faults, HostTcp::new(owner));
+                (AnyCard::Sockets(card.clone()), Box::new(card))
+            }
+        };
+        let slot =
+            Slot::new(config.slot, ActorId::new("card", 0), function, places.card.wake(), places.host.wake());
+        exec.install(&places.card, Rc::new(RefCell::new(CardActor(slot.clone()))));
+
+        let (path_out, path_requests) = port("path-requests", PORT, places.paths.wake());
+        let (path_answers, path_in) = port("path-updates", PORT, places.host.wake());
+        exec.install(&places.paths, Rc::new(RefCell::new(PathAnswerer::new(path_requests, path_answers))));
+        let (control_out, control_in) = port("to-iscsid", PORT, places.iscsid.wake());
+        let (to_adapter, from_iscsid) = port("from-iscsid", PORT, places.host.wake());
+        let ports = AdapterPorts { control_in: from_iscsid, control_out, path_in, path_out };
+        let platform = InProcess(slot.clone());
+        let adapter = Adapter::new(ActorId::new("adapter", 0), platform, config.driver, ports)?;
+        let host = Rc::new(RefCell::new(Host { adapter, user: None }));
+        exec.install(&places.host, host.clone());
+
+        let (requests, user_requests) = port("iscsid-requests", PORT, places.iscsid.wake());
+        let (daemon_replies, replies) = port("iscsid-replies", PORT, places.user.wake());
+        let daemon = DaemonEnds {
+            control_out: to_adapter,
+            control_in,
+            requests: user_requests,
+            replies: daemon_replies,
+        };
+        let mut world = Self {
+            exec,
+            places,
+            host,
+            slot,
+            card,
+            faults,
+            net,
+            target,
+            records: Records::default(),
+            daemon,
+            iscsid: None,
+            requests,
+            replies,
+            next_id: 0,
+        };
+        world.start_iscsid()?;
+        Ok(world)
+    }
+
+    /// The executive: time, events, steps.
+    #[must_use]
+    pub fn exec(&self) -> &Executive {
+        &self.exec
+    }
+
+    /// The time.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.exec.now()
+    }
+
+    /// The host with its adapter.
+    #[must_use]
+    pub fn host(&self) -> &Rc<RefCell<Host<InProcess>>> {
+        &self.host
+    }
+
+    /// The slot between card and driver.
+    #[must_use]
+    pub fn slot(&self) -> &Rc<RefCell<Slot>> {
+        &self.slot
+    }
+
+    /// The card's fault points.
+    #[must_use]
+    pub fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    /// The in-memory network, if there is one.
+    #[must_use]
+    pub fn net(&self) -> Option<&MemoryNet> {
+        self.net.as_ref()
+    }
+
+    /// The embedded target, if there is one.
+    #[must_use]
+    pub fn target(&self) -> Option<&Rc<RefCell<TargetMemory>>> {
+        self.target.as_ref()
+    }
+
+    /// The daemon, while it runs.
+    #[must_use]
+    pub fn iscsid(&self) -> Option<&Rc<RefCell<Iscsid>>> {
+        self.iscsid.as_ref()
+    }
+
+    /// What the offload engine counted.
+    #[must_use]
+    pub fn engine_counters(&self) -> EngineCounters {
+        match &self.card {
+            AnyCard::Memory(c) => c.with(|c| *c.engine().counters()),
+            AnyCard::Sockets(c) => c.with(|c| *c.engine().counters()),
+        }
+    }
+
+    fn connections(&self) -> usize {
+        match &self.card {
+            AnyCard::Memory(c) => c.with(|c| c.engine().connections()),
+            AnyCard::Sockets(c) => c.with(|c| c.engine().connections()),
+        }
+    }
+
+    /// Time spent in the steps of the card, its transport included.
+    #[must_use]
+    pub fn chip_busy(&self) -> Duration {
+        self.exec.busy(&self.places.card)
+    }
+
+    /// Time spent in the steps of driver, path helper and daemon, and of the user of the block API.
+    #[must_use]
+    pub fn host_busy(&self) -> Duration {
+        let p = &self.places;
+        [&p.host, &p.paths, &p.iscsid].into_iter().map(|p| self.exec.busy(p)).sum()
+    }
+
+    /// Acts on the host between steps, as its user does, and makes it run.
+    pub fn act<R>(&mut self, f: impl FnOnce(&mut Cx<'_>, &mut Host<InProcess>) -> R) -> R {
+        let host = self.host.clone();
+        let r = self.exec.act(OPERATOR, |cx| f(cx, &mut host.borrow_mut()));
+        self.places.host.wake().wake();
+        r
+    }
+
+    /// A handle that makes the host run.
+    #[must_use]
+    pub fn host_wake(&self) -> Wake {
+        self.places.host.wake()
+    }
+
+    /// Runs for `time` at most, or until `done`. Whether `done` was met.
+    pub fn run(&mut self, time: Duration, done: impl FnMut(&Executive) -> bool) -> bool {
+        let limit = self.exec.now() + time;
+        self.exec.run(limit, done) == Ended::Done
+    }
+
+    /// Runs for `time`.
+    pub fn run_for(&mut self, time: Duration) {
+        self.run(time, |_| false);
+    }
+
+    /// Asks the adapter for a change. It happens while the world runs.
+    ///
+    /// # Errors
+    /// [`OperatorError`]; nothing changes then.
+    pub fn operate(&mut self, request: OperatorRequest) -> Result<(), OperatorError> {
+        self.act(|cx, host| {
+            cx.event(EventKind::Operator, 0, 0);
+            host.adapter.request(cx, request)
+        })
+    }
+
+    /// Brings the interface up.
+    ///
+    /// # Errors
+    /// [`WorldError::Adapter`] says why it does not come up.
+    pub fn bring_up(&mut self) -> Result<(), WorldError> {
+        self.operate(OperatorRequest::InterfaceUp)?;
+        self.settle("bring-up", |s| matches!(s, AdapterState::Up | AdapterState::Failed(_)))?;
+        let state = self.host.borrow().adapter.state();
+        if let AdapterState::Failed(why) = state { Err(why.into()) } else { Ok(()) }
+    }
+
+    /// Runs until the adapter is where `there` says.
+    ///
+    /// # Errors
+    /// [`WorldError::Timeout`] names `what`.
+    pub fn settle(
+        &mut self,
+        what: &'static str,
+        there: impl Fn(AdapterState) -> bool,
+    ) -> Result<(), WorldError> {
+        let host = self.host.clone();
+        let arrived = self.run(ADAPTER_LIMIT, |_| there(host.borrow().adapter.state()));
+        if arrived { Ok(()) } else { Err(WorldError::Timeout(what)) }
+    }
+
+    /// Logs in `count` sessions of one record, and waits until their logical units are ready.
+    ///
+    /// # Errors
+    /// The first login that failed; the others go on.
+    pub fn login(&mut self, record: &NodeRecord, count: usize) -> Result<Vec<SessionEntry>, WorldError> {
+        for _ in 0..count {
+            let (record, _) = record.clone().check()?;
+            let id = self.id();
+            self.ask(IscsidRequest::Login { id, record: Box::new(record), multiple: true })?;
+        }
+        let mut entries = Vec::with_capacity(count);
+        for _ in 0..count {
+            match self.reply()? {
+                IscsidReply::LoggedIn { result, .. } => entries.push(result?),
+                other => debug_assert!(false, "an answer to nothing: {other:?}"),
+            }
+        }
+        let host = self.host.clone();
+        let ready = self.run(DAEMON_LIMIT, |_| {
+            let host = host.borrow();
+            let ready = host.adapter.sessions().filter(|s| s.phase == SessionPhase::Ready).count();
+            ready >= host.adapter.sessions().count()
+        });
+        if ready { Ok(entries) } else { Err(WorldError::Timeout("LUN bring-up")) }
+    }
+
+    /// Asks a portal for its targets.
+    ///
+    /// # Errors
+    /// Why it did not answer.
+    pub fn discover(&mut self, record: DiscoveryRecord) -> Result<Vec<TargetRecord>, WorldError> {
+        let id = self.id();
+        self.ask(IscsidRequest::Discover { id, record: Box::new(record) })?;
+        match self.reply()? {
+            IscsidReply::Discovered { result, .. } => Ok(result?),
+            _ => Err(WorldError::Timeout("discovery")),
+        }
+    }
+
+    /// Logs a session out.
+    ///
+    /// # Errors
+    /// What went wrong; the session is gone in any case.
+    pub fn logout(&mut self, tag: u64) -> Result<(), WorldError> {
+        let id = self.id();
+        self.ask(IscsidRequest::Logout { id, tag })?;
+        match self.reply()? {
+            IscsidReply::LoggedOut { result, .. } => Ok(result?),
+            _ => Err(WorldError::Timeout("logout")),
+        }
+    }
+
+    fn id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    fn ask(&mut self, request: IscsidRequest) -> Result<(), WorldError> {
+        self.requests.send(request).map_err(|_| WorldError::Timeout("a place in the daemon's inbox"))
+    }
+
+    fn reply(&mut self) -> Result<IscsidReply, WorldError> {
+        let replies = self.replies.clone();
+        let mut reply = None;
+        self.run(DAEMON_LIMIT, |_| {
+            reply = replies.recv();
+            reply.is_some()
+        });
+        reply.ok_or(WorldError::Timeout("the daemon's answer"))
+    }
+
+    /// Starts the daemon, if it does not run.
+    ///
+    /// # Errors
+    /// Never: the initiator name is a constant.
+    pub fn start_iscsid(&mut self) -> Result<(), WorldError> {
+        if self.iscsid.is_some() {
+            return Ok(());
+        }
+        let d = &self.daemon;
+        let ports = IscsidPorts {
+            control_out: d.control_out.clone(),
+            control_in: d.control_in.clone(),
+            requests: d.requests.clone(),
+            replies: d.replies.clone(),
+        };
+        let iscsid = Iscsid::new(ActorId::new("iscsid", 0), INITIATOR, ports, self.records.clone())?;
+        let iscsid = Rc::new(RefCell::new(iscsid));
+        self.exec.install(&self.places.iscsid, iscsid.clone());
+        self.iscsid = Some(iscsid);
+        Ok(())
+    }
+
+    /// Kills the daemon. Its inbox is lost.
+    pub fn kill_iscsid(&mut self) {
+        self.iscsid = None;
+        self.exec.kill(&self.places.iscsid);
+        self.daemon.control_in.kill();
+        self.daemon.requests.kill();
+    }
+
+    /// Stops the daemon as SIGSTOP does, or lets it go on.
+    pub fn stop_iscsid(&mut self, stopped: bool) {
+        self.exec.stop(&self.places.iscsid, stopped);
+    }
+
+    /// Stops the path helper, or lets it go on.
+    pub fn stop_path_helper(&mut self, stopped: bool) {
+        self.exec.stop(&self.places.paths, stopped);
+    }
+
+    /// Logs everything out, shuts the adapter down, and says what is left.
+    ///
+    /// # Errors
+    /// [`WorldError::Timeout`] if the shutdown does not end.
+    pub fn shutdown(&mut self) -> Result<Leftovers, WorldError> {
+        let tags: Vec<u64> = self.host.borrow().adapter.sessions().map(|s| s.tag).collect();
+        if self.iscsid.is_some() && self.host.borrow().adapter.state() == AdapterState::Up {
+            for tag in tags {
+                // A session that is not logged in at this moment cannot say goodbye; it is gone all the same.
+                let _ = self.logout(tag);
+            }
+        }
+        self.operate(OperatorRequest::Shutdown)?;
+        self.settle("shutdown", |s| s == AdapterState::Gone)?;
+        if let Some(target) = &self.target {
+            // The target learns of the last FIN or RST.
+            let target = target.clone();
+            self.run(Duration::from_secs(2), |_| target.borrow().connections() == 0);
+        }
+        Ok(self.leftovers())
+    }
+
+    /// What is held right now.
+    #[must_use]
+    pub fn leftovers(&self) -> Leftovers {
+        Leftovers {
+            audit: self.slot.borrow().audit(),
+            holdings: self.host.borrow().adapter.holdings(),
+            connections: self.connections(),
+            streams: self.net.as_ref().map_or(0, MemoryNet::streams),
+        }
+    }
+}
+
+fn fit<T: TcpEngine>(config: ChipConfig, faults: &Faults, tcp: T) -> Card<T> {
+    Card::new(Bcm5709::new(config, faults.clone(), tcp))
+}
