@@ -74,7 +74,7 @@ impl<P: Platform> Adapter<P> {
         done
     }
 
-    fn on_control(&mut self, cx: &mut Cx<'_>, message: ToAdapter) {
+    pub(super) fn on_control(&mut self, cx: &mut Cx<'_>, message: ToAdapter) {
         match message {
             ToAdapter::Hello => self.hello(cx),
             ToAdapter::CreateSession { tag, params } => self.create_session(cx, tag, *params),

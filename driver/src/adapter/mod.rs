@@ -620,18 +620,21 @@ impl<P: Platform> Actor for Adapter<P> {
             done += self.reap_connection(cx, cid, budget.0 - done);
         }
         done += self.expire(cx);
-        done += self.receive(cx, budget.0.saturating_sub(done));
+        // Each kind of work has the whole budget: completions never starve what they make room for.
+        done += self.receive(cx, budget.0);
         self.drive(cx);
+        let mut posted = 0;
         for _ in 0..self.runnable.len() {
-            if done >= budget.0 {
+            if posted >= budget.0 {
                 break;
             }
             let Some(slot) = self.runnable.pop_front() else { break };
             if let Some(s) = self.session(slot) {
                 s.runnable = false;
             }
-            done += self.pump(cx, slot, budget.0 - done);
+            posted += self.pump(cx, slot, budget.0 - posted);
         }
+        done += posted;
         self.flush_outboxes();
         let mut next = self.timers.next();
         if !self.ready.is_empty() || !self.runnable.is_empty() {
@@ -644,3 +647,6 @@ impl<P: Platform> Actor for Adapter<P> {
         Progress { done, next }
     }
 }
+
+#[cfg(test)]
+mod tests;

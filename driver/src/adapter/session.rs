@@ -399,8 +399,11 @@ impl<P: Platform> Adapter<P> {
     /// Sets the session's timer to the earliest thing that it waits for.
     pub(super) fn arm_session(&mut self, cx: &mut Cx<'_>, slot: u16) {
         let now = cx.now;
-        if let Some(at) = self.session(slot).and_then(|s| s.deadline(now)) {
-            self.timers.arm_by(TimerKey::Session(slot), at);
+        match self.session(slot).and_then(|s| s.deadline(now)) {
+            Some(at) if at > now => self.timers.arm_by(TimerKey::Session(slot), at),
+            // Already due: the next pump does it.
+            Some(_) => self.make_runnable(slot),
+            None => {}
         }
     }
 

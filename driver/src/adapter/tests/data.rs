@@ -1,0 +1,338 @@
+use core::time::Duration;
+
+use hsi::bits::Itt;
+use hsi::cq::{CleanupResponse, CmdResponse, CqOpcode, NopInMsg, TmfResponse};
+use hsi::sq::SqOpcode;
+use hsi::{U32, View};
+
+use super::fake::op;
+use super::rig::Rig;
+use crate::adapter::{AdapterState, OperatorRequest};
+use crate::control::{ConnFailure, EpHandle, FromAdapter, SessionId, SessionParams, StopFlag, ToAdapter};
+use crate::error::BlockError;
+use crate::user::{Completion, FreeError, SubmitError, UserBuf};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A session that is ready: bring-up found no disks, as the card answers everything with CHECK CONDITION.
+fn ready() -> (Rig, SessionId, EpHandle, UserBuf) {
+    let mut rig = Rig::new();
+    rig.up();
+    let (session, ep) = rig.login(1);
+    rig.settle();
+    assert_eq!(rig.adapter.sessions().next().unwrap().phase, crate::adapter::SessionPhase::Ready);
+    rig.card.borrow_mut().wqes.clear();
+    let buf = rig.adapter.alloc(4096).unwrap();
+    (rig, session, ep, buf)
+}
+
+fn reap(rig: &mut Rig) -> Vec<Completion> {
+    let mut out = Vec::new();
+    rig.adapter.reap(&mut out);
+    out
+}
+
+fn itts(rig: &Rig, opcode: SqOpcode) -> Vec<Itt> {
+    rig.card.borrow().wqes.iter().filter(|(_, w)| w.opcode() == opcode).map(|(_, w)| w.itt()).collect()
+}
+
+#[test]
+fn data_goes_straight_into_the_buffer() {
+    let (mut rig, session, _, buf) = ready();
+    let ticket = rig.raw(session, buf, false);
+    assert_eq!(rig.adapter.free(buf), Err(FreeError::InUse));
+    rig.settle();
+    let done = reap(&mut rig);
+    assert_eq!((done.len(), done[0].ticket), (1, ticket));
+    let mut bytes = [0; 4096];
+    rig.adapter.buffer(buf).unwrap().read(0, &mut bytes);
+    assert!(bytes.iter().all(|b| *b == 0xa5));
+    rig.adapter.free(buf).unwrap();
+    assert_eq!(rig.adapter.free(buf), Err(FreeError::Stale));
+    assert_eq!(rig.slot.borrow().audit().violations, 0);
+}
+
+/// R9 to R11, B.6: 1024 commands with sense data wrap SQ, CQ and RQ many times, and no buffer is lost.
+#[test]
+fn rings_wrap_and_sense_buffers_are_returned_in_order() {
+    let (mut rig, session, ep, buf) = ready();
+    rig.card.borrow_mut().answer_sense = Some(20);
+    let mut done = 0;
+    for round in 0..64 {
+        // As many as there are RQ buffers: the card has no others to put sense data into.
+        for _ in 0..16 {
+            rig.raw(session, buf, round % 2 == 0);
+        }
+        rig.settle();
+        for c in reap(&mut rig) {
+            assert!(matches!(c.result, Err(BlockError::Sense(s)) if s.key.0 == 5), "{:?}", c.result);
+            done += 1;
+        }
+    }
+    assert_eq!(done, 1024);
+    let card = rig.card.borrow();
+    let conn = &card.conns[&ep.cid];
+    assert_eq!((card.rq_underruns, conn.rq_left), (0, 16), "every RQ buffer was given back");
+    assert!(conn.sq_done >= 1000 && conn.next.sn() > 1);
+    drop(card);
+    assert_eq!(rig.slot.borrow().audit().violations, 0);
+    assert_eq!(rig.adapter.counters().connections_lost, 0);
+}
+
+#[test]
+fn more_than_the_depth_waits_and_more_than_the_queue_is_refused() {
+    let (mut rig, session, _, buf) = ready();
+    rig.card.borrow_mut().answer_sense = None;
+    for _ in 0..1024 {
+        rig.raw(session, buf, false);
+    }
+    let data = [buf.whole()];
+    let request = crate::user::Request {
+        lun: Default::default(),
+        op: crate::user::Op::Scsi { cdb: [0; 16], write: false },
+        lba: 0,
+        data: &data,
+    };
+    let refused = rig.call(|a, cx| a.submit(cx, session, &request));
+    assert_eq!(refused, Err(SubmitError::Busy { limit: 1024 }));
+    rig.settle();
+    // The card never said that its command window is larger than what it last announced.
+    assert!(itts(&rig, SqOpcode::SCSI_CMD).len() <= 32);
+    assert_eq!(rig.adapter.counters().refused, 1);
+}
+
+#[test]
+fn d3_a_duplicate_completion_is_counted_and_recovers_the_session() {
+    let (mut rig, session, ep, buf) = ready();
+    rig.raw(session, buf, false);
+    rig.settle();
+    assert_eq!(reap(&mut rig).len(), 1);
+    let mut again = CmdResponse::default();
+    (again.op_code, again.itt) = (CqOpcode::SCSI_RSP, itts(&rig, SqOpcode::SCSI_CMD)[0]);
+    rig.card.borrow_mut().send_cqes.push((ep.cid, again.into_element()));
+    rig.settle();
+    assert_eq!((rig.adapter.counters().unknown_itt, rig.adapter.counters().connections_lost), (1, 1));
+    assert_eq!(reap(&mut rig).len(), 0, "a ticket completes once");
+    assert_eq!(rig.adapter.holdings().cids, 0);
+    rig.relogin(session, 2);
+    rig.settle();
+    rig.raw(session, buf, false);
+    rig.settle();
+    assert_eq!(reap(&mut rig).len(), 1);
+}
+
+#[test]
+fn d4_a_gap_in_the_completion_queue_is_an_error() {
+    let (mut rig, _, ep, _) = ready();
+    let mut cqe = CmdResponse::default();
+    cqe.op_code = CqOpcode::SCSI_RSP;
+    cqe.cq_req_sn = U32::new(77);
+    rig.card.borrow_mut().send_cqes.push((ep.cid, cqe.into_element()));
+    rig.settle();
+    assert_eq!((rig.adapter.counters().cq_gaps, rig.adapter.counters().connections_lost), (1, 1));
+}
+
+#[test]
+fn d1_d2_impossible_completions_fail_the_connection() {
+    for (opcode, length) in [(CqOpcode::SCSI_RSP, 257), (CqOpcode::DATA_IN, 0), (CqOpcode::REJECT, 300)] {
+        let (mut rig, session, ep, buf) = ready();
+        rig.card.borrow_mut().answer_sense = None;
+        rig.raw(session, buf, false);
+        rig.settle();
+        let mut cqe = CmdResponse::default();
+        (cqe.op_code, cqe.itt) = (opcode, itts(&rig, SqOpcode::SCSI_CMD)[0]);
+        cqe.data_length = U32::new(length);
+        rig.card.borrow_mut().send_cqes.push((ep.cid, cqe.into_element()));
+        rig.settle();
+        assert_eq!(rig.adapter.counters().connections_lost, 1, "{opcode:?}");
+    }
+}
+
+#[test]
+fn what_was_in_flight_comes_back_only_with_proof() {
+    let (mut rig, session, _, buf) = ready();
+    rig.card.borrow_mut().answer_sense = None;
+    let ticket = rig.raw(session, buf, false);
+    rig.settle();
+    rig.card.borrow_mut().mute = true;
+    rig.card.borrow_mut().firmware = false;
+    rig.request(OperatorRequest::Reset);
+    rig.run_until(MINUTE, |r| r.adapter.state() == AdapterState::Resetting);
+    assert_eq!(reap(&mut rig).len(), 0, "the card may still write");
+    assert_eq!(rig.adapter.free(buf), Err(FreeError::InUse));
+    rig.run_until(MINUTE, |r| r.adapter.holdings().cids == 0);
+    let done = reap(&mut rig);
+    assert_eq!((done.len(), done[0].ticket), (1, ticket));
+    assert_eq!(done[0].result, Err(BlockError::Transport(ConnFailure::ConnFailed)), "raw: never repeated");
+    rig.adapter.free(buf).unwrap();
+    assert_eq!(rig.slot.borrow().audit().violations, 0);
+}
+
+#[test]
+fn queued_requests_fail_when_the_replacement_timeout_expires() {
+    let (mut rig, session, _, buf) = ready();
+    rig.say(ToAdapter::StopConn { session, flag: StopFlag::Recover });
+    rig.raw(session, buf, false);
+    rig.run(Duration::from_secs(119));
+    assert_eq!(reap(&mut rig).len(), 0);
+    rig.run(Duration::from_secs(2));
+    let done = reap(&mut rig);
+    assert_eq!(done[0].result, Err(BlockError::RecoveryTimedOut { seconds: 120 }));
+    let data = [buf.whole()];
+    let request = crate::user::Request {
+        lun: Default::default(),
+        op: crate::user::Op::Scsi { cdb: [0; 16], write: false },
+        lba: 0,
+        data: &data,
+    };
+    let refused = rig.call(|a, cx| a.submit(cx, session, &request));
+    assert_eq!(refused, Err(SubmitError::Offline));
+    rig.relogin(session, 2);
+    rig.settle();
+    rig.raw(session, buf, false);
+    rig.settle();
+    assert_eq!(reap(&mut rig).len(), 1, "a later login heals");
+}
+
+#[test]
+fn a_command_that_takes_too_long_is_aborted_and_cleaned_up_by_its_own_tag() {
+    let (mut rig, session, ep, buf) = ready();
+    rig.card.borrow_mut().answer_sense = None;
+    let ticket = rig.raw(session, buf, false);
+    rig.run(Duration::from_secs(30));
+    let (command, tmf) = (itts(&rig, SqOpcode::SCSI_CMD), itts(&rig, SqOpcode::TMF));
+    assert_eq!((command.len(), tmf.len()), (1, 1), "no keepalive: the first expiry aborts");
+    let mut response = TmfResponse::default();
+    (response.op_code, response.itt) = (CqOpcode::TMF_RSP, tmf[0]);
+    rig.card.borrow_mut().send_cqes.push((ep.cid, response.into_element()));
+    rig.settle();
+    assert_eq!(itts(&rig, SqOpcode::CLEANUP_REQUEST), command);
+    assert_eq!(reap(&mut rig).len(), 0);
+    let mut cleaned = CleanupResponse::default();
+    (cleaned.op_code, cleaned.itt) = (CqOpcode::CLEANUP_RESPONSE, command[0]);
+    rig.card.borrow_mut().send_cqes.push((ep.cid, cleaned.into_element()));
+    rig.settle();
+    let done = reap(&mut rig);
+    assert_eq!((done[0].ticket, &done[0].result), (ticket, &Err(BlockError::Aborted)));
+    assert_eq!(rig.adapter.counters().connections_lost, 0);
+    assert_eq!(rig.slot.borrow().audit().violations, 0);
+}
+
+/// T7, R7: one deadline for the batch, then session recovery.
+#[test]
+fn t7_a_lost_cleanup_recovers_the_session_after_a_second() {
+    let (mut rig, session, ep, buf) = ready();
+    rig.card.borrow_mut().answer_sense = None;
+    rig.raw(session, buf, false);
+    rig.run(Duration::from_secs(30));
+    let mut response = TmfResponse::default();
+    (response.op_code, response.itt) = (CqOpcode::TMF_RSP, itts(&rig, SqOpcode::TMF)[0]);
+    rig.card.borrow_mut().send_cqes.push((ep.cid, response.into_element()));
+    rig.settle();
+    let took = rig.run_until(MINUTE, |r| r.adapter.counters().connections_lost == 1);
+    assert_eq!(took, Duration::from_secs(1));
+    let error = rig.take(|m| match m {
+        FromAdapter::ConnError { error, .. } => Some(*error),
+        _ => None,
+    });
+    assert_eq!(error, Some(ConnFailure::EhSessionReset));
+}
+
+#[test]
+fn a_silent_target_is_pinged_and_given_up_after_10_s() {
+    let mut rig = Rig::new();
+    rig.up();
+    let params = Box::new(SessionParams { replacement_timeout: None, ..SessionParams::default() });
+    rig.say(ToAdapter::CreateSession { tag: 1, params });
+    let session = rig
+        .take(|m| match m {
+            FromAdapter::SessionCreated { result: Ok(id), .. } => Some(*id),
+            _ => None,
+        })
+        .unwrap();
+    let ep = rig.relogin(session, 1);
+    rig.run(Duration::from_secs(5));
+    let pings = itts(&rig, SqOpcode::NOP_OUT_IMMEDIATE);
+    assert_eq!(pings.len(), 1);
+    let mut pong = NopInMsg::default();
+    (pong.op_code, pong.itt) = (CqOpcode::NOP_IN, pings[0]);
+    rig.card.borrow_mut().send_cqes.push((ep.cid, pong.into_element()));
+    let took = rig.run_until(MINUTE, |r| r.adapter.counters().connections_lost == 1);
+    assert_eq!(took, Duration::from_secs(10), "the answered ping counted; the next one is not answered");
+    let error = rig.take(|m| match m {
+        FromAdapter::ConnError { error, .. } => Some(*error),
+        _ => None,
+    });
+    assert_eq!(error, Some(ConnFailure::NopTimedOut));
+}
+
+#[test]
+fn a_nop_in_of_the_target_is_answered_and_its_buffer_returned() {
+    let (mut rig, _, ep, _) = ready();
+    for tag in 0..40 {
+        let mut ping = NopInMsg::default();
+        (ping.op_code, ping.itt, ping.ttt) = (CqOpcode::NOP_IN, Itt::RESERVED, U32::new(tag));
+        rig.card.borrow_mut().send_cqes.push((ep.cid, ping.into_element()));
+        rig.settle();
+        let answers = itts(&rig, SqOpcode::NOP_OUT_IMMEDIATE);
+        assert_eq!(answers.len() as u32, tag + 1);
+        let mut left = NopInMsg::default();
+        (left.op_code, left.itt) = (CqOpcode::NOPOUT_LOCAL_COMPLETION, answers[tag as usize]);
+        rig.card.borrow_mut().send_cqes.push((ep.cid, left.into_element()));
+        rig.settle();
+    }
+    assert_eq!(rig.adapter.counters().connections_lost, 0);
+}
+
+#[test]
+fn errors_of_the_card_are_classed_by_the_mask() {
+    for (status, lost) in [(0x0f, 0), (0x1b, 0), (0x20, 0), (0x05, 1), (0x0e, 1), (0x40, 1), (0x43, 1)] {
+        let (mut rig, _, ep, _) = ready();
+        let error = hsi::kcq::IscsiKcqe::new(
+            hsi::kcq::IscsiKcqeOpcode::ISCSI_ERROR,
+            ep.cid.into(),
+            hsi::kcq::CompletionStatus(status),
+        );
+        rig.card.borrow_mut().send.extend([error.into_element(); 2]);
+        rig.settle();
+        let c = rig.adapter.counters();
+        assert_eq!((c.connections_lost, c.warnings), (lost, 1 - lost), "{status:#x}");
+    }
+}
+
+/// A doorbell that was lost, an interrupt that was lost: the watchdog looks.
+#[test]
+fn r18_nothing_waits_for_a_lost_interrupt() {
+    let (mut rig, session, ep, buf) = ready();
+    rig.card.borrow_mut().answer_sense = None;
+    rig.raw(session, buf, false);
+    rig.settle();
+    let mut done = CmdResponse::default();
+    (done.op_code, done.itt) = (CqOpcode::SCSI_RSP, itts(&rig, SqOpcode::SCSI_CMD)[0]);
+    rig.card.borrow_mut().send_cqes.push((ep.cid, done.into_element()));
+    rig.card.borrow_mut().swallow.push(op::EVENT);
+    let took = rig.run_until(MINUTE, |r| r.adapter.holdings().requests == 0);
+    assert!(took <= Duration::from_secs(1), "{took:?}");
+    assert_eq!(reap(&mut rig).len(), 1);
+}
+
+#[test]
+fn a_kwq_that_is_not_fetched_delays_and_loses_nothing() {
+    let mut rig = Rig::new();
+    rig.up();
+    for tag in 0..128 {
+        rig.connect(tag);
+    }
+    let ok = (0..128).filter(|tag| matches!(rig.connected(*tag), Some(Ok(_)))).count();
+    assert_eq!(ok, 128);
+    rig.connect(128);
+    assert_eq!(
+        rig.connected(128),
+        Some(Err(crate::control::EpError::Refused(crate::control::Refused::NoCid)))
+    );
+    // RESET for all, then UPLOAD_PG and DESTROY for all, in one go each.
+    rig.request(OperatorRequest::Reset);
+    rig.run_until(MINUTE, |r| r.adapter.state() == AdapterState::Up);
+    assert_eq!(rig.adapter.holdings().cids, 0);
+    assert_eq!(rig.slot.borrow().audit().violations, 0);
+}

@@ -1,0 +1,8 @@
+//! The adapter against a card that does as told. Names in brackets are defects of BNX2I-CNIC 13.
+
+mod fake;
+mod rig;
+
+mod bring_up;
+mod data;
+mod reset;
