@@ -6,7 +6,8 @@ use iscsi::scsi::{Sense, SenseKey, Status};
 
 use crate::error::BlockError;
 
-/// How often a command is repeated at once: after unit attention, ABORTED COMMAND and TASK ABORTED.
+/// How often a command is repeated at once: after unit attention, ABORTED COMMAND, TASK ABORTED, and after task management
+/// that ended it within [`RETRY_WINDOW`] of its issue.
 pub const RETRY_LIMIT: u8 = 5;
 /// Pause before a repetition after BUSY, TASK SET FULL and "becoming ready".
 pub const RETRY_PAUSE: Duration = Duration::from_millis(100);
@@ -54,6 +55,12 @@ pub(super) struct Effort {
 /// Judges a command of `bytes` bytes. A `raw` command is the caller's own: never repeated, its residual no error.
 pub(super) fn judge(outcome: Outcome, bytes: u32, raw: bool, effort: Effort, now: Instant) -> Verdict {
     let (response, status, sense, residual) = match outcome {
+        // Ended by a reset that another, slower command had caused: that one fails, this one is repeated.
+        Outcome::Failed(BlockError::Aborted)
+            if !raw && effort.retries < RETRY_LIMIT && now <= effort.first_issued + RETRY_WINDOW =>
+        {
+            return Verdict::AgainNow;
+        }
         Outcome::Failed(error) => return Verdict::Fail { error, residual: bytes },
         Outcome::Answered { response, status, sense, residual } => {
             (response, status, sense, residual.min(bytes))
@@ -148,6 +155,13 @@ mod tests {
             (answered(Status::BUSY, None, 0), 0, 29_901, busy),
             (answered(Status::RESERVATION_CONFLICT, None, 0), 0, 0, conflict),
             (answered(Status::TASK_ABORTED, None, 0), 0, 0, AgainNow),
+            (Outcome::Failed(BlockError::Aborted), 0, 30_000, AgainNow),
+            (
+                Outcome::Failed(BlockError::Aborted),
+                0,
+                30_001,
+                Fail { error: BlockError::Aborted, residual: 4096 },
+            ),
         ] {
             assert_eq!(verdict(outcome, retries, now), expected, "{outcome:?}");
         }
@@ -168,6 +182,8 @@ mod tests {
         let raw = |o| judge(o, 255, true, effort, at(0));
         assert_eq!(raw(answered(Status::GOOD, None, 200)), Verdict::Done { residual: 200 });
         let busy = BlockError::Status(Status::BUSY);
+        let aborted = BlockError::Aborted;
+        assert_eq!(raw(Outcome::Failed(aborted)), Verdict::Fail { error: aborted, residual: 255 });
         assert_eq!(raw(answered(Status::BUSY, None, 255)), Verdict::Fail { error: busy, residual: 255 });
         assert_eq!(
             raw(answered(Status::GOOD, None, 999)),
