@@ -1,8 +1,6 @@
 //! The main job: chip, driver and target in one process; sessions under verified load; device resets in the middle of it;
 //! and a report that says whether everything came back and nothing was lost.
 
-use std::cell::RefCell;
-use std::rc::Rc;
 use std::time::Duration;
 
 use driver::adapter::OperatorRequest;
@@ -11,7 +9,7 @@ use hw_model::fault::{FaultPoint, Trigger};
 use iscsi::target::{Auth, Disk, RamBackend, ServerConfig, TargetServer};
 use serde::Serialize;
 
-use crate::load::{Load, LoadConfig};
+use crate::load::LoadConfig;
 use crate::oracle::Initial;
 use crate::world::{PORTAL, World, WorldConfig, WorldError};
 
@@ -135,26 +133,15 @@ pub fn run(config: &DemoConfig, mut say: impl FnMut(&str)) -> Result<DemoReport,
     let entries = world.login(&NodeRecord::new(TARGET, PORTAL), config.sessions.into())?;
     say(&format!("{} sessions are logged in", entries.len()));
 
-    let load = Load::new(LoadConfig {
+    let load_config = LoadConfig {
         depth: 4,
         max_bytes: 256 << 10,
         write_percent: 50,
         think: Duration::from_millis(u64::from(config.sessions) / 16 + 1),
         run: world.act(|cx, _| cx.rng.next_u64("demo.run")),
         initial: Initial::Zero,
-    });
-    let load = Rc::new(RefCell::new(load));
-    world.act(|_, host| {
-        for (i, e) in entries.iter().enumerate() {
-            let disk = host.adapter.disks(e.session)[0].clone();
-            let first = i as u64 * REGION;
-            load.borrow_mut()
-                .attach(&mut host.adapter, e.session, disk, first, REGION as usize)
-                .map_err(|_| WorldError::Timeout("memory for the load's buffers"))?;
-        }
-        host.user = Some(load.clone());
-        Ok::<_, WorldError>(())
-    })?;
+    };
+    let load = world.start_load(&entries, load_config, REGION as usize)?;
     if let Some(point) = config.defect {
         world.faults().arm(point, Trigger { after: 200, count: 1, operand: None });
     }
@@ -173,24 +160,17 @@ pub fn run(config: &DemoConfig, mut say: impl FnMut(&str)) -> Result<DemoReport,
         ));
     }
     world.run_for(LOAD);
-    load.borrow_mut().stop();
-    let draining = load.clone();
-    world.run(RECOVERY_LIMIT, |_| draining.borrow().outstanding() == 0);
-    let lost = load.borrow().outstanding() as u64;
-    let kept = world.act(|_, host| {
-        host.user = None;
-        load.borrow_mut().release(&mut host.adapter)
-    });
+    let unfinished = world.finish_load(&load, RECOVERY_LIMIT);
     let counters = *world.host().borrow().adapter.counters();
     let seconds = world.now().since(start).as_secs_f64();
     let left = world.shutdown()?;
     let load = load.borrow();
     let r = load.report();
     let corrupt = r.corrupt + r.guard_bytes;
-    let leaked = left.leaked() + kept as u64;
+    let leaked = left.leaked() + unfinished.kept;
     let recovered = r.recoveries.len() as u64;
     let wanted = u64::from(config.sessions) * u64::from(config.resets);
-    let sound = lost + corrupt + r.duplicated + r.failed + leaked + left.audit.violations == 0;
+    let sound = unfinished.lost + corrupt + r.duplicated + r.failed + leaked + left.audit.violations == 0;
     Ok(DemoReport {
         verified: sound && recovered == wanted,
         sessions: config.sessions,
@@ -199,7 +179,7 @@ pub fn run(config: &DemoConfig, mut say: impl FnMut(&str)) -> Result<DemoReport,
         commands: r.commands,
         scsi_commands: counters.commands,
         bytes: r.bytes,
-        lost,
+        lost: unfinished.lost,
         failed: r.failed,
         corrupt,
         duplicated: r.duplicated,

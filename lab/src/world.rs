@@ -38,6 +38,7 @@ use os::reactor::Reactor;
 use thiserror::Error;
 
 use crate::host::Host;
+use crate::load::{Load, LoadConfig};
 use crate::path_answerer::PathAnswerer;
 use crate::runner::inline::{Inline, Wakers};
 use crate::runner::{Ended, Executive, Pace, Place, Virtual};
@@ -151,9 +152,21 @@ pub enum WorldError {
     /// A record cannot be used.
     #[error(transparent)]
     Record(#[from] RecordError),
+    /// A load could not be started.
+    #[error("cannot start the load: {0}")]
+    Load(&'static str),
     /// Something did not happen in the time that it may take.
     #[error("{0} did not happen in time")]
     Timeout(&'static str),
+}
+
+/// What a load left behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unfinished {
+    /// Requests that never completed.
+    pub lost: u64,
+    /// Buffers that could not be freed.
+    pub kept: u64,
 }
 
 /// What is left after a shutdown. Everything is zero when nothing leaked.
@@ -534,6 +547,49 @@ impl World {
             reply.is_some()
         });
         reply.ok_or(WorldError::Timeout("the daemon's answer"))
+    }
+
+    /// Loads each session with verified I/O on a region of `blocks` blocks of its own: the i-th session has the i-th
+    /// region of its first disk.
+    ///
+    /// # Errors
+    /// [`WorldError::Load`] when a session has no disk, a disk is too small, or memory for the buffers is short.
+    pub fn start_load(
+        &mut self,
+        sessions: &[SessionEntry],
+        config: LoadConfig,
+        blocks: usize,
+    ) -> Result<Rc<RefCell<Load>>, WorldError> {
+        let load = Rc::new(RefCell::new(Load::new(config)));
+        self.act(|_, host| {
+            for (i, entry) in sessions.iter().enumerate() {
+                let disk = host.adapter.disks(entry.session).first().cloned();
+                let disk = disk.ok_or(WorldError::Load("a session has no disk"))?;
+                let first = (i * blocks) as u64;
+                if first + blocks as u64 > disk.blocks {
+                    return Err(WorldError::Load("the disk is too small for all regions"));
+                }
+                load.borrow_mut()
+                    .attach(&mut host.adapter, entry.session, disk, first, blocks)
+                    .map_err(|_| WorldError::Load("no memory for the buffers"))?;
+            }
+            host.user = Some(load.clone());
+            Ok(())
+        })?;
+        Ok(load)
+    }
+
+    /// Ends a load: nothing more is issued, what is outstanding gets `limit` to complete, and the buffers are freed.
+    pub fn finish_load(&mut self, load: &Rc<RefCell<Load>>, limit: Duration) -> Unfinished {
+        load.borrow_mut().stop();
+        let draining = load.clone();
+        self.run(limit, |_| draining.borrow().outstanding() == 0);
+        let lost = load.borrow().outstanding() as u64;
+        let kept = self.act(|_, host| {
+            host.user = None;
+            load.borrow_mut().release(&mut host.adapter) as u64
+        });
+        Unfinished { lost, kept }
     }
 
     /// Starts the daemon, if it does not run.
