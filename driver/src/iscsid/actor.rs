@@ -1,28 +1,23 @@
-//! The daemon itself: ports, records, and the sessions by their names.
+//! The daemon itself: its ports, and the sessions by their names.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
-use std::rc::Rc;
 
 use core::net::SocketAddr;
 use core::time::Duration;
 
 use bus::actor::{Actor, ActorId, Budget, Cx, Progress};
 use bus::port::{PortRx, PortTx};
-use bus::streams::Streams;
 use bus::time::Instant;
 use bus::trace::EventKind;
 use iscsi::names::normalize;
-use iscsi::sendtargets::TargetRecord;
-use thiserror::Error;
 
+use super::env::{Effect, Ending, Env, SessionStage};
+use super::messages::{IscsidReply, IscsidRequest, MAX_SESSIONS, MgmtError, SessionEntry, SessionView};
 use super::record::{DiscoveryRecord, NodeRecord, RecordError, Settings};
-use super::session::{Effect, Ending, Env, Session, SessionStage};
+use super::session::Session;
+use super::store::{Records, Stored, isid};
 use crate::control::{FromAdapter, SessionId, ToAdapter};
-use crate::error::{Cause, ExitCode};
 
-/// Sessions at a time, discoveries included: what an adapter can offload.
-pub const MAX_SESSIONS: usize = 128;
 /// Messages that wait for room in the port to the adapter, and replies that wait for room in the port to the user. A full
 /// outbox stops the intake; nothing is lost.
 pub const OUTBOX_LIMIT: usize = 1024;
@@ -30,171 +25,6 @@ pub const OUTBOX_LIMIT: usize = 1024;
 const PORT_RETRY: Duration = Duration::from_millis(1);
 /// After Hello, sessions that the adapter has not named by then do not exist any more.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Why a management request failed.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum MgmtError {
-    /// The record cannot be used; nothing was tried.
-    #[error("{}: {}", ExitCode::InvalidParameter, .0)]
-    Record(#[from] RecordError),
-    /// A session to this target and portal runs already.
-    #[error("{}: log out of it first", ExitCode::SessionExists)]
-    Exists,
-    /// No such session.
-    #[error("{}", ExitCode::SessionNotFound)]
-    NotFound,
-    /// [`MAX_SESSIONS`] run already.
-    #[error("{}: {MAX_SESSIONS} sessions run already", ExitCode::Busy)]
-    TooMany,
-    /// It was logged out before it was logged in.
-    #[error("{}: logged out meanwhile", ExitCode::NotConnected)]
-    LoggedOut,
-    /// It was tried and failed.
-    #[error("{}: {}", .0.verdict().exit, .0)]
-    Failed(Cause),
-}
-
-impl MgmtError {
-    /// The exit code of `iscsiadm`.
-    #[must_use]
-    pub const fn exit(&self) -> ExitCode {
-        match self {
-            Self::Record(_) => ExitCode::InvalidParameter,
-            Self::Exists => ExitCode::SessionExists,
-            Self::NotFound => ExitCode::SessionNotFound,
-            Self::TooMany => ExitCode::Busy,
-            Self::LoggedOut => ExitCode::NotConnected,
-            Self::Failed(cause) => cause.verdict().exit,
-        }
-    }
-}
-
-/// A session that is logged in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SessionEntry {
-    /// iscsid's name for it, for [`IscsidRequest::Logout`]. It survives restarts of iscsid.
-    pub tag: u64,
-    /// The adapter's name for it, for block requests.
-    pub session: SessionId,
-}
-
-/// What a user asks. `id` comes back in the reply; a request that a killed iscsid took is never answered, so users have a
-/// deadline of their own ([`ExitCode::RequestTimedOut`]).
-#[derive(Debug)]
-pub enum IscsidRequest {
-    /// Log in and stay logged in.
-    Login {
-        /// Comes back.
-        id: u64,
-        /// The node.
-        record: Box<NodeRecord>,
-        /// Another session to a target and portal that has one already is wanted.
-        multiple: bool,
-    },
-    /// Log out.
-    Logout {
-        /// Comes back.
-        id: u64,
-        /// Which session.
-        tag: u64,
-    },
-    /// Ask a portal for its targets.
-    Discover {
-        /// Comes back.
-        id: u64,
-        /// Where and how.
-        record: Box<DiscoveryRecord>,
-    },
-}
-
-/// What a user is told.
-#[derive(Debug)]
-pub enum IscsidReply {
-    /// Answer to Login.
-    LoggedIn {
-        /// From the request.
-        id: u64,
-        /// The session, or why not.
-        result: Result<SessionEntry, MgmtError>,
-    },
-    /// Answer to Logout. The session is gone in any case.
-    LoggedOut {
-        /// From the request.
-        id: u64,
-        /// Whether the target confirmed it.
-        result: Result<(), MgmtError>,
-    },
-    /// Answer to Discover.
-    Discovered {
-        /// From the request.
-        id: u64,
-        /// The targets with their portals.
-        result: Result<Vec<TargetRecord>, MgmtError>,
-    },
-}
-
-/// One stored session.
-#[derive(Clone, Debug)]
-struct Stored {
-    record: NodeRecord,
-    isid: [u8; 6],
-    /// It was logged in once: a restarted iscsid brings it back.
-    established: bool,
-}
-
-/// What survives iscsid: the records of its sessions, as the files below `/etc/iscsi` do in the real system. Clones share one
-/// store.
-#[derive(Clone, Debug, Default)]
-pub struct Records(Rc<RefCell<Store>>);
-
-#[derive(Debug, Default)]
-struct Store {
-    sessions: BTreeMap<u64, Stored>,
-    last_tag: u64,
-}
-
-impl Records {
-    /// Tags of the sessions that were logged in and are to come back after a restart.
-    #[must_use]
-    pub fn established(&self) -> Vec<u64> {
-        self.0.borrow().sessions.iter().filter(|(_, s)| s.established).map(|(&tag, _)| tag).collect()
-    }
-
-    /// A new tag: its low bits are the number of the session in its ISID.
-    fn next_tag(&self) -> u64 {
-        let mut store = self.0.borrow_mut();
-        store.last_tag += 1;
-        store.last_tag
-    }
-
-    fn get(&self, tag: u64) -> Option<Stored> {
-        self.0.borrow().sessions.get(&tag).cloned()
-    }
-
-    fn put(&self, tag: u64, stored: Stored) {
-        self.0.borrow_mut().sessions.insert(tag, stored);
-    }
-
-    fn change(&self, tag: u64, f: impl FnOnce(&mut Stored)) {
-        if let Some(stored) = self.0.borrow_mut().sessions.get_mut(&tag) {
-            f(stored);
-        }
-    }
-
-    fn remove(&self, tag: u64) {
-        self.0.borrow_mut().sessions.remove(&tag);
-    }
-}
-
-/// ISID in random format (RFC 7143 11.12.5, T = 10b): 24 random bits and the session's number. The real daemon numbers its
-/// sessions under its OUI, which is unique because there is one per host; here every process may run its own, and two
-/// sessions of one name and ISID would reinstate each other for ever.
-fn isid(tag: u64, rng: &mut dyn Streams) -> [u8; 6] {
-    let [.., c, d] = tag.to_be_bytes();
-    let mut isid = [0x80, 0, 0, 0, c, d];
-    rng.fill("iscsid.isid", &mut isid[1..4]);
-    isid
-}
 
 /// The ends of the ports that iscsid talks through. The world makes them.
 pub struct IscsidPorts {
@@ -227,25 +57,6 @@ pub struct IscsidCounters {
     pub scsi_events: u64,
     /// Deadlines that fired.
     pub timeouts: u64,
-}
-
-/// What a user may see of a session (`iscsiadm -m session`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SessionView {
-    /// iscsid's name for it.
-    pub tag: u64,
-    /// The adapter's name for it.
-    pub session: Option<SessionId>,
-    /// Target; empty for a discovery.
-    pub target: String,
-    /// Current portal.
-    pub portal: SocketAddr,
-    /// Where it is.
-    pub stage: SessionStage,
-    /// Attempts since the last success.
-    pub attempts: u32,
-    /// What went wrong last, for a user who asks why it is not logged in.
-    pub last_failure: Option<Cause>,
 }
 
 /// The daemon. Drop it to kill it, or take its ports back with [`Iscsid::into_ports`]; make another with the same [`Records`] to

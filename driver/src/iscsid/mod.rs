@@ -10,15 +10,17 @@
 //! addresses), LUN rescans on asynchronous event 0 (counted).
 
 mod actor;
+mod env;
+mod messages;
 pub mod policy;
 mod record;
 mod session;
+mod store;
 #[cfg(test)]
 mod tests;
 
-pub use actor::{
-    Iscsid, IscsidCounters, IscsidPorts, IscsidReply, IscsidRequest, MAX_SESSIONS, MgmtError, OUTBOX_LIMIT,
-    Records, SessionEntry, SessionView,
-};
-pub use record::{ChapRecord, DiscoveryRecord, NodeRecord, RecordError};
-pub use session::SessionStage;
+pub use actor::{Iscsid, IscsidCounters, IscsidPorts, OUTBOX_LIMIT};
+pub use env::SessionStage;
+pub use messages::{IscsidReply, IscsidRequest, MAX_SESSIONS, MgmtError, SessionEntry, SessionView};
+pub use record::{ChapRecord, DiscoveryRecord, NodeRecord, RecordError, Settings};
+pub use store::Records;

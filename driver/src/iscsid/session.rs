@@ -9,89 +9,26 @@ use core::net::SocketAddr;
 use core::time::Duration;
 
 use bus::Instant;
-use bus::streams::Streams;
 use iscsi::chap::Challenge;
-use iscsi::login::{InitiatorConfig, InitiatorLogin, InitiatorStep, LoginDone, LoginFailure, LoginPdu};
+use iscsi::login::{InitiatorConfig, InitiatorLogin, InitiatorStep, LoginFailure};
 use iscsi::pdu::{
-    AsyncEvent, AsyncMessage, BHS_LEN, Bhs, Header, LoginOutcome, LoginRequest, LoginResponse, LogoutReason,
-    LogoutRequest, LogoutResponse, Pdu, RESERVED_TAG, TextRequest, TextResponse, flags,
+    AsyncEvent, AsyncMessage, BHS_LEN, Bhs, LoginOutcome, LoginResponse, LogoutResponse, Pdu, RESERVED_TAG,
+    TextResponse, flags,
 };
-use iscsi::sendtargets::{self, TargetAddress, TargetRecord};
+use iscsi::sendtargets::{self, TargetAddress};
 use iscsi::serial::Sn;
 use iscsi::text::{TextCollector, TextWriter};
 
+use super::env::{Effect, Ending, Env, SessionStage, conn_params, send_login, send_logout, send_text};
 use super::policy;
 use super::record::Settings;
-use crate::control::{ConnFailure, ConnParams, EpError, EpHandle, Refused, SessionId, StopFlag, ToAdapter};
+use crate::control::{ConnFailure, EpError, EpHandle, Refused, SessionId, StopFlag, ToAdapter};
 use crate::error::Cause;
 
 /// Most text exchanges of one discovery: an answer of 64 KiB in pieces of 512 bytes.
 const MAX_TEXT_ROUNDS: u32 = 128;
 /// Bytes of our own CHAP challenge.
 const CHALLENGE_LEN: usize = 16;
-/// The ITT that our requests carry towards the adapter; only one is outstanding.
-const ITT: u32 = 1;
-
-/// Where a session is, as a user sees it (ISCSID 4).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SessionStage {
-    /// The adapter is asked for a session.
-    Creating,
-    /// The old connection is being released.
-    Cleanup,
-    /// Waits before the next attempt.
-    Waiting,
-    /// Connects.
-    Connecting,
-    /// Logs in.
-    LoggingIn,
-    /// Full feature phase.
-    LoggedIn,
-    /// Logs out.
-    LoggingOut,
-    /// The session is being released for good.
-    Destroying,
-}
-
-/// How a session ended.
-#[derive(Debug)]
-pub(super) enum Ending {
-    /// Logged out; or why the target did not confirm it.
-    LoggedOut(Result<(), Cause>),
-    /// Given up.
-    GaveUp(Cause),
-    /// Discovery's answer.
-    Discovered(Vec<TargetRecord>),
-}
-
-/// What the owner of the session has to know.
-#[derive(Debug)]
-pub(super) enum Effect {
-    /// Logged in.
-    Up { recovered: bool },
-    /// The connection is lost; recovery begins.
-    Lost,
-    /// The target moved for good: remember the portal.
-    Moved(SocketAddr),
-    /// The session is gone.
-    Ended(Ending),
-}
-
-/// What a step of the machine may use.
-pub(super) struct Env<'a> {
-    pub(super) now: Instant,
-    pub(super) rng: &'a mut dyn Streams,
-    pub(super) initiator_name: &'a str,
-    pub(super) next_tag: &'a mut u64,
-    pub(super) out: &'a mut Vec<ToAdapter>,
-    pub(super) effects: &'a mut Vec<Effect>,
-}
-
-impl Env<'_> {
-    fn send_pdu(&mut self, ep: EpHandle, header: &Bhs, data: Vec<u8>) {
-        self.out.push(ToAdapter::SendPdu { ep, bhs: *header.wire(), data });
-    }
-}
 
 enum State {
     /// CreateSession is out.
@@ -473,10 +410,7 @@ impl Session {
     }
 
     fn send_logout(&mut self, ep: EpHandle, relogin: bool, env: &mut Env<'_>) {
-        let mut pdu = LogoutRequest::new();
-        pdu.set_reason(LogoutReason::CloseSession);
-        pdu.itt.set(ITT);
-        env.send_pdu(ep, &pdu, Vec::new());
+        send_logout(ep, env);
         self.set(State::LoggingOut { ep, relogin }, Some(env.now + self.settings.logout_timeout()));
     }
 
@@ -660,35 +594,5 @@ impl Session {
             State::Destroying => self.destroyed(env),
             State::LoggedIn(_) | State::Ended => self.deadline = None,
         }
-    }
-}
-
-fn send_login(ep: EpHandle, mut request: LoginPdu<LoginRequest>, env: &mut Env<'_>) {
-    request.header.itt.set(ITT);
-    env.send_pdu(ep, &request.header, request.data);
-}
-
-fn send_text(ep: EpHandle, ttt: u32, data: Vec<u8>, env: &mut Env<'_>) {
-    let mut pdu = TextRequest::new();
-    pdu.flags |= flags::FINAL;
-    pdu.itt.set(ITT);
-    pdu.ttt.set(ttt);
-    pdu.data_segment_length.set(data.len() as u32);
-    env.send_pdu(ep, &pdu, data);
-}
-
-fn conn_params(done: &LoginDone) -> ConnParams {
-    let p = &done.params;
-    ConnParams {
-        header_digest: p.header_digest,
-        data_digest: p.data_digest,
-        initial_r2t: p.initial_r2t,
-        immediate_data: p.immediate_data,
-        max_outstanding_r2t: u8::try_from(p.max_outstanding_r2t).unwrap_or(u8::MAX),
-        max_xmit_data_segment: p.max_send_data_segment_length,
-        max_recv_data_segment: p.max_recv_data_segment_length,
-        first_burst: p.first_burst_length,
-        max_burst: p.max_burst_length,
-        exp_stat_sn: done.exp_stat_sn.0,
     }
 }
