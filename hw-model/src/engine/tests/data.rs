@@ -167,7 +167,7 @@ fn rings_wrap_and_sequence_numbers_with_them() {
 #[test]
 fn many_writes_at_once_share_the_wire_and_keep_the_order_of_unsolicited_data() {
     let params =
-        UpdateParams { initial_r2t: false, immediate_data: false, max_outstanding_r2ts: 2, ..PARAMS };
+        UpdateParams { initial_r2t: false, immediate_data: false, max_outstanding_r2ts: 3, ..PARAMS };
     let mut rig = Rig::full_feature(UpdateParams { first_burst: 20_000, max_burst: 16384, ..params });
     let pieces = [60_000];
     for index in 0..8 {
@@ -189,11 +189,11 @@ fn many_writes_at_once_share_the_wire_and_keep_the_order_of_unsolicited_data() {
     }
     assert_eq!(commands, (0..8).collect::<Vec<_>>());
     assert!(unsolicited.is_sorted() && got.iter().all(|d| d.len() == 20_000));
-    // Two R2Ts each, all at once: the answers of a task are in order, the tasks take turns.
+    // Three R2Ts each, all at once: the answers of a task are in order, the tasks take turns.
     let mut bytes = Vec::new();
-    for sn in 0..2 {
+    for sn in 0..3 {
         for index in 0..8u32 {
-            let r = rig.r2t((0x4000 | index).into(), sn, 20_000 + sn * 16384, 16384);
+            let r = rig.r2t((0x4000 | index).into(), sn, 20_000 + sn * 13_000, 13_000);
             bytes.extend(rig.encode(&r, &[]));
         }
     }
@@ -206,9 +206,73 @@ fn many_writes_at_once_share_the_wire_and_keep_the_order_of_unsolicited_data() {
     }
     assert_eq!(turns[..16], [0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7]);
     for (i, data) in got.iter().enumerate() {
-        assert!(*data == pattern(60_000, i as u32)[..20_000 + 32768]);
+        assert!(*data == pattern(60_000, i as u32)[..20_000 + 39_000]);
     }
     assert_eq!(rig.take_reports(), []);
+}
+
+/// A connection with two writes whose unsolicited data waits for the wire.
+fn two_writes_under_way() -> Rig {
+    let params = UpdateParams { initial_r2t: false, immediate_data: false, ..PARAMS };
+    let mut rig = Rig::with(INIT, MemoryNet::new(1000)).connect();
+    rig = rig.update(UpdateParams { first_burst: 200_000, ..params });
+    for index in [1, 2] {
+        let at = DATA + u64::from(index) * 0x40000;
+        rig.scatter(at, &[65535; 4], &pattern(262_140, u32::from(index)));
+        let wqe = rig.command(index, true, at, &[65535; 4]);
+        rig.place(wqe);
+    }
+    rig.ring();
+    rig
+}
+
+#[test]
+fn an_r2t_that_comes_early_is_answered_after_the_unsolicited_data() {
+    let mut rig = two_writes_under_way();
+    let r = rig.r2t(0x4002.into(), 0, 200_000, 62_140);
+    rig.send(&r, &[]);
+    let pdus = rig.received();
+    let (mut data, mut finals) = (Vec::new(), Vec::new());
+    for p in pdus.iter().filter(|p| p.bhs.itt.get() == 0x4002).skip(1) {
+        data.extend_from_slice(&p.data);
+        if p.bhs.is_final() {
+            finals.push((data.len(), p.as_::<pdu::DataOut>().ttt.get()));
+        }
+    }
+    assert!(data == pattern(262_140, 2));
+    assert_eq!(finals, [(200_000, pdu::RESERVED_TAG), (262_140, 0xabc0_0000)]);
+}
+
+#[test]
+fn a_tag_that_is_used_again_waits_behind_the_commands_before_it() {
+    let mut rig = two_writes_under_way();
+    rig.post(cleanup(1, TaskType::WRITE));
+    let wqe = rig.command(1, true, DATA, &[5000]);
+    rig.post(wqe);
+    let tags: Vec<u32> = rig
+        .received()
+        .iter()
+        .filter(|p| p.bhs.opcode() == Ok(pdu::Opcode::DataOut))
+        .map(|p| p.bhs.itt.get())
+        .collect();
+    let second = tags.iter().position(|&t| t == 0x4002).unwrap();
+    // What was on the card of the first, all of the second, then the new one.
+    assert!(tags[..second].iter().all(|&t| t == 0x4001));
+    assert!(tags[second..].is_sorted_by(|a, b| a >= b) && tags.last() == Some(&0x4001));
+}
+
+#[test]
+fn an_error_is_reported_after_the_completions_before_it() {
+    let mut rig = Rig::full_feature(PARAMS);
+    let wqe = rig.command(1, false, DATA, &[]);
+    rig.post(wqe);
+    let itt = rig.received_one().bhs.itt;
+    let r = rig.good(itt, 0);
+    let mut bytes = rig.encode(&r, &[]);
+    bytes.extend(rig.encode(&r, &[]));
+    rig.send_bytes(&bytes);
+    assert_eq!(rig.take_events(), [EngineEvent::CqEvent(ID), EngineEvent::IscsiError(ID, 0x0e)]);
+    rig.reap_opcode(CqOpcode::SCSI_RSP);
 }
 
 fn cleanup(index: u16, kind: TaskType) -> CleanupRequest {
