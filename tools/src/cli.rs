@@ -2,8 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use hw_model::fault::FaultPoint;
+
+use crate::perf::Pattern;
+use crate::size;
 
 /// A software model of a NetXtreme II converged NIC with iSCSI offload, its driver, and a target to try them on.
 #[derive(Debug, Parser)]
@@ -20,10 +25,41 @@ const EXIT_CODES: &str = "Exit codes are those of iscsiadm: 0 success, 1 wrong d
 failure, 5 login failure, 7 invalid parameter, 8 connection timed out, 19 login refused for good, 24 \
 authorization failure.";
 
+const URL_HELP: &str =
+    "iscsi://[user[%secret]@]host[:port]/iqn/lun; a secret can come from LIBISCSI_CHAP_PASSWORD";
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// The main job in one process: sessions, verified I/O, device resets under load.
+    Demo(Demo),
     /// Serve disks over iSCSI until SIGTERM or Ctrl-C.
     Target(Target),
+    /// Log in through the modelled card and describe the logical unit.
+    Info(Info),
+    /// Read, write or verify a range through the modelled card.
+    Io(Io),
+    /// Measure throughput, latency and cost per I/O through the modelled card.
+    Perf(Perf),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// Offloaded sessions.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=128))]
+    pub(crate) sessions: u16,
+    /// Device resets (MTU changes) under load.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub(crate) resets: u32,
+    /// Run in virtual time with this seed: the same seed gives the same run, event by event.
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Give the card a hardware defect and see which check catches it.
+    #[arg(long, value_name = "NAME", value_parser = defects())]
+    pub(crate) defect: Option<String>,
+}
+
+fn defects() -> clap::builder::PossibleValuesParser {
+    FaultPoint::ALL.iter().map(|p| p.name()).collect::<Vec<_>>().into()
 }
 
 #[derive(Debug, Args)]
@@ -51,6 +87,71 @@ pub(crate) struct Target {
     pub(crate) read_only: bool,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct Info {
+    #[arg(help = URL_HELP)]
+    pub(crate) url: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Operation {
+    /// Read, and check blocks that carry a stamp.
+    Read,
+    /// Write stamped blocks.
+    Write,
+    /// Write stamped blocks and read them back.
+    Verify,
+}
+
+/// What part of the unit, how, and with what right.
+#[derive(Debug, Args)]
+pub(crate) struct Extent {
+    /// First byte.
+    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = size::parse)]
+    pub(crate) offset: u64,
+    /// Bytes from there [default: to the end].
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub(crate) size: Option<u64>,
+    /// Requests under way at once.
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub(crate) iodepth: usize,
+    /// Overwrite data without asking.
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Io {
+    #[arg(help = URL_HELP)]
+    pub(crate) url: String,
+    pub(crate) operation: Operation,
+    #[command(flatten)]
+    pub(crate) extent: Extent,
+    /// Bytes per request, up to 1M.
+    #[arg(long, value_name = "SIZE", default_value = "64k", value_parser = size::parse)]
+    pub(crate) bs: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Perf {
+    #[arg(help = URL_HELP)]
+    pub(crate) url: String,
+    /// Access pattern.
+    #[arg(long, default_value = "randread")]
+    pub(crate) rw: Pattern,
+    /// Bytes per request, up to 1M.
+    #[arg(long, value_name = "SIZE", default_value = "4k", value_parser = size::parse)]
+    pub(crate) bs: u64,
+    /// How long to measure.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = size::parse_duration)]
+    pub(crate) runtime: Duration,
+    /// Poll instead of sleeping when idle: lowest latency, one core busy.
+    #[arg(long)]
+    pub(crate) spin: bool,
+    #[command(flatten)]
+    pub(crate) extent: Extent,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,5 +160,20 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_are_the_documented_ones() {
+        let Command::Demo(d) = Cli::parse_from(["cnic", "demo"]).command else { panic!() };
+        assert_eq!((d.sessions, d.resets, d.defect), (8, 3, None));
+        let cli = Cli::parse_from(["cnic", "demo", "--json", "--defect", "misplaced-data"]);
+        assert!(cli.json);
+        assert!(Cli::try_parse_from(["cnic", "demo", "--defect", "gremlins"]).is_err());
+        assert!(Cli::try_parse_from(["cnic", "demo", "--sessions", "129"]).is_err());
+        let Command::Perf(p) = Cli::parse_from(["cnic", "perf", "iscsi://h/iqn.x/0", "--bs", "64k"]).command
+        else {
+            panic!()
+        };
+        assert_eq!((p.bs, p.extent.iodepth, p.runtime), (65536, 32, Duration::from_secs(10)));
     }
 }

@@ -9,18 +9,34 @@ use driver::error::ExitCode;
 pub(crate) struct Failure {
     code: ExitCode,
     message: String,
+    reported: bool,
 }
 
 impl Failure {
     pub(crate) fn new(code: ExitCode, message: impl Into<String>) -> Self {
         // One line, whatever the cause said.
         let message = message.into().lines().collect::<Vec<_>>().join("; ");
-        Self { code, message }
+        Self { code, message, reported: false }
     }
 
     /// The command line makes no sense (`ISCSI_ERR_INVAL`).
     pub(crate) fn usage(message: impl Into<String>) -> Self {
         Self::new(ExitCode::InvalidParameter, message)
+    }
+
+    /// Anything without a better code, wrong data above all.
+    pub(crate) fn other(message: impl Into<String>) -> Self {
+        Self::new(ExitCode::Other, message)
+    }
+
+    /// What a report that was printed already says.
+    pub(crate) fn reported(message: impl Into<String>) -> Self {
+        Self { reported: true, ..Self::other(message) }
+    }
+
+    /// Whether machines have been told.
+    pub(crate) fn is_reported(&self) -> bool {
+        self.reported
     }
 
     /// For the shell.

@@ -5,13 +5,22 @@
 //! `iscsiadm`. Secrets are taken off the process title before anything else happens, and no text that leaves here repeats one.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "talking to people is the job of this crate")]
+#![allow(clippy::disallowed_methods, reason = "progress is shown by the wall clock")]
 
 mod cli;
+mod commands;
+mod confirm;
+mod disk;
 mod failure;
+mod io;
 mod lun;
+mod perf;
+mod progress;
+mod remote;
 mod secret;
 mod size;
 mod target;
+mod url;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -41,7 +50,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("cnic: {e}");
-            if json {
+            if json && !e.is_reported() {
                 println!("{}", serde_json::json!({ "error": e.to_string(), "exit": e.code() }));
             }
             ExitCode::from(e.code())
@@ -73,7 +82,11 @@ fn misuse(e: &clap::Error, args: &[OsString]) -> ExitCode {
 
 fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
+        Command::Demo(options) => commands::demo(&options, cli.json),
         Command::Target(options) => target::run(&options, cli.json),
+        Command::Info(options) => commands::info(&options, cli.json),
+        Command::Io(options) => commands::io(&options, cli.json),
+        Command::Perf(options) => commands::perf(&options, cli.json),
     }
 }
 

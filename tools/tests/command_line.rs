@@ -25,13 +25,23 @@ fn misuse(args: &[&str]) -> String {
 fn help_and_version_are_no_failure() {
     let (code, out, err) = run(&["--help"]);
     assert_eq!((code, err.as_str()), (0, ""));
-    assert!(out.contains("target"), "{out}");
+    for command in ["demo", "target", "info", "io", "perf"] {
+        assert!(out.contains(command), "{out}");
+    }
     assert_eq!(run(&["--version"]).0, 0);
+    let (code, out, _) = run(&["demo", "--help"]);
+    assert!(code == 0 && out.contains("misplaced-data") && out.contains("duplicate-cqe"), "{out}");
 }
 
 #[test]
 fn misuse_is_one_line_without_the_secret() {
+    let url = format!("iscsi://me%{SECRET}@h/{IQN}/0");
     assert!(misuse(&["frobnicate"]).contains("cnic --help"));
+    assert!(misuse(&["info"]).contains("<URL>"));
+    assert!(misuse(&["info", &url, &url]).contains("unexpected argument"));
+    assert!(misuse(&["io", &url, "scribble"]).contains("possible values"));
+    assert!(misuse(&["info", &url.replace("iscsi:", "http:")]).contains("reads iscsi://"));
+    assert!(misuse(&["perf", &url, "--bs", "lots"]).contains("write a size such as"));
     assert!(misuse(&["target", "--listen", "nowhere", "--iqn", IQN, "--lun", "ram:1M"]).contains("--listen"));
     let target = |more: &[&str]| {
         let mut args = vec!["target", "--listen", "127.0.0.1:0", "--lun", "ram:1M"];
@@ -50,12 +60,11 @@ fn misuse_is_one_line_without_the_secret() {
 
 #[test]
 fn a_failure_is_an_object_for_machines() {
-    let (code, out, _) =
-        run(&["target", "--json", "--listen", "127.0.0.1:0", "--iqn", "nonsense", "--lun", "ram:1M"]);
+    let (code, out, _) = run(&["info", "--json", "nonsense"]);
     let last = out.lines().last().expect("a line");
     let object: serde_json::Value = serde_json::from_str(last).expect("JSON");
     assert_eq!((code, object["exit"].as_i64()), (7, Some(7)));
-    assert!(object["error"].as_str().expect("text").contains("iqn."));
+    assert!(object["error"].as_str().expect("text").contains("iscsi://"));
 }
 
 #[test]

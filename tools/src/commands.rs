@@ -1,0 +1,243 @@
+//! The commands that need a world: `demo`, `info`, `io` and `perf`.
+
+use std::time::{Duration, Instant};
+
+use lab::demo::{DemoConfig, DemoReport};
+use serde::Serialize;
+
+use crate::cli;
+use crate::confirm;
+use crate::failure::Failure;
+use crate::io::{self, IoReport, Plan};
+use crate::perf;
+use crate::remote::Remote;
+use crate::size;
+use crate::url::DiskUrl;
+
+/// Work that is over sooner needs no progress.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// `cnic demo`.
+pub(crate) fn demo(options: &cli::Demo, json: bool) -> Result<(), Failure> {
+    let defect = options.defect.as_deref().map(str::parse).transpose();
+    let defect = defect.map_err(|e: hw_model::fault::UnknownFaultPoint| Failure::usage(e.to_string()))?;
+    let config =
+        DemoConfig { sessions: options.sessions, resets: options.resets, seed: options.seed, defect };
+    let started = Instant::now();
+    let report = lab::demo::run(&config, |line| {
+        if started.elapsed() >= QUIET {
+            eprintln!("{line}");
+        }
+    });
+    let report = report.map_err(|e| Failure::other(format!("the demo could not begin: {e}")))?;
+    if json {
+        crate::print_json(&report);
+    } else {
+        println!("{}", demo_summary(&report));
+    }
+    if report.verified { Ok(()) } else { Err(Failure::reported(demo_failure(&report))) }
+}
+
+fn demo_summary(r: &DemoReport) -> String {
+    let mut text = format!(
+        "{} sessions, {} resets under load, {} session recoveries (p50 {:.0} ms, slowest {:.0} ms)\n\
+         {} requests, {} read and written in {:.1} s\n\
+         lost {}, failed {}, corrupt {}, duplicated {}, leaked {}",
+        r.sessions,
+        r.resets,
+        r.recovered,
+        r.recovery_ms.p50,
+        r.recovery_ms.max,
+        r.commands,
+        size::show(r.bytes),
+        r.seconds,
+        r.lost,
+        r.failed,
+        r.corrupt,
+        r.duplicated,
+        r.leaked,
+    );
+    if let Some(d) = &r.defect {
+        text += &format!(
+            "\ndefect {}: fired {} times, noticed {} times by the driver",
+            d.name, d.fired, d.noticed
+        );
+    }
+    for finding in &r.findings {
+        text += &format!("\n{finding}");
+    }
+    text
+}
+
+/// The worst thing that the report holds, in one line.
+fn demo_failure(r: &DemoReport) -> String {
+    let what = if let Some(finding) = r.findings.first() {
+        finding.clone()
+    } else if r.corrupt > 0 {
+        format!("{} bytes outside of requests were changed", r.corrupt)
+    } else if r.duplicated > 0 {
+        format!("{} requests completed twice", r.duplicated)
+    } else if r.lost > 0 {
+        format!("{} requests never completed", r.lost)
+    } else if r.failed > 0 {
+        format!("{} requests failed: {}", r.failed, r.first_error.as_deref().unwrap_or("no reason given"))
+    } else if r.leaked > 0 {
+        format!("{} resources were not given back", r.leaked)
+    } else {
+        let all = u64::from(r.sessions) * u64::from(r.resets);
+        format!("{} of {all} session recoveries ended with I/O", r.recovered)
+    };
+    format!("not verified: {what}")
+}
+
+/// What `cnic info` prints.
+#[derive(Debug, Serialize)]
+struct InfoReport {
+    portal: String,
+    target: String,
+    lun: u16,
+    vendor: String,
+    product: String,
+    revision: String,
+    serial: Option<String>,
+    id: Option<String>,
+    block_size: u32,
+    blocks: u64,
+    bytes: u64,
+    read_only: bool,
+    write_cache: bool,
+    login_ms: f64,
+}
+
+/// `cnic info`.
+pub(crate) fn info(options: &cli::Info, json: bool) -> Result<(), Failure> {
+    let url = url(&options.url)?;
+    let started = Instant::now();
+    let remote = Remote::connect(&url, 1, false)?;
+    let login_ms = started.elapsed().as_secs_f64() * 1e3;
+    let i = remote.info().clone();
+    let report = InfoReport {
+        portal: remote.portal().to_string(),
+        target: url.target,
+        lun: url.lun,
+        vendor: i.vendor,
+        product: i.product,
+        revision: i.revision,
+        serial: i.serial,
+        id: i.id,
+        block_size: i.capacity.block_size,
+        blocks: i.capacity.blocks,
+        bytes: i.capacity.blocks.saturating_mul(u64::from(i.capacity.block_size)),
+        read_only: i.read_only,
+        write_cache: i.write_cache,
+        login_ms,
+    };
+    remote.logout()?;
+    if json {
+        crate::print_json(&report);
+    } else {
+        println!("{}", info_summary(&report));
+    }
+    Ok(())
+}
+
+fn info_summary(r: &InfoReport) -> String {
+    // What the target says of itself goes to a terminal: no control characters.
+    let clean = |s: &str| s.escape_debug().to_string();
+    let text = |s: &Option<String>| s.as_deref().map_or_else(|| "-".to_owned(), clean);
+    format!(
+        "Target:   {} LUN {} at {} (login {:.1} ms)\n\
+         Unit:     {} {} {}, serial {}, id {}\n\
+         Capacity: {} ({} blocks of {} bytes){}{}",
+        r.target,
+        r.lun,
+        r.portal,
+        r.login_ms,
+        clean(&r.vendor),
+        clean(&r.product),
+        clean(&r.revision),
+        text(&r.serial),
+        text(&r.id),
+        size::show(r.bytes),
+        r.blocks,
+        r.block_size,
+        if r.read_only { ", read only" } else { "" },
+        if r.write_cache { ", write cache" } else { "" },
+    )
+}
+
+/// `cnic io`.
+pub(crate) fn io(options: &cli::Io, json: bool) -> Result<(), Failure> {
+    let url = url(&options.url)?;
+    let e = &options.extent;
+    let mut remote = Remote::connect(&url, e.iodepth, false)?;
+    let outcome = io_on(&mut remote, options, &url);
+    let report = finish(remote, outcome)?;
+    if json {
+        crate::print_json(&report);
+    } else {
+        println!("{}", report.summary());
+    }
+    Ok(())
+}
+
+fn io_on(remote: &mut Remote, options: &cli::Io, url: &DiskUrl) -> Result<IoReport, Failure> {
+    let e = &options.extent;
+    let plan = Plan::new(remote, e.offset, e.size, options.bs, e.iodepth)?;
+    if options.operation != cli::Operation::Read {
+        may_write(remote, e.force, &plan, url)?;
+    }
+    match options.operation {
+        cli::Operation::Read => io::read(remote, &plan),
+        cli::Operation::Write => io::write(remote, &plan, draw()?),
+        cli::Operation::Verify => io::verify(remote, &plan, draw()?),
+    }
+}
+
+/// `cnic perf`.
+pub(crate) fn perf(options: &cli::Perf, json: bool) -> Result<(), Failure> {
+    let url = url(&options.url)?;
+    let e = &options.extent;
+    let mut remote = Remote::connect(&url, e.iodepth, options.spin)?;
+    let outcome = Plan::new(&remote, e.offset, e.size, options.bs, e.iodepth).and_then(|plan| {
+        if options.rw.writes() {
+            may_write(&remote, e.force, &plan, &url)?;
+        }
+        perf::run(&mut remote, &plan, options.rw, options.runtime, draw()?)
+    });
+    let report = finish(remote, outcome)?;
+    if json {
+        crate::print_json(&report);
+    } else {
+        println!("{}", report.summary());
+    }
+    Ok(())
+}
+
+fn url(text: &str) -> Result<DiskUrl, Failure> {
+    DiskUrl::parse(text, |name| std::env::var(name).ok())
+}
+
+fn may_write(remote: &Remote, force: bool, plan: &Plan, url: &DiskUrl) -> Result<(), Failure> {
+    if remote.info().read_only {
+        return Err(Failure::usage(
+            "the unit is write protected: lift the protection on the target, or only read",
+        ));
+    }
+    confirm::overwrite(force, plan.size, &format!("{} LUN {}", url.target, url.lun))
+}
+
+/// Logs out whatever the job came to; the job's failure goes before the logout's.
+fn finish<T>(remote: Remote, outcome: Result<T, Failure>) -> Result<T, Failure> {
+    let logout = remote.logout();
+    let value = outcome?;
+    logout?;
+    Ok(value)
+}
+
+/// Tells apart the runs that wrote to a unit.
+fn draw() -> Result<u64, Failure> {
+    let mut bytes = [0; 8];
+    os::entropy::fill(&mut bytes).map_err(|e| Failure::other(format!("no randomness: {e}")))?;
+    Ok(u64::from_le_bytes(bytes))
+}

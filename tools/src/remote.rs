@@ -1,0 +1,302 @@
+//! A logical unit reached through the modelled card: a world of its own, logged in over sockets of this machine.
+//!
+//! Card, driver, daemon and the job run in this process and thread. The job is the user of the block API and runs where the adapter
+//! runs, so the fast path has no hand-over.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bus::pci::Platform;
+use bus::{Cx, Progress};
+use driver::adapter::Adapter;
+use driver::control::SessionId;
+use driver::error::ExitCode;
+use driver::iscsid::{ChapRecord, NodeRecord, SessionEntry};
+use driver::lun::LunInfo;
+use driver::user::{self, Completion, Op, SubmitError, Ticket, UserBuf};
+use iscsi::negotiate::DigestOffer;
+use iscsi::scsi::Lun;
+use lab::host::User;
+use lab::world::{World, WorldConfig, WorldError};
+
+use crate::disk::{Accepted, Direction, Disk, Done, Job, Pipeline, Request, Unit, Usage};
+use crate::failure::Failure;
+use crate::url::DiskUrl;
+
+/// Repeated attempts to log in: a person who waits for a prompt would rather be told.
+const LOGIN_RETRIES: u32 = 0;
+/// Seconds for a connect and login together, as open-iscsi ships it.
+const LOGIN_TIMEOUT: u32 = 15;
+/// After a request found no room in the session's queue.
+const RETRY: Duration = Duration::from_millis(1);
+/// No job is longer.
+const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
+
+/// A logical unit with the world behind it.
+pub(crate) struct Remote {
+    world: World,
+    session: SessionEntry,
+    lun: Lun,
+    portal: SocketAddr,
+    info: LunInfo,
+    process_cpu_at_login: Duration,
+}
+
+impl Remote {
+    /// Brings up a card and logs in. `depth` is how many commands the session may have under way; with `spin` the world polls
+    /// instead of sleeping.
+    pub(crate) fn connect(url: &DiskUrl, depth: usize, spin: bool) -> Result<Self, Failure> {
+        let portal = url.resolve()?;
+        let failed = |e: WorldError| failure(&e, &format!("cannot log in to {} at {portal}", url.target));
+        let mut world = World::new(WorldConfig::sockets(spin)).map_err(failed)?;
+        world.bring_up().map_err(failed)?;
+        let entries = world.login(&record(url, portal, depth), 1).map_err(failed)?;
+        let session = entries.into_iter().next().ok_or_else(|| failed(WorldError::Timeout("the login")))?;
+        let lun = Lun::from_number(url.lun)
+            .ok_or_else(|| Failure::usage(format!("LUN {} is beyond what can be addressed", url.lun)))?;
+        let found = describe(&world, session.session, lun, url.lun);
+        let info = match found {
+            Ok(info) => info,
+            Err(e) => {
+                // The session is not needed any more; the failure is the LUN's.
+                let _ = world.shutdown();
+                return Err(e);
+            }
+        };
+        Ok(Self { world, session, lun, portal, info, process_cpu_at_login: os::clock::process_cpu() })
+    }
+
+    /// What LUN bring-up learnt.
+    pub(crate) fn info(&self) -> &LunInfo {
+        &self.info
+    }
+
+    /// The portal that it is logged in to.
+    pub(crate) fn portal(&self) -> SocketAddr {
+        self.portal
+    }
+
+    /// Logs out and takes the card down.
+    pub(crate) fn logout(mut self) -> Result<(), Failure> {
+        let failed = |e: WorldError| failure(&e, "cannot log out");
+        self.world.logout(self.session.tag).map_err(failed)?;
+        self.world.shutdown().map_err(failed)?;
+        Ok(())
+    }
+}
+
+fn record(url: &DiskUrl, portal: SocketAddr, depth: usize) -> NodeRecord {
+    let mut record = NodeRecord::new(&url.target, portal);
+    let s = &mut record.settings;
+    s.initial_login_retry_max = LOGIN_RETRIES;
+    s.login_timeout = LOGIN_TIMEOUT;
+    s.queue_depth = u16::try_from(depth.clamp(1, crate::io::MAX_DEPTH)).unwrap_or(u16::MAX);
+    let digest = |wanted| if wanted { DigestOffer::Crc32c } else { DigestOffer::None };
+    s.header_digest = digest(url.header_digest);
+    s.data_digest = digest(url.data_digest);
+    s.chap = match (url.chap.clone(), url.mutual.clone()) {
+        (Some(own), Some(target)) => ChapRecord::mutual(own, target),
+        (Some(own), None) => ChapRecord::one_way(own),
+        (None, _) => ChapRecord::default(),
+    };
+    record
+}
+
+fn describe(world: &World, session: SessionId, lun: Lun, number: u16) -> Result<LunInfo, Failure> {
+    let host = world.host().borrow();
+    let units = host.adapter.logical_units(session);
+    match units.iter().find(|(l, _)| *l == lun) {
+        Some((_, Ok(info))) => Ok(info.clone()),
+        Some((_, Err(e))) => Err(Failure::new(ExitCode::Other, format!("LUN {number} cannot be used: {e}"))),
+        None => {
+            let there: Vec<String> =
+                units.iter().filter_map(|(l, _)| l.number()).map(|n| n.to_string()).collect();
+            let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
+            let text =
+                format!("the target has no LUN {number} for us; it has {there}: change the URL's last part");
+            Err(Failure::new(ExitCode::NoObjectsFound, text))
+        }
+    }
+}
+
+/// One line: what failed, why, and what to do about it.
+fn failure(e: &WorldError, what: &str) -> Failure {
+    let code = match e {
+        WorldError::Daemon(m) => m.exit(),
+        WorldError::Config(_) | WorldError::Record(_) => ExitCode::InvalidParameter,
+        WorldError::Timeout(_) => ExitCode::RequestTimedOut,
+        _ => ExitCode::Internal,
+    };
+    let text = e.to_string();
+    // The driver's own words mostly say what to do already.
+    let advice = match code {
+        ExitCode::Transport | ExitCode::TransportTimeout | ExitCode::PduTimeout
+            if !text.contains("check") =>
+        {
+            "; check address and port, and that the target runs"
+        }
+        _ => "",
+    };
+    Failure::new(code, format!("{what}: {text}{advice}"))
+}
+
+impl Unit for Remote {
+    fn block_size(&self) -> u32 {
+        self.info.capacity.block_size
+    }
+
+    fn blocks(&self) -> u64 {
+        self.info.capacity.blocks
+    }
+
+    fn run<J: Job + 'static>(&mut self, job: J, depth: usize, len: usize) -> (J, Result<(), Failure>) {
+        let buffers = self.world.act(|_, host| {
+            let buffers: Vec<_> = (0..depth).map_while(|_| host.adapter.alloc(len).ok()).collect();
+            if buffers.len() == depth {
+                return Some(buffers);
+            }
+            for buffer in buffers {
+                // It was never used, so nothing holds it.
+                let _ = host.adapter.free(buffer);
+            }
+            None
+        });
+        let Some(buffers) = buffers else {
+            let text = format!(
+                "the card's host has no room for {depth} buffers of {len} bytes: lower --iodepth or --bs"
+            );
+            return (job, Err(Failure::new(ExitCode::Again, text)));
+        };
+        let user = Rc::new(RefCell::new(Worker {
+            pipeline: Pipeline::new(job, depth),
+            slots: Slots {
+                tickets: vec![None; depth],
+                buffers,
+                session: self.session.session,
+                lun: self.lun,
+            },
+            block_size: self.block_size(),
+            completions: Vec::with_capacity(depth),
+        }));
+        self.world.act(|_, host| host.user = Some(user.clone()));
+        let watched = user.clone();
+        self.world.run(FOR_EVER, |_| watched.borrow().pipeline.finished());
+        self.world.act(|_, host| {
+            host.user = None;
+            // A buffer that the card may still touch is kept by the adapter until the shutdown.
+            for buffer in user.borrow_mut().slots.buffers.drain(..) {
+                let _ = host.adapter.free(buffer);
+            }
+        });
+        drop(watched);
+        match Rc::try_unwrap(user) {
+            Ok(worker) => worker.into_inner().pipeline.into_outcome(),
+            Err(_) => unreachable!("the host gave its user back and the watcher is gone"),
+        }
+    }
+
+    fn now_ns(&self) -> u64 {
+        os::clock::now_ns()
+    }
+
+    fn usage(&self) -> Usage {
+        let ns = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
+        Usage {
+            host_ns: ns(self.world.host_busy()),
+            chip_ns: ns(self.world.chip_busy()),
+            process_ns: ns(os::clock::process_cpu().saturating_sub(self.process_cpu_at_login)),
+            system_calls: os::count::calls().total(),
+        }
+    }
+}
+
+/// A job as the user of an adapter.
+struct Worker<J> {
+    pipeline: Pipeline<J>,
+    slots: Slots,
+    block_size: u32,
+    completions: Vec<Completion>,
+}
+
+struct Slots {
+    tickets: Vec<Option<Ticket>>,
+    buffers: Vec<UserBuf>,
+    session: SessionId,
+    lun: Lun,
+}
+
+impl<P: Platform, J: Job> User<P> for Worker<J> {
+    fn drive(&mut self, cx: &mut Cx<'_>, adapter: &mut Adapter<P>) -> Progress {
+        let retry = cx.now + RETRY;
+        let mut disk = Turn {
+            cx,
+            adapter,
+            slots: &mut self.slots,
+            block_size: self.block_size,
+            completions: &mut self.completions,
+        };
+        let done = self.pipeline.step(&mut disk);
+        Progress { done, next: self.pipeline.refused().then_some(retry) }
+    }
+}
+
+/// The unit during one turn of the host.
+struct Turn<'a, 'b, P: Platform> {
+    cx: &'a mut Cx<'b>,
+    adapter: &'a mut Adapter<P>,
+    slots: &'a mut Slots,
+    block_size: u32,
+    completions: &'a mut Vec<Completion>,
+}
+
+impl<P: Platform> Disk for Turn<'_, '_, P> {
+    fn block_size(&self) -> u32 {
+        self.block_size
+    }
+
+    fn store(&mut self, slot: usize, data: &[u8]) {
+        if let Some(memory) = self.adapter.buffer(self.slots.buffers[slot]) {
+            memory.write(0, data);
+        }
+    }
+
+    fn load(&self, slot: usize, data: &mut [u8]) {
+        if let Some(memory) = self.adapter.buffer(self.slots.buffers[slot]) {
+            memory.read(0, data);
+        }
+    }
+
+    fn submit(&mut self, slot: usize, request: Request) -> Result<Accepted, Failure> {
+        let op = match request.direction {
+            Direction::Read => Op::Read,
+            Direction::Write => Op::Write,
+        };
+        let data = [self.slots.buffers[slot].range(0, request.len)];
+        let lba = request.offset / u64::from(self.block_size);
+        let wanted = user::Request { lun: self.slots.lun, op, lba, data: &data };
+        match self.adapter.submit(self.cx, self.slots.session, &wanted) {
+            Ok(ticket) => {
+                self.slots.tickets[slot] = Some(ticket);
+                Ok(Accepted::Yes)
+            }
+            Err(SubmitError::Busy { .. }) => Ok(Accepted::NotNow),
+            Err(e) => Err(Failure::new(ExitCode::Other, format!("request at byte {}: {e}", request.offset))),
+        }
+    }
+
+    fn reap(&mut self, done: &mut Vec<Done>) {
+        self.adapter.reap(self.completions);
+        for c in self.completions.drain(..) {
+            let slot = self.slots.tickets.iter().position(|t| *t == Some(c.ticket));
+            let Some(slot) = slot else { continue };
+            self.slots.tickets[slot] = None;
+            done.push(Done { slot, result: c.result.map_err(|e| Failure::other(e.to_string())) });
+        }
+    }
+
+    fn now_ns(&self) -> u64 {
+        os::clock::now_ns()
+    }
+}
