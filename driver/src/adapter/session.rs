@@ -291,7 +291,7 @@ impl<P: Platform> Adapter<P> {
         let Some(s) = self.session(slot) else { return };
         if matches!(cause, Cause::HostRemoved) {
             s.gate.terminate();
-            s.queue.fail_all(BlockError::AdapterGone);
+            s.queue.fail_all(cause.verdict().block);
         } else {
             s.gate.failed(now);
         }
