@@ -1,10 +1,9 @@
 //! LUN bring-up: what a SCSI disk driver asks before it lets I/O through (SCSI.md 3). REPORT LUNS, then for each unit
 //! INQUIRY, TEST UNIT READY, the VPD pages 00, 80, 83 and B0, READ CAPACITY and MODE SENSE.
 //!
-//! Sans-IO: the adapter runs one [`BringUp`] per login, posts each [`ScsiCommand`], and feeds the end of it back. A
-//! lost connection ends the bring-up; the adapter begins another one after the next login, and compares with
-//! [`LunInfo::same_disk`] before it repeats commands of the old one. Not modelled: devices other than disks, multipath,
-//! protection information.
+//! Sans-IO: the adapter runs one [`BringUp`] until it has ended once, posts each [`ScsiCommand`], and feeds the end of it
+//! back; a lost connection makes it begin again after the next login. Whoever looks again later compares with
+//! [`LunInfo::same_disk`]. Not modelled: devices other than disks, multipath, protection information.
 
 use core::fmt;
 use core::time::Duration;
