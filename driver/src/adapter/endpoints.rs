@@ -425,20 +425,29 @@ impl<P: Platform> Adapter<P> {
             },
             L4KcqeOpcode::CLOSE_RECEIVED if ep.phase < Phase::Quarantined => {
                 ep.latched.fin = true;
-                if matches!(ep.phase, Phase::Connected | Phase::Updating | Phase::Full) {
-                    self.fail_endpoint(cx, cid, Cause::Fin);
-                }
+                self.peer_gone(cx, cid, Cause::Fin);
             }
             L4KcqeOpcode::RESET_RECEIVED if ep.phase < Phase::Quarantined => {
                 ep.latched.rst = true;
-                if matches!(ep.phase, Phase::Connected | Phase::Updating | Phase::Full) {
-                    self.fail_endpoint(cx, cid, Cause::Rst);
-                }
+                self.peer_gone(cx, cid, Cause::Rst);
             }
             L4KcqeOpcode::CLOSE_COMP | L4KcqeOpcode::RESET_COMP if ep.phase == Phase::Closing => {
                 self.enter(cx, cid, Phase::Destroying);
             }
             _ => self.stale(cx, op.0, cid),
+        }
+    }
+
+    /// The target ended the connection. What the card posted before is taken first: a target that refuses a login says why and
+    /// then closes.
+    fn peer_gone(&mut self, cx: &mut Cx<'_>, cid: u16, cause: Cause) {
+        let open = |ep: &mut Endpoint| matches!(ep.phase, Phase::Connected | Phase::Updating | Phase::Full);
+        if !self.ep(cid).is_some_and(open) {
+            return;
+        }
+        self.reap_connection(cx, cid, self.config.rings.cq.into());
+        if self.ep(cid).is_some_and(open) {
+            self.fail_endpoint(cx, cid, cause);
         }
     }
 

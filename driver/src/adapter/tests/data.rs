@@ -1,11 +1,12 @@
 use core::time::Duration;
 
+use bus::actor::{Actor, Budget};
 use hsi::bits::Itt;
 use hsi::cq::{CleanupResponse, CmdResponse, CqOpcode, NopInMsg, TmfResponse};
 use hsi::sq::SqOpcode;
 use hsi::{U32, View};
 
-use super::fake::op;
+use super::fake::{answer, op};
 use super::rig::Rig;
 use crate::adapter::{AdapterState, OperatorRequest};
 use crate::control::{ConnFailure, EpHandle, FromAdapter, SessionId, SessionParams, StopFlag, ToAdapter};
@@ -50,6 +51,22 @@ fn data_goes_straight_into_the_buffer() {
     rig.adapter.free(buf).unwrap();
     assert_eq!(rig.adapter.free(buf), Err(FreeError::Stale));
     assert_eq!(rig.slot.borrow().audit().violations, 0);
+}
+
+/// A target that refuses a login says why and then closes: what the card posted before the FIN is taken first.
+#[test]
+fn what_came_before_a_fin_is_not_lost() {
+    let (mut rig, session, ep, buf) = ready();
+    let ticket = rig.raw(session, buf, false);
+    rig.call(|a, cx| a.step(cx, Budget(256)));
+    let mut fin = answer(op::CLOSE, ep.cid, 0).unwrap();
+    fin.kcqe_op_flag.set(fin.kcqe_op_flag.get() & !0xff_0000 | 58 << 16);
+    rig.card.borrow_mut().send.push(fin);
+    rig.settle();
+    let done = reap(&mut rig);
+    assert_eq!((done.len(), done[0].ticket), (1, ticket));
+    assert_eq!(done[0].result, Err(BlockError::NoSense), "the answer of the card, not the loss");
+    assert_eq!(rig.adapter.counters().connections_lost, 1, "the FIN counts all the same");
 }
 
 /// R9 to R11, B.6: 1024 commands with sense data wrap SQ, CQ and RQ many times, and no buffer is lost.
