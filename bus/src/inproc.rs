@@ -331,6 +331,10 @@ impl HostPort for Host {
             self.wake.wake();
         }
     }
+
+    fn config(&self, at: u16) -> Option<u32> {
+        self.config.owns(at).then(|| self.config.read(at & !3))
+    }
 }
 
 /// A slot with its card. Built by a world, shared by [`InProcess`] and [`CardActor`].

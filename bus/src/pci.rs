@@ -247,6 +247,12 @@ pub trait HostPort {
 
     /// Sets the level of INTx.
     fn intx(&mut self, asserted: bool);
+
+    /// A config dword that the bus owns, for a card that mirrors config space in a BAR. `None`: the bus does not own it,
+    /// or this back end does not show it.
+    fn config(&self, _at: u16) -> Option<u32> {
+        None
+    }
 }
 
 /// What a card may use while it handles an access or a step.

@@ -318,6 +318,7 @@ pub const LAYOUTS: &[&[Layout]] = &[
     crate::pte::LAYOUTS,
     crate::rq::LAYOUTS,
     crate::sq::LAYOUTS,
+    crate::statistics::LAYOUTS,
     crate::status_block::LAYOUTS,
 ];
 
@@ -351,6 +352,7 @@ pub const FACTS: &[&[Fact]] = &[
     crate::regs::mq::FACTS,
     crate::regs::nvm::FACTS,
     crate::regs::pci::FACTS,
+    crate::regs::rss::FACTS,
     crate::shmem::FACTS,
     crate::sq::FACTS,
     crate::sq::SqOpcode::FACTS,

@@ -67,6 +67,9 @@ facts! {
         TX_BD_FLAGS_TCP_UDP_CKSUM = 0x2,
         TX_BD_FLAGS_IP_CKSUM = 0x4,
     }
+    Constant(): u32 {
+        TX_BD_TCP6_OFF2_SHL = 0xe,
+    }
     Bits("bnx2_rx_bd", "rx_bd_flags"): u32 {
         RX_BD_FLAGS_NOPUSH = 0x1,
         RX_BD_FLAGS_DUMMY = 0x2,

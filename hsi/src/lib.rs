@@ -16,7 +16,7 @@
 //! | Ethernet rings | 16 bytes | [`l2`] |
 //!
 //! A generic element ([`kwq::Kwqe`], [`kcq::Kcqe`], [`sq::Sqe`], [`cq::Cqe`]) becomes a specific one through [`View`],
-//! once layer and opcode are known. Not here: the 57710 class, FCoE, RDMA, firmware images, and the statistics block.
+//! once layer and opcode are known. Not here: the 57710 class, FCoE, RDMA, and firmware images.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -37,6 +37,7 @@ pub mod regs;
 pub mod rq;
 pub mod shmem;
 pub mod sq;
+pub mod statistics;
 pub mod status_block;
 
 pub use zerocopy::little_endian::{U16, U32};

@@ -65,6 +65,8 @@ facts! {
         TPAT_CPU_REG_FILE = 0x85200,
         /// Scratchpad of the transmit patch-up processor.
         TPAT_SCRATCH = 0xa0000,
+        /// Firmware answers receive completions at once.
+        FW_RX_LOW_LATENCY = 0x120058,
         /// Frames that firmware dropped.
         FW_RX_DROP_COUNT = 0x120084,
         /// Largest number of offloaded connections, set by firmware from the licence. Not zero, or cnic does not register.

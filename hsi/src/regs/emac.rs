@@ -64,6 +64,50 @@ facts! {
         EMAC_MAC_MATCH8 = 0x1430,
         /// Further MAC, bytes 2 to 5.
         EMAC_MAC_MATCH9 = 0x1434,
+        /// Further MAC, bytes 0 and 1.
+        EMAC_MAC_MATCH10 = 0x1438,
+        /// Further MAC, bytes 2 to 5.
+        EMAC_MAC_MATCH11 = 0x143c,
+        /// Further MAC, bytes 0 and 1.
+        EMAC_MAC_MATCH12 = 0x1440,
+        /// Further MAC, bytes 2 to 5.
+        EMAC_MAC_MATCH13 = 0x1444,
+        /// Further MAC, bytes 0 and 1.
+        EMAC_MAC_MATCH14 = 0x1448,
+        /// Further MAC, bytes 2 to 5.
+        EMAC_MAC_MATCH15 = 0x144c,
+        /// Further MAC, bytes 0 and 1.
+        EMAC_MAC_MATCH16 = 0x1450,
+        /// Further MAC, bytes 2 to 5.
+        EMAC_MAC_MATCH17 = 0x1454,
+        /// Further MAC, bytes 0 and 1.
+        EMAC_MAC_MATCH18 = 0x1458,
+        /// Further MAC, bytes 2 to 5.
+        EMAC_MAC_MATCH19 = 0x145c,
+        /// Further MAC, bytes 0 and 1.
+        EMAC_MAC_MATCH20 = 0x1460,
+        /// Further MAC, bytes 2 to 5.
+        EMAC_MAC_MATCH21 = 0x1464,
+        /// Further MAC, bytes 0 and 1.
+        EMAC_MAC_MATCH22 = 0x1468,
+        /// Further MAC, bytes 2 to 5.
+        EMAC_MAC_MATCH23 = 0x146c,
+        /// Further MAC, bytes 0 and 1.
+        EMAC_MAC_MATCH24 = 0x1470,
+        /// Further MAC, bytes 2 to 5.
+        EMAC_MAC_MATCH25 = 0x1474,
+        /// Further MAC, bytes 0 and 1.
+        EMAC_MAC_MATCH26 = 0x1478,
+        /// Further MAC, bytes 2 to 5.
+        EMAC_MAC_MATCH27 = 0x147c,
+        /// Further MAC, bytes 0 and 1.
+        EMAC_MAC_MATCH28 = 0x1480,
+        /// Further MAC, bytes 2 to 5.
+        EMAC_MAC_MATCH29 = 0x1484,
+        /// Further MAC, bytes 0 and 1.
+        EMAC_MAC_MATCH30 = 0x1488,
+        /// Further MAC, bytes 2 to 5.
+        EMAC_MAC_MATCH31 = 0x148c,
         /// Seed of the back-off generator.
         EMAC_BACKOFF_SEED = 0x1498,
         /// Largest frame.
@@ -95,6 +139,12 @@ facts! {
     Register(Grc): u32 {
         /// Link as MDIO polling saw it.
         EMAC_MDIO_STATUS = 0x14b0,
+    }
+    Bits("BNX2_EMAC_MDIO_STATUS", ""): u32 {
+        EMAC_MDIO_STATUS_LINK = 0x1,
+        EMAC_MDIO_STATUS_10MB = 0x2,
+    }
+    Register(Grc): u32 {
         /// Automatic polling, clock.
         EMAC_MDIO_MODE = 0x14b4,
     }
@@ -173,6 +223,9 @@ facts! {
         RPM_SORT_USER2 = 0x1828,
         /// Sort rule 3.
         RPM_SORT_USER3 = 0x182c,
+    }
+    Constant(): u32 {
+        START_UNICAST_ADDRESS_INDEX = 0x4,
     }
 }
 

@@ -71,26 +71,73 @@ facts! {
         HC_STATISTICS_ADDR_L = 0x6818,
         /// Statistics block, high address word.
         HC_STATISTICS_ADDR_H = 0x681c,
-        /// Transmit completions before an interrupt.
+        /// Transmit completions before an update: while interrupts are on, and while one is being served.
         HC_TX_QUICK_CONS_TRIP = 0x6820,
-        /// KCQ entries before an interrupt.
+    }
+    Bits("BNX2_HC_TX_QUICK_CONS_TRIP", ""): u32 {
+        HC_TX_QUICK_CONS_TRIP_VALUE = 0xff,
+        HC_TX_QUICK_CONS_TRIP_INT = 0xff0000,
+    }
+    Register(Grc): u32 {
+        /// KCQ entries before an update.
         HC_COMP_PROD_TRIP = 0x6824,
-        /// Receive completions before an interrupt.
+    }
+    Bits("BNX2_HC_COMP_PROD_TRIP", ""): u32 {
+        HC_COMP_PROD_TRIP_VALUE = 0xff,
+        HC_COMP_PROD_TRIP_INT = 0xff0000,
+    }
+    Register(Grc): u32 {
+        /// Receive completions before an update.
         HC_RX_QUICK_CONS_TRIP = 0x6828,
+    }
+    Bits("BNX2_HC_RX_QUICK_CONS_TRIP", ""): u32 {
+        HC_RX_QUICK_CONS_TRIP_VALUE = 0xff,
+        HC_RX_QUICK_CONS_TRIP_INT = 0xff0000,
+    }
+    Register(Grc): u32 {
         /// Receive time limit, us.
         HC_RX_TICKS = 0x682c,
+    }
+    Bits("BNX2_HC_RX_TICKS", ""): u32 {
+        HC_RX_TICKS_VALUE = 0x3ff,
+        HC_RX_TICKS_INT = 0x3ff0000,
+    }
+    Register(Grc): u32 {
         /// Transmit time limit, us.
         HC_TX_TICKS = 0x6830,
+    }
+    Bits("BNX2_HC_TX_TICKS", ""): u32 {
+        HC_TX_TICKS_VALUE = 0x3ff,
+        HC_TX_TICKS_INT = 0x3ff0000,
+    }
+    Register(Grc): u32 {
         /// KCQ time limit, us.
         HC_COM_TICKS = 0x6834,
+    }
+    Bits("BNX2_HC_COM_TICKS", ""): u32 {
+        HC_COM_TICKS_VALUE = 0x3ff,
+        HC_COM_TICKS_INT = 0x3ff0000,
+    }
+    Register(Grc): u32 {
         /// KWQ time limit, us.
         HC_CMD_TICKS = 0x6838,
+    }
+    Bits("BNX2_HC_CMD_TICKS", ""): u32 {
+        HC_CMD_TICKS_VALUE = 0x3ff,
+        HC_CMD_TICKS_INT = 0x3ff0000,
+    }
+    Register(Grc): u32 {
         /// Periodic update.
         HC_PERIODIC_TICKS = 0x683c,
         /// Period of statistics collection.
         HC_STAT_COLLECT_TICKS = 0x6840,
         /// Period of statistics DMA.
         HC_STATS_TICKS = 0x6844,
+    }
+    Bits("BNX2_HC_STATS_TICKS", ""): u32 {
+        HC_STATS_TICKS_HC_STAT_TICKS = 0xffff00,
+    }
+    Register(Grc): u32 {
         /// Coalesce now, by vector.
         HC_COALESCE_NOW = 0x6914,
     }

@@ -12,6 +12,7 @@ pub(crate) mod misc;
 pub(crate) mod mq;
 pub(crate) mod nvm;
 pub(crate) mod pci;
+pub(crate) mod rss;
 
 pub use context::*;
 pub use cpu::*;
@@ -21,3 +22,4 @@ pub use misc::*;
 pub use mq::*;
 pub use nvm::*;
 pub use pci::*;
+pub use rss::*;
