@@ -1,7 +1,7 @@
 //! tgtd on loopback: started by the test, with its own port and control port.
 
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,9 @@ pub struct Tgtd {
     child: Child,
     port: u16,
     control: u16,
-    targets: Vec<Vec<Vec<String>>>,
+    targets: u32,
+    /// What tgtadm was told, for a restart.
+    steps: Vec<Vec<String>>,
 }
 
 impl Tgtd {
@@ -28,7 +30,7 @@ impl Tgtd {
         let admin = peer("tgtadm", "tgt")?;
         let (port, control) = (free_port(), free_port() % 30_000);
         let child = spawn(&program, port, control);
-        let me = Self { program, admin, child, port, control, targets: Vec::new() };
+        let me = Self { program, admin, child, port, control, targets: 0, steps: Vec::new() };
         me.wait();
         Some(me)
     }
@@ -46,29 +48,48 @@ impl Tgtd {
     pub fn add(
         &mut self,
         name: &str,
-        file: &std::path::Path,
+        file: &Path,
         incoming: Option<Account<'_>>,
         outgoing: Option<Account<'_>>,
     ) {
-        let tid = (self.targets.len() + 1).to_string();
+        let tid = self.add_empty(name).to_string();
         let tid = tid.as_str();
         let file = file.to_str().expect("a UTF-8 path");
-        let mut steps: Vec<Vec<&str>> = vec![
-            vec!["--op", "new", "--mode", "target", "--tid", tid, "-T", name],
-            vec!["--op", "new", "--mode", "logicalunit", "--tid", tid, "--lun", "1", "-b", file],
-            vec!["--op", "bind", "--mode", "target", "--tid", tid, "-I", "ALL"],
-        ];
+        self.step(&["--op", "new", "--mode", "logicalunit", "--tid", tid, "--lun", "1", "-b", file]);
         for (account, direction) in [(incoming, None), (outgoing, Some("--outgoing"))] {
             let Some((user, secret)) = account else { continue };
-            steps.push(vec!["--op", "new", "--mode", "account", "--user", user, "--password", secret]);
+            self.step(&["--op", "new", "--mode", "account", "--user", user, "--password", secret]);
             let mut bind = vec!["--op", "bind", "--mode", "account", "--tid", tid, "--user", user];
             bind.extend(direction);
-            steps.push(bind);
+            self.step(&bind);
         }
-        let steps: Vec<Vec<String>> =
-            steps.iter().map(|s| s.iter().map(|a| (*a).to_owned()).collect()).collect();
-        steps.iter().for_each(|s| self.admin(s));
-        self.targets.push(steps);
+    }
+
+    /// Adds a target without a disk; returns its number.
+    ///
+    /// # Panics
+    /// When tgtadm fails.
+    pub fn add_empty(&mut self, name: &str) -> u32 {
+        self.targets += 1;
+        let tid = self.targets.to_string();
+        self.step(&["--op", "new", "--mode", "target", "--tid", &tid, "-T", name]);
+        self.step(&["--op", "bind", "--mode", "target", "--tid", &tid, "-I", "ALL"]);
+        self.targets
+    }
+
+    /// Sets a login parameter of a target.
+    ///
+    /// # Panics
+    /// When tgtadm fails.
+    pub fn set(&mut self, tid: u32, key: &str, value: &str) {
+        let tid = tid.to_string();
+        self.step(&["--op", "update", "--mode", "target", "--tid", &tid, "-n", key, "-v", value]);
+    }
+
+    fn step(&mut self, args: &[&str]) {
+        let args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
+        self.admin(&args);
+        self.steps.push(args);
     }
 
     /// Kills the daemon as `kill -9` does.
@@ -85,7 +106,7 @@ impl Tgtd {
         self.kill();
         self.child = spawn(&self.program, self.port, self.control);
         self.wait();
-        for s in self.targets.iter().flatten() {
+        for s in &self.steps {
             self.admin(s);
         }
     }
@@ -115,7 +136,7 @@ impl Drop for Tgtd {
     }
 }
 
-fn spawn(program: &PathBuf, port: u16, control: u16) -> Child {
+fn spawn(program: &Path, port: u16, control: u16) -> Child {
     Command::new(program)
         .args(["-f", "-C", &control.to_string(), "--iscsi"])
         .arg(format!("portal=127.0.0.1:{port}"))
