@@ -337,9 +337,12 @@ impl<P: Platform> Adapter<P> {
                 if update.resolved() && update.mac != ep.next_hop =>
             {
                 let PathGroup::Up(pg_cid) = ep.group else { return };
-                ep.next_hop = update.mac;
+                // Without room the old neighbour stays; the helper tells again when it answers again.
                 if self.submit_kwqes(cx, &[cm::update_pg(cid, pg_cid, update.mac)]).is_ok() {
                     self.timers.arm(TimerKey::PathGroup(cid), cx.now + deadline);
+                    if let Some(ep) = self.ep(cid) {
+                        ep.next_hop = update.mac;
+                    }
                 }
             }
             _ => self.stale(cx, 30, cid),

@@ -146,6 +146,7 @@ impl KernelQueues {
             }
         }
         if whole == 0 && out.len() == MAX_COMPLETED_KCQE {
+            out.clear();
             return Err(KcqError::Group);
         }
         out.truncate(whole);

@@ -164,3 +164,37 @@ fn a_slow_iscsid_is_told_to_start_over() {
     let sessions = rig.heard.iter().filter(|m| matches!(m, FromAdapter::Session { .. })).count();
     assert_eq!(sessions, 128, "Hello names every session");
 }
+
+#[test]
+fn too_little_memory_is_an_answer() {
+    let limited = |dma_limit| {
+        let slot = bus::inproc::SlotConfig { strict: true, dma_limit, ..Default::default() };
+        Rig::on(slot, crate::config::DriverConfig::default())
+    };
+    let mut rig = limited(64 << 10);
+    rig.request(OperatorRequest::InterfaceUp);
+    rig.run(MINUTE);
+    assert_eq!(rig.adapter.state(), AdapterState::Failed(Failure::NoMemory));
+    rig.assert_released();
+    let mut rig = limited(256 << 10);
+    rig.up();
+    rig.connect(1);
+    rig.connect(2);
+    assert!(rig.connected(1).unwrap().is_ok());
+    assert_eq!(rig.connected(2), Some(Err(EpError::Refused(Refused::NoMemory))));
+    assert_eq!(rig.adapter.holdings().cids, 1, "L1: the cid came back");
+}
+
+/// Bin mode: one page of doorbells for each connection (BNX2I-CNIC 4.5).
+#[test]
+fn doorbells_lie_where_the_chip_says() {
+    let mut rig = Rig::new();
+    rig.card.borrow_mut().mq_config2 = 0x0120;
+    rig.up();
+    let (session, _) = rig.login(1);
+    rig.settle();
+    let page = 0x10000 + 0x4000 * 256 + 4096 * 256;
+    assert!(rig.card.borrow().doorbells.contains(&(page + 4)), "SQ doorbell of context 0x100 for bring-up");
+    let info = rig.adapter.sessions().find(|s| s.id == session).unwrap();
+    assert_eq!(info.phase, crate::adapter::SessionPhase::BringUp);
+}

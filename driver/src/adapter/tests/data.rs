@@ -334,7 +334,7 @@ fn r18_nothing_waits_for_a_lost_interrupt() {
 }
 
 #[test]
-fn a_kwq_that_is_not_fetched_delays_and_loses_nothing() {
+fn all_cids_are_used_and_the_129th_connect_is_refused() {
     let mut rig = Rig::new();
     rig.up();
     for tag in 0..128 {

@@ -14,7 +14,10 @@ use hsi::bd::IscsiBd;
 use hsi::cq::{CmdResponse, CqOpcode, CqSequence, Cqe};
 use hsi::kcq::{CompletionStatus, IscsiKcqe, IscsiKcqeOpcode, Kcqe};
 use hsi::kwq::{IscsiKwqeConnDestroy, IscsiKwqeConnOffload1, IscsiKwqeConnOffload2, Kwqe, Layer};
-use hsi::l4::{L4_FLAGS, L4Kcq, L4KcqUploadPg, L4KcqeOpcode, L4KwqConnectReq1, L4KwqOffloadPg, L4KwqUpload};
+use hsi::l4::{
+    L4_FLAGS, L4Kcq, L4KcqUploadPg, L4KcqeOpcode, L4KwqConnectReq1, L4KwqOffloadPg, L4KwqUpdatePg,
+    L4KwqUpload,
+};
 use hsi::pte::IscsiPte;
 use hsi::sq::{CmdRequest, SqOpcode, Sqe};
 use hsi::{U16, U32, View, ctx, regs as r, shmem as s};
@@ -27,6 +30,7 @@ pub(super) mod op {
     pub(crate) const DESTROY: u16 = 0x603;
     pub(crate) const INIT: u16 = 0x605;
     pub(crate) const OFFLOAD_PG: u16 = 0x401;
+    pub(crate) const UPDATE_PG: u16 = 0x409;
     pub(crate) const UPLOAD_PG: u16 = 0x40e;
     pub(crate) const CONNECT: u16 = 0x432;
     pub(crate) const RESET: u16 = 0x435;
@@ -62,6 +66,8 @@ pub(super) struct Card {
     pub(crate) status: BTreeMap<u16, u32>,
     /// Nothing is answered at all, not even register resets.
     pub(crate) mute: bool,
+    /// KWQEs are not fetched.
+    pub(crate) hold_kwq: bool,
     pub(crate) resets_by_register: bool,
     pub(crate) licensed: bool,
     pub(crate) firmware: bool,
@@ -101,6 +107,7 @@ impl Fake {
             swallow: Vec::new(),
             status: BTreeMap::new(),
             mute: false,
+            hold_kwq: false,
             resets_by_register: true,
             licensed: true,
             firmware: true,
@@ -183,7 +190,7 @@ impl Fake {
 
     fn fetch_kwqes(&mut self, cx: &mut DevCx<'_>) -> u32 {
         let mut done = 0;
-        while self.kwq_consumer != self.kwq_producer {
+        while self.kwq_consumer != self.kwq_producer && !self.card.borrow().hold_kwq {
             let slot = u64::from(self.kwq_consumer % 512);
             let Some(page) = self.page(cx, self.ring_table(ctx::KWQ_CID), slot / 128) else { break };
             let mut bytes = [0; 32];
@@ -211,6 +218,7 @@ impl Fake {
                 return;
             }
             op::UPDATE | op::DESTROY => kwqe.view::<IscsiKwqeConnDestroy>().iscsi_cid(),
+            op::UPDATE_PG => kwqe.view::<L4KwqUpdatePg>().pg_host_opaque.get() as u16,
             op::OFFLOAD_PG => kwqe.view::<L4KwqOffloadPg>().host_opaque.get() as u16,
             op::UPLOAD_PG => (kwqe.view::<L4KwqUpload>().cid.get() - 0x1000) as u16,
             op::CONNECT => ((kwqe.view::<L4KwqConnectReq1>().cid.get() >> 7) - 0x100) as u16,
@@ -413,6 +421,7 @@ pub(super) fn answer(what: u16, cid: u16, status: u32) -> Option<Kcqe> {
         op::UPDATE => iscsi(IscsiKcqeOpcode::UPDATE_CONN),
         op::DESTROY => iscsi(IscsiKcqeOpcode::DESTROY_CONN),
         op::INIT => iscsi(IscsiKcqeOpcode::INIT),
+        op::UPDATE_PG => l4(L4KcqeOpcode::UPDATE_PG),
         op::OFFLOAD_PG => l4(L4KcqeOpcode::OFFLOAD_PG),
         op::CONNECT => l4(L4KcqeOpcode::CONNECT_COMPLETE),
         op::RESET => l4(L4KcqeOpcode::RESET_COMP),

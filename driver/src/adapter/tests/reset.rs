@@ -328,3 +328,53 @@ fn an_idle_connection_in_the_hands_of_iscsid_has_a_deadline() {
     let took = rig.run_until(MINUTE, |r| r.adapter.holdings().cids == 0);
     assert_eq!(took, Duration::from_secs(30));
 }
+
+/// H3: the neighbour's address changes and the card does not answer.
+#[test]
+fn h3_a_lost_path_group_update_recovers_the_session() {
+    let mut rig = Rig::new();
+    rig.up();
+    let (_, ep) = rig.login(1);
+    rig.tell_path(ep, [2, 0, 0, 0, 0, 3]);
+    rig.run(Duration::from_secs(2));
+    assert_eq!(rig.adapter.counters().connections_lost, 0, "answered");
+    rig.card.borrow_mut().swallow.push(op::UPDATE_PG);
+    rig.tell_path(ep, [2, 0, 0, 0, 0, 4]);
+    let took = rig.run_until(MINUTE, |r| r.adapter.holdings().cids == 0);
+    assert_eq!((took, rig.adapter.age()), (Duration::from_secs(1), 1));
+}
+
+/// The KWQ is full: what must be posted waits for room, is posted later, and its deadline runs meanwhile.
+#[test]
+fn a_full_kwq_delays_a_close_and_loses_nothing() {
+    let mut rig = Rig::new();
+    rig.up();
+    let (session, ep) = rig.login(1);
+    rig.card.borrow_mut().hold_kwq = true;
+    for i in 0..600u16 {
+        rig.tell_path(ep, [2, 0, 0, 0, (i >> 8) as u8, i as u8]);
+        rig.settle();
+    }
+    assert!(rig.adapter.counters().kwq_full > 0);
+    rig.say(ToAdapter::StopConn { session, flag: StopFlag::Recover });
+    assert!(rig.adapter.endpoints().all(|ep| ep.phase == Phase::Closing && ep.unposted));
+    rig.card.borrow_mut().hold_kwq = false;
+    // The card says that it fetched with its next completion.
+    rig.settle();
+    assert_eq!((rig.adapter.holdings().cids, rig.adapter.age()), (0, 1));
+    assert_eq!(rig.slot.borrow().audit().violations, 0);
+}
+
+/// A chip that publishes nonsense is reset.
+#[test]
+fn an_impossible_completion_index_resets_the_chip() {
+    let mut rig = Rig::new();
+    rig.up();
+    rig.login(1);
+    let mut endless = answer(op::INIT, 0, 0).unwrap();
+    endless.set_next(true);
+    rig.card.borrow_mut().send = vec![endless; 80];
+    rig.run_until(MINUTE, |r| r.adapter.age() == 2);
+    assert_eq!((rig.adapter.age(), rig.adapter.holdings().cids), (2, 0));
+    assert_eq!(rig.slot.borrow().audit().violations, 0);
+}

@@ -62,15 +62,14 @@ impl Rig {
     }
 
     pub(super) fn with(config: DriverConfig) -> Self {
+        Self::on(SlotConfig { strict: true, ..SlotConfig::default() }, config)
+    }
+
+    pub(super) fn on(slot: SlotConfig, config: DriverConfig) -> Self {
         let (fake, card) = Fake::new();
         let wakes = WakeSet::default();
-        let slot = Slot::new(
-            SlotConfig { strict: true, ..SlotConfig::default() },
-            ActorId::new("fake", 0),
-            Box::new(fake),
-            wakes.register(),
-            wakes.register(),
-        );
+        let slot =
+            Slot::new(slot, ActorId::new("fake", 0), Box::new(fake), wakes.register(), wakes.register());
         let (iscsid, control_in) = port("control-in", 1024, wakes.register());
         let (control_out, said) = port("control-out", 1024, wakes.register());
         let (helper, path_in) = port("path-in", 256, wakes.register());
@@ -142,8 +141,11 @@ impl Rig {
     }
 
     pub(super) fn answer_path(&mut self, handle: EpHandle) {
-        let update =
-            PathUpdate { handle, mac: [2, 0, 0, 0, 0, 2], src: "10.0.0.1".parse().unwrap(), vlan: 0 };
+        self.tell_path(handle, [2, 0, 0, 0, 0, 2]);
+    }
+
+    pub(super) fn tell_path(&mut self, handle: EpHandle, mac: [u8; 6]) {
+        let update = PathUpdate { handle, mac, src: "10.0.0.1".parse().unwrap(), vlan: 0 };
         self.helper.send(FromHelper::PathUpdate(update)).unwrap();
     }
 
