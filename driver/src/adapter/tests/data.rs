@@ -17,9 +17,14 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// A session that is ready: bring-up found no disks, as the card answers everything with CHECK CONDITION.
 fn ready() -> (Rig, SessionId, EpHandle, UserBuf) {
+    ready_with(super::rig::no_keepalive())
+}
+
+fn ready_with(params: SessionParams) -> (Rig, SessionId, EpHandle, UserBuf) {
     let mut rig = Rig::new();
     rig.up();
-    let (session, ep) = rig.login(1);
+    let session = rig.new_session_with(1, params);
+    let ep = rig.relogin(session, 1);
     rig.settle();
     assert_eq!(rig.adapter.sessions().next().unwrap().phase, crate::adapter::SessionPhase::Ready);
     rig.card.borrow_mut().wqes.clear();
@@ -116,6 +121,32 @@ fn more_than_the_depth_waits_and_more_than_the_queue_is_refused() {
     // The card never said that its command window is larger than what it last announced.
     assert!(itts(&rig, SqOpcode::SCSI_CMD).len() <= 32);
     assert_eq!(rig.adapter.counters().refused, 1);
+}
+
+/// D10, 5.6: however deep the session, management and cleanup always find room in the rings.
+#[test]
+fn commands_never_take_the_last_slots() {
+    let (mut rig, session, ep, buf) = ready_with(SessionParams {
+        queue_depth: 1024,
+        noop_interval: Duration::ZERO,
+        noop_timeout: Duration::ZERO,
+        ..SessionParams::default()
+    });
+    rig.card.borrow_mut().answer_sense = None;
+    for _ in 0..200 {
+        rig.raw(session, buf, false);
+    }
+    rig.settle();
+    let posted = itts(&rig, SqOpcode::SCSI_CMD);
+    assert_eq!(posted.len(), usize::from(rig.adapter.config().rings.commands()));
+    for itt in posted {
+        let mut done = CmdResponse::default();
+        (done.op_code, done.itt) = (CqOpcode::SCSI_RSP, itt);
+        rig.card.borrow_mut().send_cqes.push((ep.cid, done.into_element()));
+    }
+    rig.card.borrow_mut().answer_sense = Some(0);
+    rig.settle();
+    assert_eq!(reap(&mut rig).len(), 200);
 }
 
 #[test]

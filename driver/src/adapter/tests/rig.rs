@@ -33,6 +33,10 @@ pub(super) const PARAMS: ConnParams = ConnParams {
     exp_stat_sn: 2,
 };
 
+pub(super) fn no_keepalive() -> SessionParams {
+    SessionParams { noop_interval: Duration::ZERO, noop_timeout: Duration::ZERO, ..SessionParams::default() }
+}
+
 pub(super) fn portal() -> SocketAddr {
     "10.0.0.2:3260".parse().unwrap()
 }
@@ -203,11 +207,10 @@ impl Rig {
     }
 
     pub(super) fn new_session(&mut self, tag: u64) -> SessionId {
-        let params = SessionParams {
-            noop_interval: Duration::ZERO,
-            noop_timeout: Duration::ZERO,
-            ..Default::default()
-        };
+        self.new_session_with(tag, no_keepalive())
+    }
+
+    pub(super) fn new_session_with(&mut self, tag: u64, params: SessionParams) -> SessionId {
         self.say(ToAdapter::CreateSession { tag, params: Box::new(params) });
         self.take(|m| match m {
             FromAdapter::SessionCreated { tag: t, result: Ok(id) } if *t == tag => Some(*id),
