@@ -1,13 +1,13 @@
-//! The only place that talks to the kernel: clock, CPU time, entropy, epoll, sockets, signals.
+//! The only place that talks to the kernel: clock, CPU time, entropy, epoll, sockets, shared memory, signals.
 //!
 //! Real-time runners, the card's host-socket back end and the tools call it; actors never do, time and randomness reach
-//! them as parameters. Nothing here starts a thread, and nothing but [`reactor::Reactor::wait`] blocks. I/O system
+//! them as parameters. Nothing here starts a thread, and nothing but [`reactor::Reactor::wait`] and [`event::ready`] blocks. I/O system
 //! calls are counted ([`count`]), so that a benchmark can report system calls per I/O.
 //!
-//! Not here: shared memory and vfio-user transport, TAP devices, UIO.
+//! Not here: TAP devices, UIO.
 //!
-//! `unsafe` is lifted for two blocks: `epoll_pwait2`, which no crate of ours wraps, and the overwriting of the
-//! process's own argument area ([`args`]).
+//! `unsafe` is lifted for what no crate of ours wraps: `epoll_pwait2`, the overwriting of the process's own argument
+//! area ([`args`]), mapping files ([`shm`]), `poll` ([`event`]), and descriptors that a socket delivers ([`unix`]).
 #![allow(unsafe_code)]
 // This crate is where the wall clock comes from.
 #![allow(clippy::disallowed_methods)]
@@ -16,6 +16,9 @@ pub mod args;
 pub mod clock;
 pub mod count;
 pub mod entropy;
+pub mod event;
 pub mod net;
 pub mod reactor;
+pub mod shm;
 pub mod signals;
+pub mod unix;
