@@ -111,6 +111,10 @@ impl ConfigSpace {
         (self.pending, self.intx) = (VectorSet::default(), false);
     }
 
+    pub(crate) fn layout(&self) -> &FunctionLayout {
+        &self.layout
+    }
+
     fn own(&mut self, at: u16, value: u32, writable: u32) {
         let i = usize::from(at / 4);
         (self.dword[i], self.writable[i], self.owned[i]) = (value, writable, true);
@@ -157,11 +161,13 @@ impl ConfigSpace {
         self.layout.bars.iter().find(|b| b.bar == bar).map_or(0, |b| b.size)
     }
 
-    fn msix_enabled(&self) -> bool {
+    /// Whether MSI-X is on.
+    pub(crate) fn msix_enabled(&self) -> bool {
         self.dword[usize::from(self.layout.msix.capability / 4)] & MSIX_ENABLE != 0
     }
 
-    fn msi_enabled(&self) -> bool {
+    /// Whether MSI is on.
+    pub(crate) fn msi_enabled(&self) -> bool {
         self.dword[usize::from(self.layout.msi / 4)] & MSI_ENABLE != 0
     }
 

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use crate::actor::{Actor, ActorId, Budget, Cx, Progress};
 use crate::config::{ConfigSpace, Effect};
+use crate::gate::Gate;
 use crate::mem::{DmaBuf, SharedMem};
 use crate::pci::{
     Bar, BusLost, DevCx, Dir, DmaExhausted, DmaFault, Doorbell, Epoch, Grant, HostPort, Loan, PciFunction,
@@ -119,9 +120,7 @@ struct Host {
     strict: bool,
     timing: Timing,
     now: Instant,
-    config: ConfigSpace,
-    epoch: Epoch,
-    removed: bool,
+    gate: Gate,
     regions: Vec<Option<Region>>,
     free: VecDeque<u32>,
     bytes: usize,
@@ -176,7 +175,7 @@ impl Host {
         let lent = |l: &LoanEntry| {
             l.range.start <= offset
                 && offset + len <= l.range.end
-                && l.epoch == self.epoch
+                && l.epoch == self.gate.epoch
                 && if write { l.dir.card_writes() } else { l.dir.card_reads() }
         };
         if self.strict && !r.loans.iter().any(lent) {
@@ -185,25 +184,13 @@ impl Host {
         Ok((&r.mem, offset))
     }
 
-    fn permit(&self, grant: Grant) -> Result<(), DmaFault> {
-        if self.removed {
-            Err(DmaFault::Removed)
-        } else if grant.0 != self.epoch {
-            Err(DmaFault::Revoked)
-        } else if !self.config.masters_bus() {
-            Err(DmaFault::NoBusMaster)
-        } else {
-            Ok(())
-        }
-    }
-
     fn hold(&mut self, what: Held) {
         let due = self.held.back().map_or(self.now, |(d, _)| *d).max(self.now + self.delay);
         self.held.push_back((due, what));
     }
 
     fn deliver(&mut self, v: Vector) {
-        if let Some(v) = self.config.signal(v) {
+        if let Some(v) = self.gate.config.signal(v) {
             self.arrived.insert(v);
             self.wake.wake();
         }
@@ -220,7 +207,7 @@ impl Host {
                 Ok(())
             }
             Held::Intx(level) => {
-                if self.config.set_intx(level) {
+                if self.gate.config.set_intx(level) {
                     self.wake.wake();
                 }
                 Ok(())
@@ -266,20 +253,19 @@ impl Host {
 
 impl HostPort for Host {
     fn grant(&self) -> Grant {
-        Grant(self.epoch)
+        Grant(self.gate.epoch)
     }
 
     fn revoke(&mut self) -> Epoch {
         self.held.clear();
         self.arrived = VectorSet::default();
-        self.config.clear_interrupts();
-        self.epoch.0 += 1;
-        self.epoch
+        self.gate.revoke()
     }
 
     fn dma_read(&mut self, addr: u64, out: &mut [u8], grant: Grant) -> Result<(), DmaFault> {
         self.release(None);
         let outcome = self
+            .gate
             .permit(grant)
             .and_then(|()| self.locate(addr, out.len(), false))
             .map(|(mem, at)| mem.read(at, out));
@@ -288,7 +274,7 @@ impl HostPort for Host {
 
     fn dma_write(&mut self, addr: u64, data: &[u8], grant: Grant) -> Result<(), DmaFault> {
         let outcome =
-            self.permit(grant).and_then(|()| self.locate(addr, data.len(), true)).map(|(mem, at)| {
+            self.gate.permit(grant).and_then(|()| self.locate(addr, data.len(), true)).map(|(mem, at)| {
                 if self.timing.dma == Duration::ZERO {
                     mem.write(at, data);
                 }
@@ -300,7 +286,7 @@ impl HostPort for Host {
     }
 
     fn publish(&mut self, addr: u64, word: Word, grant: Grant) -> Result<(), DmaFault> {
-        let outcome = match self.permit(grant) {
+        let outcome = match self.gate.permit(grant) {
             Ok(()) if self.holds() => {
                 self.hold(Held::Publish(addr, word));
                 Ok(())
@@ -312,7 +298,7 @@ impl HostPort for Host {
     }
 
     fn msi(&mut self, vector: Vector, grant: Grant) {
-        if let Err(f) = self.permit(grant) {
+        if let Err(f) = self.gate.permit(grant) {
             self.refuse(f);
         } else if self.holds() {
             self.hold(Held::Msi(vector));
@@ -322,12 +308,12 @@ impl HostPort for Host {
     }
 
     fn intx(&mut self, asserted: bool) {
-        if self.removed {
+        if self.gate.removed {
             return;
         }
         if self.holds() {
             self.hold(Held::Intx(asserted));
-        } else if self.config.set_intx(asserted) {
+        } else if self.gate.config.set_intx(asserted) {
             self.wake.wake();
         }
     }
@@ -373,9 +359,7 @@ impl Slot {
             strict: config.strict,
             timing: config.timing,
             now: Instant::ZERO,
-            config: ConfigSpace::new(card.layout()),
-            epoch: Epoch(1),
-            removed: false,
+            gate: Gate::new(card.layout()),
             regions: Vec::new(),
             free: VecDeque::new(),
             bytes: 0,
@@ -418,16 +402,16 @@ impl Slot {
     pub fn remove(&mut self, cx: &mut Cx<'_>) {
         self.posted.clear();
         self.host.revoke();
-        self.host.removed = true;
+        self.host.gate.removed = true;
         self.note(Ambient::of(cx), EventKind::Removal, 1, 0);
     }
 
     /// Puts a card into the slot, in its power-on state.
     pub fn insert(&mut self, cx: &mut Cx<'_>, card: Box<dyn PciFunction>) {
         self.host.revoke();
-        self.host.config = ConfigSpace::new(card.layout());
+        self.host.gate.config = ConfigSpace::new(card.layout());
         self.card = card;
-        self.host.removed = false;
+        self.host.gate.removed = false;
         self.note(Ambient::of(cx), EventKind::Removal, 0, 0);
         self.wake.wake();
     }
@@ -457,7 +441,7 @@ impl Slot {
     }
 
     fn post(&mut self, mut amb: Ambient<'_>, bar: Bar, at: u64, width: Width, value: u64, doorbell: bool) {
-        if self.host.removed {
+        if self.host.gate.removed {
             return;
         }
         let hold = self.host.timing.mmio.as_nanos() as u64;
@@ -480,13 +464,13 @@ impl Slot {
                 break;
             }
             let Some(p) = self.posted.pop_front() else { break };
-            if !self.host.config.decodes_memory() || !self.inside(p.bar, p.at, p.width) {
+            if !self.host.gate.config.decodes_memory() || !self.host.gate.inside(p.bar, p.at, p.width) {
                 continue;
             }
             let kind = if p.doorbell { EventKind::Doorbell } else { EventKind::RegisterWrite };
             let name = self.name;
             amb.trace.emit(|| Event { time: amb.now, actor: name, kind, a: p.at, b: p.value });
-            if p.width == Width::B4 && self.host.config.msix_write(p.bar, p.at, p.value as u32) {
+            if p.width == Width::B4 && self.host.gate.config.msix_write(p.bar, p.at, p.value as u32) {
                 self.unmask();
             } else {
                 self.with_card(amb, |card, cx| card.write(cx, p.bar, p.at, p.width, p.value));
@@ -494,15 +478,10 @@ impl Slot {
         }
     }
 
-    fn inside(&self, bar: Bar, at: u64, width: Width) -> bool {
-        let size = self.host.config.bar_size(bar);
-        at.is_multiple_of(width.bytes()) && at.checked_add(width.bytes()).is_some_and(|end| end <= size)
-    }
-
     fn unmask(&mut self) {
-        let v = self.host.config.take_unmasked();
+        let v = self.host.gate.config.take_unmasked();
         self.host.arrived.0 |= v.0;
-        if !v.is_empty() || self.host.config.intx_visible() {
+        if !v.is_empty() || self.host.gate.config.intx_visible() {
             self.host.wake.wake();
         }
     }
@@ -514,13 +493,13 @@ impl Slot {
     }
 
     fn read(&mut self, mut amb: Ambient<'_>, bar: Bar, at: u64, width: Width) -> u64 {
-        if self.host.removed {
+        if self.host.gate.removed {
             return width.ones();
         }
         self.deliver(&mut amb, None);
-        let value = if !self.host.config.decodes_memory() || !self.inside(bar, at, width) {
+        let value = if !self.host.gate.config.decodes_memory() || !self.host.gate.inside(bar, at, width) {
             width.ones()
-        } else if let Some(v) = self.host.config.msix_read(bar, at & !3) {
+        } else if let Some(v) = self.host.gate.config.msix_read(bar, at & !3) {
             u64::from(v)
         } else {
             self.with_card(&mut amb, |card, cx| card.read(cx, bar, at, width)) & width.ones()
@@ -531,27 +510,27 @@ impl Slot {
     }
 
     fn config_read(&mut self, mut amb: Ambient<'_>, at: u16) -> u32 {
-        if self.host.removed {
+        if self.host.gate.removed {
             return !0;
         }
         self.flush(&mut amb);
-        if self.host.config.owns(at) {
-            self.host.config.read(at)
+        if self.host.gate.config.owns(at) {
+            self.host.gate.config.read(at)
         } else {
             self.with_card(&mut amb, |card, cx| card.config_read(cx, at))
         }
     }
 
     fn config_write(&mut self, mut amb: Ambient<'_>, at: u16, value: u32) {
-        if self.host.removed {
+        if self.host.gate.removed {
             return;
         }
         self.flush(&mut amb);
-        if !self.host.config.owns(at) {
+        if !self.host.gate.config.owns(at) {
             self.with_card(&mut amb, |card, cx| card.config_write(cx, at, value, !0));
             return;
         }
-        match self.host.config.write(at, value, !0) {
+        match self.host.gate.config.write(at, value, !0) {
             Effect::None => {}
             Effect::Interrupts => self.unmask(),
             Effect::Flr => {
@@ -562,16 +541,16 @@ impl Slot {
 
     fn reset(&mut self, mut amb: Ambient<'_>, kind: ResetKind) -> (ResetReport, Revoked) {
         self.flush(&mut amb);
-        let before = self.host.epoch;
+        let before = self.host.gate.epoch;
         let report = self.with_card(&mut amb, |card, cx| card.reset(cx, kind));
-        if self.host.epoch == before {
+        if self.host.gate.epoch == before {
             self.host.violation(Violation::ResetWithoutRevoke);
             self.host.revoke();
         }
         if kind == ResetKind::Device {
-            self.host.config.power_on();
+            self.host.gate.config.power_on();
         }
-        let until = self.host.epoch;
+        let until = self.host.gate.epoch;
         self.note(amb, EventKind::Reset, kind as u64, u64::from(until.0));
         self.wake.wake();
         (report, Revoked { until })
@@ -580,7 +559,7 @@ impl Slot {
     fn step(&mut self, cx: &mut Cx<'_>, budget: Budget) -> Progress {
         let mut amb = Ambient::of(cx);
         let now = amb.now;
-        if self.host.removed {
+        if self.host.gate.removed {
             return Progress::default();
         }
         self.deliver(&mut amb, Some(now));
@@ -631,12 +610,12 @@ impl Platform for InProcess {
     }
 
     fn map_doorbell(&mut self, bar: Bar, at: u64) -> Doorbell {
-        Doorbell { bar, at, epoch: self.0.borrow().host.epoch }
+        Doorbell { bar, at, epoch: self.0.borrow().host.gate.epoch }
     }
 
     fn doorbell(&mut self, cx: &mut Cx<'_>, db: Doorbell, offset: u64, value: u16) {
         let mut slot = self.0.borrow_mut();
-        if db.epoch == slot.host.epoch {
+        if db.epoch == slot.host.gate.epoch {
             slot.post(Ambient::of(cx), db.bar, db.at + offset, Width::B2, value.into(), true);
         } else {
             slot.host.stale_doorbells += 1;
@@ -685,7 +664,7 @@ impl Platform for InProcess {
         h.next_loan = h.next_loan.wrapping_add(1);
         h.loans += 1;
         if h.strict {
-            let epoch = h.epoch;
+            let epoch = h.gate.epoch;
             let i = (buf.addr >> REGION_SHIFT) as usize - 1;
             if let Some(r) = &mut h.regions[i] {
                 r.loans.push(LoanEntry { id, range, dir, epoch });
@@ -714,30 +693,30 @@ impl Platform for InProcess {
     fn take_interrupts(&mut self) -> VectorSet {
         let h = &mut self.0.borrow_mut().host;
         let mut set = std::mem::take(&mut h.arrived);
-        if h.config.intx_visible() {
+        if h.gate.config.intx_visible() {
             set.insert(Vector(0));
         }
         set
     }
 
     fn epoch(&self) -> Epoch {
-        self.0.borrow().host.epoch
+        self.0.borrow().host.gate.epoch
     }
 
     fn reset(&mut self, cx: &mut Cx<'_>, kind: ResetKind) -> Result<Revoked, BusLost> {
         let mut slot = self.0.borrow_mut();
-        if slot.host.removed {
-            return Ok(Revoked { until: slot.host.epoch });
+        if slot.host.gate.removed {
+            return Ok(Revoked { until: slot.host.gate.epoch });
         }
         Ok(slot.reset(Ambient::of(cx), kind).1)
     }
 
     fn revoked(&mut self, cx: &mut Cx<'_>, since: Epoch) -> Result<Option<Revoked>, BusLost> {
         let mut slot = self.0.borrow_mut();
-        if !slot.host.removed {
+        if !slot.host.gate.removed {
             slot.flush(&mut Ambient::of(cx));
         }
-        let until = slot.host.epoch;
+        let until = slot.host.gate.epoch;
         Ok((until > since).then_some(Revoked { until }))
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A card implements [`pci::PciFunction`] and reaches host memory only through [`pci::HostPort`]; a driver
 //! is generic over [`pci::Platform`]. Between them stands a bus back end: [`inproc`] joins both in one thread
-//! (virtual and inline runs). The rest of the crate is what every running part shares: time as a parameter
+//! (virtual and inline runs), [`vfio_user`] joins processes (QEMU, or our driver split from the card). The rest of the crate is what every running part shares: time as a parameter
 //! ([`time`]), the [`actor`] contract, wake-ups and bounded [`port`]s, named random [`streams`], and the one
 //! event model ([`trace`]).
 //!
@@ -14,6 +14,7 @@
 
 pub mod actor;
 pub mod config;
+mod gate;
 pub mod inproc;
 pub mod mem;
 pub mod pci;
@@ -22,6 +23,7 @@ pub mod streams;
 pub mod sync;
 pub mod time;
 pub mod trace;
+pub mod vfio_user;
 pub mod wake;
 
 pub use actor::{Actor, ActorId, Budget, Cx, Progress};

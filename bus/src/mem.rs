@@ -1,8 +1,8 @@
 //! DMA memory: bytes that host and card share.
 //!
 //! Either side may touch it at any time, so no reference into it ever exists: small values go through volatile
-//! or atomic accesses, bulk data is copied. In-process memory is page-aligned heap. A [`DmaBuf`] is the host's
-//! handle to one allocation and knows its bus address.
+//! or atomic accesses, bulk data is copied. In-process memory is page-aligned heap; with vfio-user it is part of a mapped
+//! file that both processes share. A [`DmaBuf`] is the host's handle to one allocation and knows its bus address.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
@@ -18,7 +18,14 @@ pub const PAGE_SIZE: usize = 4096;
 pub(crate) struct SharedMem {
     base: NonNull<u8>,
     len: usize,
-    layout: Layout,
+    backing: Backing,
+}
+
+/// What keeps the bytes.
+enum Backing {
+    Heap(Layout),
+    /// Held for its `Drop`.
+    Mapped(#[expect(dead_code, reason = "keeps the mapping alive")] Rc<os::shm::Mapping>),
 }
 
 impl SharedMem {
@@ -29,7 +36,16 @@ impl SharedMem {
         // SAFETY: the layout has a non-zero size.
         let base = unsafe { alloc_zeroed(layout) };
         let base = NonNull::new(base).unwrap_or_else(|| handle_alloc_error(layout));
-        Rc::new(Self { base, len, layout })
+        Rc::new(Self { base, len, backing: Backing::Heap(layout) })
+    }
+
+    /// `len` bytes of a mapping, from `offset`. Nothing may be written to a read-only one.
+    pub(crate) fn window(mapping: &Rc<os::shm::Mapping>, offset: usize, len: usize) -> Rc<Self> {
+        let fits = offset.checked_add(len).is_some_and(|end| end <= mapping.len());
+        assert!(fits, "a window of {offset}+{len} in a mapping of {}", mapping.len());
+        // SAFETY: the offset is inside the mapping, checked above, and the mapping outlives `self`.
+        let base = unsafe { mapping.base().add(offset) };
+        Rc::new(Self { base, len, backing: Backing::Mapped(mapping.clone()) })
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -97,8 +113,10 @@ impl SharedMem {
 
 impl Drop for SharedMem {
     fn drop(&mut self) {
-        // SAFETY: allocated in `new` with this layout; the last handle is gone.
-        unsafe { dealloc(self.base.as_ptr(), self.layout) }
+        if let Backing::Heap(layout) = self.backing {
+            // SAFETY: allocated in `new` with this layout; the last handle is gone.
+            unsafe { dealloc(self.base.as_ptr(), layout) }
+        }
     }
 }
 

@@ -1,0 +1,23 @@
+//! vfio-user: the slot whose two sides are two processes.
+//!
+//! The protocol is VFIO spoken over a local socket (QEMU `docs/interop/vfio-user.rst`, libvfio-user): the client is a
+//! virtual machine or a driver, the server holds the card. Ours is sans-IO: sessions take bytes and descriptors and leave
+//! bytes and descriptors ([`wire`]); only while a session waits for an answer does it drive its [`link`], and never without
+//! a deadline.
+//!
+//! The [`server`] drives a [`crate::pci::PciFunction`] for QEMU or for us; the [`client`] is a [`crate::pci::Platform`] for
+//! a driver in another process. Mapped doorbells and the
+//! state page ([`doorbell`]) are offered to a client of ours alone.
+
+pub mod client;
+mod dma;
+pub mod doorbell;
+pub mod errno;
+mod irq;
+pub mod link;
+pub mod message;
+pub mod server;
+#[cfg(test)]
+mod testing;
+pub mod version;
+pub mod wire;
