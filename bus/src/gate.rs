@@ -28,6 +28,11 @@ impl Gate {
         }
     }
 
+    /// A config dword that the bus owns.
+    pub(crate) fn owned(&self, at: u16) -> Option<u32> {
+        self.config.owns(at).then(|| self.config.read(at & !3))
+    }
+
     /// Ends the epoch.
     pub(crate) fn revoke(&mut self) -> Epoch {
         self.config.clear_interrupts();

@@ -32,6 +32,8 @@ pub(super) const GO: u64 = 0x18;
 pub(super) const GO_LATER: u64 = 0x1c;
 /// The level of INTx.
 pub(super) const LEVEL: u64 = 0x20;
+/// The command register as the card sees it.
+pub(super) const MIRROR: u64 = 0x24;
 pub(super) const RESET: u64 = 0x800;
 pub(super) const STORAGE: u64 = 0x1000;
 pub(super) const DOORBELLS: u64 = 0x10000;
@@ -93,8 +95,9 @@ impl PciFunction for Toy {
         &self.layout
     }
 
-    fn read(&mut self, _: &mut DevCx<'_>, _: Bar, at: u64, _: Width) -> u64 {
+    fn read(&mut self, cx: &mut DevCx<'_>, _: Bar, at: u64, _: Width) -> u64 {
         match at {
+            MIRROR => cx.host.config(4).map_or(0, u64::from),
             TARGET_LO => self.target & 0xffff_ffff,
             STORAGE => self.storage,
             _ => at,

@@ -309,4 +309,8 @@ impl HostPort for Granted<'_, '_> {
         self.port.gate.config.set_intx(asserted);
         self.port.update_intx();
     }
+
+    fn config(&self, at: u16) -> Option<u32> {
+        self.port.gate.owned(at)
+    }
 }

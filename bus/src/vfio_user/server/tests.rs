@@ -317,6 +317,7 @@ fn the_level_is_gated_by_config_space_and_shown_there() {
     raw.write32(LEVEL, 1);
     assert!(!e.take(), "INTx is off");
     assert_ne!(raw.read32(7, 4) & STATUS_INTERRUPT, 0);
+    assert_eq!(raw.read32(0, MIRROR), raw.read32(7, 4), "the card may mirror config space");
     raw.write(7, 4, &6u32.to_le_bytes());
     assert!(e.take());
     let unmask = SetIrqs { flags: SET_NONE | SET_UNMASK, index: 0, start: 0, count: 1, data: &[] };
