@@ -13,12 +13,12 @@
 mod platform;
 mod pool;
 mod probe;
+mod session;
 #[cfg(test)]
 mod tests;
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
-use std::rc::Rc;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use os::event::{Event, Signal};
@@ -34,19 +34,18 @@ use super::errno::Errno;
 use super::link::{Link, Turn};
 use super::message::{
     Command, INFO_BYTES, IRQ_INTX, IRQ_MSI, IRQ_MSIX, MAP_READ, MAP_WRITE, PCI_REGIONS, REGION_CONFIG,
-    REGION_SLOT, Request, SET_EVENTFD, SET_NONE, SET_TRIGGER, SetIrqs, put64, u32_at,
+    REGION_SLOT, Request, SET_EVENTFD, SET_NONE, SET_TRIGGER, u32_at,
 };
 use super::version::{Capabilities, MAJOR, MINOR};
-use super::wire::{Frame, Header, Inbox, Kind, Outbox};
+use super::wire::{Inbox, Outbox};
 use pool::Pool;
-use probe::{Area, RegionInfo};
+use probe::Area;
+use session::{CallError, REGION_INFO_LIMIT, Session};
 
 pub use pool::POOL_BASE;
 
 /// How long an answer may take.
 pub const DEADLINE: Duration = Duration::from_secs(1);
-/// Longest region description accepted.
-const REGION_INFO_LIMIT: u32 = 4096;
 
 /// What kind of client to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,12 +100,6 @@ pub struct ClientAudit {
     pub strays: u64,
 }
 
-enum CallError {
-    Lost,
-    Refused(Errno),
-    Malformed,
-}
-
 impl CallError {
     fn at(self, c: Command) -> AttachError {
         match self {
@@ -125,18 +118,6 @@ struct Mapped {
     kick: Signal,
 }
 
-/// The messages of one connection.
-struct Session<L> {
-    link: L,
-    inbox: Inbox,
-    outbox: Outbox,
-    next_id: u16,
-    peer: Capabilities,
-    pool: Pool,
-    lost: bool,
-    strays: u64,
-}
-
 /// A driver's end of a slot in another process.
 pub struct Client<L> {
     session: Session<L>,
@@ -153,205 +134,6 @@ pub struct Client<L> {
     loans: usize,
     next_loan: u32,
     stale_doorbells: u64,
-}
-
-impl<L: Link> Session<L> {
-    fn send(&mut self, request: &Request<'_>, kind: Kind, fds: Vec<Rc<OwnedFd>>) -> u16 {
-        let id = self.next_id;
-        self.next_id = self.next_id.wrapping_add(1);
-        self.outbox.put(Header { id, command: request.command() as u16, kind }, fds, |p| request.encode(p));
-        id
-    }
-
-    /// Sends a request that is not answered. When the server takes none for too long, it is lost.
-    fn post(&mut self, now: Instant, request: &Request<'_>) {
-        if self.lost {
-            return;
-        }
-        self.send(request, Kind::Posted, Vec::new());
-        self.settle(now);
-        while !self.lost && self.outbox.is_full() {
-            self.lost = self.link.turn(&mut self.outbox, &mut self.inbox, now + DEADLINE) != Turn::Moved;
-            self.serve();
-        }
-    }
-
-    /// Serves what has arrived and sends what waits, as far as possible without waiting.
-    fn settle(&mut self, now: Instant) {
-        loop {
-            self.serve();
-            if self.lost || self.outbox.is_empty() {
-                return;
-            }
-            match self.link.turn(&mut self.outbox, &mut self.inbox, now) {
-                Turn::Moved => {}
-                Turn::TimedOut => return,
-                Turn::Lost => self.lost = true,
-            }
-        }
-    }
-
-    /// Sends a request and waits for its answer, which `take` turns into a result.
-    fn call<R>(
-        &mut self,
-        now: Instant,
-        request: &Request<'_>,
-        fds: Vec<Rc<OwnedFd>>,
-        take: impl FnOnce(&[u8], Vec<OwnedFd>) -> Option<R>,
-    ) -> Result<R, CallError> {
-        if self.lost {
-            return Err(CallError::Lost);
-        }
-        let id = self.send(request, Kind::Request, fds);
-        let mut take = Some(take);
-        let until = now + DEADLINE;
-        loop {
-            let mut inbox = std::mem::replace(&mut self.inbox, Inbox::new(0, 0));
-            let mut answer = None;
-            while answer.is_none() && !self.lost {
-                match inbox.pop() {
-                    Err(_) => self.lost = true,
-                    Ok(None) => break,
-                    Ok(Some(f)) => match f.header.kind {
-                        Kind::Reply if f.header.id == id && f.header.command == request.command() as u16 => {
-                            let result = take.take().and_then(|take| take(f.payload, f.fds));
-                            answer = Some(result.ok_or(CallError::Malformed));
-                        }
-                        Kind::Failed(e) if f.header.id == id => answer = Some(Err(CallError::Refused(e))),
-                        _ => self.serve_one(f),
-                    },
-                }
-            }
-            self.inbox = inbox;
-            if let Some(answer) = answer {
-                // Requests that came along are not left for an access that may never come.
-                self.settle(now);
-                return answer;
-            }
-            if !self.lost {
-                self.lost = self.link.turn(&mut self.outbox, &mut self.inbox, until) != Turn::Moved;
-            }
-            if self.lost {
-                return Err(CallError::Lost);
-            }
-        }
-    }
-
-    /// Serves the requests of the server that are complete.
-    fn serve(&mut self) {
-        let mut inbox = std::mem::replace(&mut self.inbox, Inbox::new(0, 0));
-        while !self.lost && !self.outbox.is_full() {
-            match inbox.pop() {
-                Ok(Some(f)) => self.serve_one(f),
-                Ok(None) => break,
-                Err(_) => self.lost = true,
-            }
-        }
-        self.inbox = inbox;
-    }
-
-    /// The card may ask for our memory, and for nothing else.
-    fn serve_one(&mut self, frame: Frame<'_>) {
-        let Frame { header, payload, fds: _, refused } = frame;
-        if !matches!(header.kind, Kind::Request | Kind::Posted) {
-            self.strays += 1;
-            return;
-        }
-        let outcome = match refused {
-            Some(e) => Err(e),
-            None => Request::parse(header.command, payload, Capabilities::default().max_data),
-        };
-        let answered = header.kind == Kind::Request;
-        let reply = Header { kind: Kind::Reply, ..header };
-        let outcome = outcome.and_then(|r| match r {
-            Request::DmaRead { addr, count } => {
-                let at = self.pool.offset(addr, count).ok_or(Errno::EFAULT)?;
-                let memory = &self.pool.memory;
-                if answered {
-                    self.outbox.put(reply, Vec::new(), |p| {
-                        put64(p, addr);
-                        put64(p, count);
-                        let start = p.len();
-                        p.resize(start + count as usize, 0);
-                        memory.read(at, &mut p[start..]);
-                    });
-                }
-                Ok(())
-            }
-            Request::DmaWrite { addr, data } => {
-                let at = self.pool.offset(addr, data.len() as u64).ok_or(Errno::EFAULT)?;
-                // A published index is aligned, and the driver may be looking at it.
-                match (data.first_chunk(), data.len()) {
-                    (Some(b), 4) if at.is_multiple_of(4) => {
-                        self.pool.memory.store32(at, u32::from_le_bytes(*b))
-                    }
-                    _ if data.len() == 2 && at.is_multiple_of(2) => {
-                        self.pool.memory.store16(at, u16::from_le_bytes([data[0], data[1]]));
-                    }
-                    _ => self.pool.memory.write(at, data),
-                }
-                if answered {
-                    self.outbox.put(reply, Vec::new(), |p| {
-                        put64(p, addr);
-                        put64(p, data.len() as u64);
-                    });
-                }
-                Ok(())
-            }
-            _ => Err(Errno::EOPNOTSUPP),
-        });
-        if let Err(e) = outcome
-            && answered
-        {
-            self.outbox.put(Header { kind: Kind::Failed(e), ..header }, Vec::new(), |_| ());
-        }
-    }
-
-    fn read(&mut self, now: Instant, region: u32, at: u64, out: &mut [u8]) -> Result<(), CallError> {
-        let count = out.len() as u32;
-        self.call(now, &Request::RegionRead { region, at, count }, Vec::new(), |p, _| {
-            let data = p.get(16..).filter(|d| d.len() == out.len())?;
-            out.copy_from_slice(data);
-            Some(())
-        })
-    }
-
-    fn read32(&mut self, now: Instant, region: u32, at: u64) -> Result<u32, CallError> {
-        let mut out = [0; 4];
-        self.read(now, region, at, &mut out).map(|()| u32::from_le_bytes(out))
-    }
-
-    fn region_info(&mut self, now: Instant, index: u32) -> Result<(RegionInfo, Option<OwnedFd>), CallError> {
-        let mut argsz = 32;
-        loop {
-            let request = Request::RegionInfo { argsz, index };
-            let (info, fd) = self.call(now, &request, Vec::new(), |p, fds| {
-                Some((RegionInfo::decode(p)?, fds.into_iter().next()))
-            })?;
-            if info.argsz <= argsz || info.argsz > REGION_INFO_LIMIT {
-                return Ok((info, fd));
-            }
-            argsz = info.argsz;
-        }
-    }
-
-    fn set_irqs(&mut self, now: Instant, flags: u32, index: u32, events: &[Event]) -> Result<(), CallError> {
-        use std::os::fd::AsFd;
-        if events.is_empty() {
-            let all = SetIrqs { flags, index, start: 0, count: 0, data: &[] };
-            return self.call(now, &Request::SetIrqs(all), Vec::new(), |_, _| Some(()));
-        }
-        let piece = self.peer.max_fds.clamp(1, super::version::MAX_FDS);
-        for (n, events) in events.chunks(piece).enumerate() {
-            let fds =
-                events.iter().map(|e| e.as_fd().try_clone_to_owned().map(Rc::new)).collect::<Result<_, _>>();
-            let fds = fds.map_err(|_| CallError::Lost)?;
-            let (start, count) = ((n * piece) as u32, events.len() as u32);
-            let set = SetIrqs { flags, index, start, count, data: &[] };
-            self.call(now, &Request::SetIrqs(set), fds, |_, _| Some(()))?;
-        }
-        Ok(())
-    }
 }
 
 impl<L: Link> Client<L> {
@@ -461,8 +243,10 @@ impl<L: Link> Client<L> {
         Ok(())
     }
 
+    /// The server's epoch. It never runs backwards, and never ends.
     fn remote_epoch(&mut self, now: Instant) -> Result<Epoch, CallError> {
-        self.session.read32(now, REGION_SLOT, STATE_EPOCH as u64).map(Epoch)
+        let epoch = Epoch(self.session.read32(now, REGION_SLOT, STATE_EPOCH as u64)?);
+        if epoch < self.gate.epoch || epoch.0 == u32::MAX { Err(CallError::Malformed) } else { Ok(epoch) }
     }
 
     /// Maps the doorbell pages of this epoch. Without them doorbells are messages.
@@ -496,7 +280,7 @@ impl<L: Link> Client<L> {
     }
 
     fn renew(&mut self, epoch: Epoch) {
-        self.gate.revoke();
+        self.gate.config.clear_interrupts();
         self.gate.epoch = epoch;
         self.arrived = VectorSet::default();
         self.mapped = None;

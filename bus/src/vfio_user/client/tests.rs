@@ -2,10 +2,12 @@ use std::os::fd::AsFd;
 
 use os::event::ready;
 use os::unix::Channel;
+use proptest::prelude::*;
 
 use super::super::link::SocketLink;
 use super::super::server::Holdings;
 use super::super::testing::*;
+use super::super::wire::{CHUNK, Header, Kind};
 use super::*;
 use crate::actor::{Budget, Progress};
 use crate::config::{
@@ -318,6 +320,155 @@ fn a_server_that_refuses_is_named() {
     let link = server();
     link.mute.set(true);
     assert!(matches!(attach(&link, SMALL), Err(AttachError::Lost)));
+}
+
+/// A server that answers every request with what a test wants.
+struct Fake<F>(F);
+
+impl<F: FnMut(Header, &[u8]) -> Vec<(Kind, Vec<u8>)>> Link for Fake<F> {
+    fn turn(&mut self, out: &mut Outbox, into: &mut Inbox, _: Instant) -> Turn {
+        let mut requests = Inbox::new(1 << 20, 1);
+        let mut answers = Outbox::default();
+        while !out.is_empty() {
+            let n = out.chunk().0.len().min(CHUNK);
+            requests.push(&out.chunk().0[..n], []);
+            out.advance(n);
+            while let Ok(Some(f)) = requests.pop() {
+                for (kind, payload) in (self.0)(f.header, f.payload) {
+                    answers.put(Header { kind, ..f.header }, Vec::new(), |p| p.extend_from_slice(&payload));
+                }
+            }
+        }
+        let (bytes, _) = answers.chunk();
+        if bytes.is_empty() || bytes.len() > into.room() {
+            return Turn::TimedOut;
+        }
+        into.push(bytes, []);
+        Turn::Moved
+    }
+}
+
+/// What a real server says, for a fake one to start from.
+fn honest(raw: &mut Raw, h: Header, payload: &[u8]) -> Vec<(Kind, Vec<u8>)> {
+    raw.send(h.kind, h.id, h.command, payload, Vec::new());
+    raw.answers().into_iter().map(|(h, (p, _))| (h.kind, p.unwrap_or_default())).collect()
+}
+
+#[test]
+fn requests_of_a_server_are_checked() {
+    use super::super::message::Request as R;
+    let mut raw = Raw::detached(Capabilities::default(), |_| ());
+    raw.server.attach(&mut raw.world.cx());
+    let outcomes = std::cell::RefCell::new(Vec::new());
+    let link = Fake(|h: Header, p: &[u8]| {
+        if matches!(h.kind, Kind::Reply | Kind::Failed(_)) {
+            outcomes.borrow_mut().push((h.command, h.kind));
+            return Vec::new();
+        }
+        honest(&mut raw, h, p)
+    });
+    let mut c = Client::attach(&mut World::new().cx(), link, SMALL).unwrap();
+    let buf = c.dma_alloc(4096, "test").unwrap();
+    buf.write(0, b"here");
+    for r in [
+        R::DmaRead { addr: buf.addr(), count: 4 },
+        R::DmaRead { addr: POOL_BASE - 1, count: 4 },
+        R::DmaRead { addr: POOL_BASE + (64 << 10) - 3, count: 4 },
+        R::DmaRead { addr: u64::MAX, count: 4 },
+        R::DmaWrite { addr: buf.addr() + 1, data: b"odd" },
+        R::DmaWrite { addr: buf.addr() + 8, data: &[1, 0] },
+        R::DmaWrite { addr: buf.addr() + 12, data: &[2, 0, 0, 0] },
+        R::DmaWrite { addr: 0, data: b"x" },
+        R::DeviceReset,
+    ] {
+        let mut out = Outbox::default();
+        let header = Header { id: 9, command: r.command() as u16, kind: Kind::Request };
+        out.put(header, Vec::new(), |p| r.encode(p));
+        c.session.inbox.push(out.chunk().0, []);
+        c.pump(&mut World::new().cx());
+    }
+    let failed = Kind::Failed(Errno::EFAULT);
+    let expected = [
+        (11, Kind::Reply),
+        (11, failed),
+        (11, failed),
+        (11, failed),
+        (12, Kind::Reply),
+        (12, Kind::Reply),
+        (12, Kind::Reply),
+        (12, failed),
+        (13, Kind::Failed(Errno::EOPNOTSUPP)),
+    ];
+    assert_eq!(*outcomes.borrow(), expected);
+    assert_eq!((buf.load16(8), buf.load32(12), written(&buf, 0)[..4].to_vec()), (1, 2, b"hodd".to_vec()));
+    c.dma_free(buf);
+}
+
+#[test]
+fn an_epoch_that_runs_backwards_or_ends_is_not_believed() {
+    for (lie, lost) in [(5u32, false), (0, true), (u32::MAX, true)] {
+        let mut raw = Raw::detached(Capabilities::default(), |_| ());
+        raw.server.attach(&mut raw.world.cx());
+        let mut reads = 0;
+        let link = Fake(|h: Header, p: &[u8]| {
+            let mut answers = honest(&mut raw, h, p);
+            if h.command == Command::RegionRead as u16 && p[8] == REGION_SLOT as u8 {
+                reads += 1;
+                if reads > 1 {
+                    answers[0].1.splice(16.., lie.to_le_bytes());
+                }
+            }
+            answers
+        });
+        let mut w = World::new();
+        let mut c = Client::attach(&mut w.cx(), link, SMALL).unwrap();
+        let since = c.epoch();
+        assert_eq!(c.revoked(&mut w.cx(), since).is_err(), lost, "{lie}");
+        assert_eq!(c.is_lost(), lost);
+        assert!(c.epoch() > since);
+    }
+}
+
+proptest! {
+    /// A server that lies now and then: the client never panics, and either stands or is lost.
+    #[test]
+    fn any_answers_leave_a_client_in_good_order(
+        lies in proptest::collection::vec((0..60usize, any::<u8>(), proptest::collection::vec(any::<u8>(), 0..70)), 1..6),
+    ) {
+        let mut raw = Raw::detached(Capabilities::default(), |_| ());
+        raw.server.attach(&mut raw.world.cx());
+        let mut n = 0;
+        let link = Fake(|h: Header, p: &[u8]| {
+            n += 1;
+            let mut answers = if h.kind == Kind::Request || h.kind == Kind::Posted { honest(&mut raw, h, p) } else { Vec::new() };
+            for (_, how, bytes) in lies.iter().filter(|(at, ..)| *at == n) {
+                match (how % 4, answers.first_mut()) {
+                    (0, Some(a)) => a.1 = bytes.clone(),
+                    (1, Some(a)) => a.1.iter_mut().zip(bytes).for_each(|(b, lie)| *b ^= lie),
+                    (2, Some(a)) => a.0 = Kind::Failed(Errno::received((*how).into())),
+                    _ => answers.insert(0, (Kind::Request, bytes.clone())),
+                }
+            }
+            answers
+        });
+        let mut w = World::new();
+        if let Ok(mut c) = Client::attach(&mut w.cx(), link, SMALL) {
+            c.config_write(&mut w.cx(), 4, COMMAND_MEMORY | COMMAND_BUS_MASTER);
+            c.config_write(&mut w.cx(), 0xa0, MSIX_ENABLE);
+            let since = c.epoch();
+            for i in 0..10 {
+                c.write32(&mut w.cx(), Bar(0), STORAGE, i);
+                let _ = c.read32(&mut w.cx(), Bar(0), STORAGE);
+                c.take_interrupts();
+            }
+            let r = c.reset(&mut w.cx(), ResetKind::Device);
+            prop_assert!(c.is_lost() || r.is_ok_and(|p| p.epoch() > since));
+            if c.is_lost() {
+                prop_assert!(c.revoked(&mut w.cx(), since).is_ok_and(|p| p.is_some()));
+            }
+            prop_assert!(c.session.inbox.room() > 0);
+        }
+    }
 }
 
 /// A server on a thread of its own, as long as `work` runs. Returns what it held and counted at the end.

@@ -119,7 +119,7 @@ impl Server {
             } else {
                 self.with_card(cx, None, |card, cx| card.read(cx, bar, here, w)) & w.ones()
             };
-            cx.event(EventKind::RegisterRead, here, value);
+            self.note(cx, EventKind::RegisterRead, here, value);
             out[done..done + n].copy_from_slice(&value.to_le_bytes()[..n]);
             done += n;
         }
@@ -137,7 +137,7 @@ impl Server {
         if !self.port.gate.config.decodes_memory() {
             return;
         }
-        cx.event(kind, at, value);
+        self.note(cx, kind, at, value);
         // The client keeps the table that its driver sees; ours is storage.
         if w != Width::B4 || !self.port.gate.config.msix_write(bar, at, value as u32) {
             self.with_card(cx, None, |card, cx| card.write(cx, bar, at, w, value));

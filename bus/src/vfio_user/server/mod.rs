@@ -117,7 +117,7 @@ impl Server {
     pub fn attach(&mut self, cx: &mut Cx<'_>) {
         self.detach(cx);
         self.session = Session::Greeting;
-        cx.event(EventKind::Removal, 0, 0);
+        self.note(cx, EventKind::Removal, 0, 0);
     }
 
     /// The client is gone: resets the card, and lets go of maps, eventfds and whatever waits.
@@ -135,7 +135,7 @@ impl Server {
         p.deferred.clear();
         p.peer = p.ours;
         p.broken = false;
-        cx.event(EventKind::Removal, 1, 0);
+        self.note(cx, EventKind::Removal, 1, 0);
     }
 
     /// Whether a client is attached.
@@ -300,7 +300,7 @@ impl Server {
         let ours = self.port.ours;
         let offer = Capabilities {
             write_multiple: ours.write_multiple && peer.write_multiple,
-            slot: ours.slot && peer.slot && self.port.doorbells.is_some(),
+            slot: ours.slot && peer.slot && peer.max_fds > 0 && self.port.doorbells.is_some(),
             ..ours
         };
         self.port.peer = Capabilities { slot: offer.slot, ..peer };
@@ -329,6 +329,11 @@ impl Server {
         f(&mut *self.card, &mut cx)
     }
 
+    /// An event of the slot.
+    fn note(&self, cx: &mut Cx<'_>, kind: EventKind, a: u64, b: u64) {
+        cx.trace.emit(|| Event { time: cx.now, actor: self.name, kind, a, b });
+    }
+
     fn reset(&mut self, cx: &mut Cx<'_>, kind: ResetKind) -> ResetReport {
         self.ring_all(cx);
         let before = self.port.gate.epoch;
@@ -340,14 +345,8 @@ impl Server {
         if kind != ResetKind::Flr {
             self.port.gate.config.power_on();
         }
-        let (actor, epoch) = (self.name, self.port.gate.epoch);
-        cx.trace.emit(|| Event {
-            time: cx.now,
-            actor,
-            kind: EventKind::Reset,
-            a: kind as u64,
-            b: u64::from(epoch.0),
-        });
+        let epoch = self.port.gate.epoch;
+        self.note(cx, EventKind::Reset, kind as u64, epoch.0.into());
         report
     }
 

@@ -4,6 +4,7 @@ use os::event::Event as Eventfd;
 use proptest::prelude::*;
 
 use super::super::errno::Errno;
+use super::super::link::Turn;
 use super::super::message::*;
 use super::super::testing::*;
 use super::super::version::PAGE;
@@ -456,6 +457,167 @@ fn mapped_doorbells_reach_the_card_in_order_with_messages() {
     raw.server.step(&mut raw.world.cx(), Budget(1), None);
     assert_eq!(raw.read32(0, 0), 0);
     assert!(raw.seen.writes.borrow().is_empty(), "stored after the reset");
+}
+
+/// A client whose memory is asked for while it says what a test wants.
+struct Asked<F> {
+    /// What to say at each turn, given the requests that arrived with it; `None`: nothing.
+    say: F,
+    turns: u32,
+    waited: Instant,
+}
+
+impl<F: FnMut(&mut Asked<()>, &[(Header, Vec<u8>)], &mut Inbox) -> Turn> Link for Asked<F> {
+    fn turn(&mut self, out: &mut Outbox, into: &mut Inbox, until: Instant) -> Turn {
+        let mut requests = Inbox::new(1 << 20, 1);
+        let mut seen = Vec::new();
+        while !out.is_empty() {
+            let n = out.chunk().0.len().min(CHUNK);
+            requests.push(&out.chunk().0[..n], []);
+            out.advance(n);
+            while let Some(f) = requests.pop().unwrap() {
+                seen.push((f.header, f.payload.to_vec()));
+            }
+        }
+        self.turns += 1;
+        self.waited = until;
+        let mut view = Asked { say: (), turns: self.turns, waited: until };
+        (self.say)(&mut view, &seen, into)
+    }
+}
+
+fn asked<F: FnMut(&mut Asked<()>, &[(Header, Vec<u8>)], &mut Inbox) -> Turn>(say: F) -> Asked<F> {
+    Asked { say, turns: 0, waited: Instant::ZERO }
+}
+
+fn tell(into: &mut Inbox, header: Header, payload: &[u8]) {
+    let mut out = Outbox::default();
+    out.put(header, Vec::new(), |p| p.extend_from_slice(payload));
+    into.push(out.chunk().0, []);
+}
+
+fn request(r: &Request<'_>, id: u16) -> (Header, Vec<u8>) {
+    let mut payload = Vec::new();
+    r.encode(&mut payload);
+    (Header { id, command: r.command() as u16, kind: Kind::Request }, payload)
+}
+
+/// A card that will ask for memory that is not shared, in its next step.
+fn asking() -> Raw {
+    let mut raw = Raw::new();
+    let map = Request::DmaMap { flags: 3, offset: 0, addr: BASE, size: PAGE };
+    raw.ask(&map, Vec::new()).0.unwrap();
+    raw.write32(TARGET_LO, BASE as u32);
+    raw.write32(GO_LATER, 0);
+    raw.seen.writes.borrow_mut().clear();
+    raw
+}
+
+fn step(raw: &mut Raw, link: &mut dyn Link) {
+    raw.server.step(&mut raw.world.cx(), Budget(8), Some(link));
+}
+
+#[test]
+fn a_client_that_does_not_hand_over_its_memory_in_time_is_lost() {
+    let mut raw = asking();
+    raw.world.now = Instant::from_nanos(7);
+    let mut link = asked(|_, _, _| Turn::TimedOut);
+    step(&mut raw, &mut link);
+    assert_eq!((link.waited, link.turns), (Instant::from_nanos(7) + DMA_DEADLINE, 1));
+    assert_eq!(*raw.seen.faults.borrow(), [DmaFault::Unmapped { addr: BASE, len: 8 }]);
+    assert!(raw.server.is_broken() && raw.server.counters().dma_timeouts == 1);
+    let mut raw = asking();
+    step(&mut raw, &mut asked(|_, _, _| Turn::Lost));
+    assert!(raw.server.is_broken() && raw.server.counters().dma_timeouts == 0);
+}
+
+#[test]
+fn an_answer_that_does_not_fit_fails_the_access_alone() {
+    let nonsense: [(Kind, &[u8]); 4] = [
+        (Kind::Failed(Errno::EFAULT), &[]),
+        (Kind::Reply, &[]),
+        (Kind::Reply, &[0; 24]),
+        (Kind::Reply, &[0; 23]),
+    ];
+    for (kind, payload) in nonsense {
+        let mut raw = asking();
+        let mut link = asked(|_, seen, into| {
+            tell(into, Header { kind, ..seen[0].0 }, payload);
+            Turn::Moved
+        });
+        step(&mut raw, &mut link);
+        assert_eq!(raw.seen.faults.borrow().len(), 1, "{kind:?}");
+        assert!(!raw.server.is_broken());
+        assert_eq!(raw.read32(0, 0x44), 0x44);
+    }
+}
+
+#[test]
+fn requests_during_a_wait_are_served_or_keep_their_order() {
+    let mut raw = asking();
+    let mut answers = Vec::new();
+    let mut link = asked(|me, seen, into| {
+        let asked = seen.iter().find(|(h, _)| h.kind == Kind::Request).cloned();
+        answers.extend(seen.iter().filter(|(h, _)| h.kind != Kind::Request).map(|(h, _)| h.id));
+        if me.turns == 1 {
+            let all = [
+                request(&Request::IrqInfo { index: 0 }, 100),
+                request(&Request::RegionWrite { region: 0, at: STORAGE, data: &[1] }, 101),
+                request(&Request::IrqInfo { index: 1 }, 102),
+                request(&Request::RegionWrite { region: 0, at: STORAGE, data: &[2] }, 103),
+            ];
+            all.iter().for_each(|(h, p)| tell(into, *h, p));
+        }
+        if let Some((h, p)) = asked {
+            let mut reply = p[..16].to_vec();
+            if h.command == Command::DmaRead as u16 {
+                reply.extend_from_slice(b"faraway!");
+            }
+            tell(into, Header { kind: Kind::Reply, ..h }, &reply);
+        }
+        Turn::Moved
+    });
+    step(&mut raw, &mut link);
+    assert!(raw.seen.faults.borrow().is_empty());
+    assert_eq!(answers, [100], "served at once; behind a request that needs the card everything waits");
+    let later: Vec<_> = raw.answers().iter().map(|(h, _)| h.id).collect();
+    assert_eq!(later, [101, 102, 103]);
+    assert_eq!(*raw.seen.writes.borrow(), [(STORAGE, 1), (STORAGE, 2)]);
+}
+
+#[test]
+fn requests_that_wait_for_the_card_have_a_limit() {
+    let mut raw = asking();
+    let mut link = asked(|me, _, into| {
+        for _ in 0..100 {
+            let (header, payload) = request(&Request::RegionWrite { region: 0, at: STORAGE, data: &[1] }, 5);
+            tell(into, Header { kind: Kind::Posted, ..header }, &payload);
+        }
+        assert!(me.turns <= 3);
+        Turn::Moved
+    });
+    step(&mut raw, &mut link);
+    assert_eq!(link.turns, 3);
+    assert_eq!(raw.seen.faults.borrow().len(), 1, "the wait ended");
+    assert_eq!(raw.seen.writes.borrow().len(), 300, "and nothing that arrived was dropped");
+    assert!(!raw.server.is_broken());
+    assert_eq!(raw.server.holdings().deferred, 0);
+}
+
+#[test]
+fn a_map_may_go_away_while_its_memory_is_asked_for() {
+    let mut raw = asking();
+    let mut link = asked(|_, seen, into| {
+        let (h, p) = request(&Request::DmaUnmap { flags: 0, addr: BASE, size: PAGE }, 9);
+        tell(into, h, &p);
+        let mut reply = seen[0].1.clone();
+        reply.extend_from_slice(b"faraway!");
+        tell(into, Header { kind: Kind::Reply, ..seen[0].0 }, &reply);
+        Turn::Moved
+    });
+    step(&mut raw, &mut link);
+    assert_eq!(*raw.seen.faults.borrow(), [DmaFault::Unmapped { addr: BASE + 64, len: 8 }]);
+    assert_eq!(raw.server.holdings().maps, 0);
 }
 
 /// A whole session as one byte stream: greeting, maps, registers, interrupts, a reset.
