@@ -1,5 +1,9 @@
 //! A running `cnic target` for tests.
 #![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "child processes live in real time; nothing asserts on the clock"
+)]
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
