@@ -147,7 +147,14 @@ pub fn run(config: &DemoConfig, mut say: impl FnMut(&str)) -> Result<DemoReport,
         // when every session has written a good deal, and more than once.
         let (after, count) = match point {
             FaultPoint::MisplacedData => (50 * u64::from(config.sessions), 16),
-            _ => (200, 1),
+            // Resets and control requests are rare: the first one.
+            FaultPoint::LateDmaAfterReset
+            | FaultPoint::SwallowKcqe
+            | FaultPoint::DelayKcqe
+            | FaultPoint::SwallowKwqe => (0, 1),
+            FaultPoint::CorruptData | FaultPoint::DuplicateCqe | FaultPoint::DropCqe | FaultPoint::Mute => {
+                (200, 1)
+            }
         };
         world.faults().arm(point, Trigger { after, count, operand: None });
     }

@@ -35,7 +35,16 @@ pub(crate) fn demo(options: &cli::Demo, json: bool) -> Result<(), Failure> {
     } else {
         println!("{}", demo_summary(&report));
     }
-    if report.verified { Ok(()) } else { Err(Failure::reported(demo_failure(&report))) }
+    if !report.verified {
+        return Err(Failure::reported(demo_failure(&report)));
+    }
+    match &report.defect {
+        Some(d) if d.fired == 0 => Err(Failure::reported(format!(
+            "nothing was shown: the defect {} never fired in this run",
+            d.name
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn demo_summary(r: &DemoReport) -> String {
