@@ -5,3 +5,4 @@ mod control;
 mod data;
 mod hostile;
 mod rig;
+mod target;
