@@ -258,7 +258,9 @@ impl Conn {
     ) -> u32 {
         core.counters.receives += 1;
         self.readable = false;
-        let mut done = 0;
+        // A PDU that waited may be whole already.
+        let (_, mut done) =
+            if self.failed || self.link != Link::Up { (0, 0) } else { self.consume(cx, core, &[], budget) };
         tcp.recv(cx, self.id, &mut |cx, bytes| {
             if self.failed || self.link != Link::Up {
                 core.counters.bytes_dropped += bytes.len() as u64;
@@ -307,6 +309,8 @@ impl Conn {
     pub(super) fn fail(&mut self, core: &mut Core, status: CompletionStatus) {
         if !self.failed {
             self.failed = true;
+            // What reception left in the transport is dropped, so that FIN behind it is seen.
+            self.readable = true;
             core.counters.errors += 1;
             self.emit(core, EngineEvent::IscsiError(self.id, status.0));
         }

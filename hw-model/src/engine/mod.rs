@@ -268,6 +268,8 @@ impl<T: TcpEngine> Engine<T> {
         match conn.link {
             Link::Up => {
                 conn.link = Link::Closing { fin_sent: false };
+                // What reception left in the transport is dropped, so that the peer's FIN behind it is seen.
+                conn.readable = true;
                 self.closing.push_back((cx.now + CLOSE_TIMEOUT, id, conn.serial));
                 enqueue(&mut self.ready, conn);
             }

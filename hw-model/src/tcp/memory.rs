@@ -422,7 +422,7 @@ impl TcpEngine for MemoryTcp {
         }
         let Some(s) = net.stream(index) else { return 0 };
         let (front, back) = s.down.bytes.as_slices();
-        let mut taken = sink(cx, front).min(front.len());
+        let mut taken = if front.is_empty() { 0 } else { sink(cx, front).min(front.len()) };
         if taken == front.len() && !back.is_empty() {
             taken += sink(cx, back).min(back.len());
         }

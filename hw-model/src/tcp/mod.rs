@@ -90,7 +90,7 @@ pub trait TcpEngine {
     /// Queues bytes; returns how many were taken. Less than all means that [`TcpEvent::Writable`] will follow.
     fn send(&mut self, cx: &mut DevCx<'_>, id: TcpId, bytes: &[u8]) -> usize;
 
-    /// Hands received bytes to `sink` in order, which returns how many it consumed; consuming less than it was
+    /// Hands received bytes to `sink` in order, never none at all, which returns how many it consumed; consuming less than it was
     /// given ends the call, and the rest is kept for the next, which the caller makes by itself. When everything was
     /// consumed, [`TcpEvent::Readable`] says when there is more. Returns the bytes consumed.
     fn recv(

@@ -301,6 +301,49 @@ fn without_an_rq_buffer_reception_stands_still_and_goes_on_where_it_was() {
 }
 
 #[test]
+fn a_stalled_pdu_that_is_whole_needs_no_more_bytes_to_go_on() {
+    let mut rig = Rig::full_feature(PARAMS);
+    for i in 0..17u32 {
+        let mut n = pdu::NopIn::new();
+        n.ttt = i.into();
+        n.stat_sn = 100.into();
+        rig.send(&n, &[]);
+    }
+    for _ in 0..16 {
+        rig.reap_opcode(CqOpcode::NOP_IN);
+    }
+    assert!(rig.reap().is_none());
+    rig.return_rq(1);
+    assert_eq!(rig.reap_opcode(CqOpcode::NOP_IN).view::<NopInMsg>().ttt.get(), 16);
+}
+
+#[test]
+fn fin_behind_what_a_stalled_connection_left_is_seen() {
+    for close in [true, false] {
+        let mut rig = Rig::full_feature(PARAMS);
+        for i in 0..20u32 {
+            let mut n = pdu::NopIn::new();
+            n.ttt = i.into();
+            n.stat_sn = 100.into();
+            rig.send(&n, &[]);
+        }
+        rig.target.shutdown(rig.stream.unwrap());
+        rig.run();
+        assert_eq!(rig.take_reports(), []);
+        if close {
+            rig.call(|e, cx| e.close(cx, ID));
+            assert_eq!(rig.take_reports(), [EngineEvent::CloseComplete(ID)]);
+        } else {
+            let mut bad = rig.command(1, false, DATA, &[]);
+            bad.op_code = SqOpcode(0x1f);
+            rig.post(bad);
+            let expected = [EngineEvent::IscsiError(ID, 1), EngineEvent::CloseReceived(ID)];
+            assert_eq!(rig.take_reports(), expected);
+        }
+    }
+}
+
+#[test]
 fn handshakes_that_fail() {
     let mut rig = Rig::new();
     let request = connect_request("10.9.9.9:3260".parse().unwrap());
