@@ -5,4 +5,5 @@ mod control;
 mod data;
 mod hostile;
 mod rig;
+mod sockets;
 mod target;

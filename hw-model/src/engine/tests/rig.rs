@@ -248,6 +248,11 @@ impl Rig {
         self.sq_producer = self.sq_producer.wrapping_add(1);
     }
 
+    /// The SQ producer index.
+    pub(super) fn producer(&self) -> u16 {
+        self.sq_producer
+    }
+
     pub(super) fn ring(&mut self) {
         self.engine.ring_sq(ID, self.sq_producer);
         self.run();
@@ -281,9 +286,15 @@ impl Rig {
         self.read(addr, len)
     }
 
-    pub(super) fn return_rq(&mut self, count: u16) {
+    /// The RQ producer index after `count` more buffers.
+    pub(super) fn advance_rq(&mut self, count: u16) -> u16 {
         self.rq = self.rq.advance(count, self.init.rq_buffers);
-        self.engine.ring_rq(ID, self.rq.0);
+        self.rq.0
+    }
+
+    pub(super) fn return_rq(&mut self, count: u16) {
+        let index = self.advance_rq(count);
+        self.engine.ring_rq(ID, index);
         self.run();
     }
 
