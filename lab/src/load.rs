@@ -2,7 +2,7 @@
 //!
 //! Each session owns a region of a disk. A slot (one of `depth` per session) issues a request of random size,
 //! place, alignment and split over blocks that no other slot of the session is using, waits for its completion,
-//! judges it, thinks, and goes on. Every byte of a slot's buffer outside the request is a guard byte that must not
+//! judges it, thinks, and goes on. First the whole region is written once, so that every later read has something to say. Every byte of a slot's buffer outside the request is a guard byte that must not
 //! change (S6). A completion that no slot waits for is a duplicate (S1); a slot that never completes is lost.
 
 use std::ops::Range;
@@ -79,6 +79,8 @@ struct Session {
     id: SessionId,
     disk: Disk,
     region: Region,
+    /// The first block that was never written.
+    unwritten: u64,
     /// A reset that the session has not come back from: when, and the adapter's age then.
     recovering: Option<(Instant, u32)>,
 }
@@ -137,7 +139,7 @@ impl Load {
                 ready_at: Instant::ZERO,
             });
         }
-        self.sessions.push(Session { id: session, disk, region, recovering: None });
+        self.sessions.push(Session { id: session, disk, region, unwritten: first, recovering: None });
         Ok(())
     }
 
@@ -179,11 +181,13 @@ impl Load {
     }
 
     fn issue<P: Platform>(&mut self, cx: &mut Cx<'_>, adapter: &mut Adapter<P>, i: usize) -> bool {
-        let Some(blocks) = self.choose(cx, i) else { return false };
+        let fill = self.next_fill(i);
+        let Some(blocks) = fill.clone().or_else(|| self.choose(cx, i)) else { return false };
         let session = &mut self.sessions[self.slots[i].session];
         let block = session.disk.block_size as usize;
         let bytes = (blocks.end - blocks.start) as usize * block;
-        let write = cx.rng.below("load.direction", 100) < u64::from(self.config.write_percent);
+        let write =
+            fill.is_some() || cx.rng.below("load.direction", 100) < u64::from(self.config.write_percent);
         let slot = &mut self.slots[i];
         split(cx, slot.buf, bytes, &mut slot.parts);
         let Some(mem) = adapter.buffer(slot.buf) else { return false };
@@ -202,6 +206,9 @@ impl Load {
         let request = Request { lun: session.disk.lun, op, lba: blocks.start, data: &slot.parts };
         match adapter.submit(cx, session.id, &request) {
             Ok(ticket) => {
+                if fill.is_some() {
+                    session.unwritten = blocks.end;
+                }
                 slot.ticket = Some(ticket);
                 slot.write = generation;
                 slot.blocks = blocks;
@@ -216,6 +223,14 @@ impl Load {
                 false
             }
         }
+    }
+
+    /// The next piece of the session's region that was never written.
+    fn next_fill(&self, i: usize) -> Option<Range<u64>> {
+        let s = &self.sessions[self.slots[i].session];
+        let end = s.region.blocks().end;
+        let most = (self.config.max_bytes as u64 / u64::from(s.disk.block_size)).max(1);
+        (s.unwritten < end).then(|| s.unwritten..end.min(s.unwritten + most))
     }
 
     /// Chooses blocks that no other slot of the session is using.
