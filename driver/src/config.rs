@@ -31,8 +31,9 @@ pub struct RingSizes {
 
 /// Send queue entries kept free of commands, for CLEANUP requests (BNX2I-CNIC 13.5, D10).
 pub const CLEANUP_SLOTS: u16 = 8;
-/// Tasks kept free of commands, for login, NOP, TMF and logout.
-pub const MANAGEMENT_TASKS: u16 = 8;
+/// Tasks and send queue entries kept free of commands, for login, NOP, TMF and logout: with the cleanup slots they
+/// make sure that the error handler always finds room.
+pub const MANAGEMENT_TASKS: u16 = crate::libiscsi::MGMT_TASKS;
 
 impl Default for RingSizes {
     fn default() -> Self {

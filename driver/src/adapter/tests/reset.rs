@@ -378,3 +378,38 @@ fn an_impossible_completion_index_resets_the_chip() {
     assert_eq!((rig.adapter.age(), rig.adapter.holdings().cids), (2, 0));
     assert_eq!(rig.slot.borrow().audit().violations, 0);
 }
+
+/// L7: endpoints that a dead iscsid left half way are the driver's to release; sessions with I/O go on.
+#[test]
+fn l7_a_new_iscsid_finds_no_endpoints_of_the_old_one() {
+    let mut rig = Rig::new();
+    rig.up();
+    let (session, _) = rig.login(1);
+    rig.connect(2);
+    rig.resolve = false;
+    rig.connect(3);
+    assert_eq!(rig.adapter.holdings().cids, 3);
+    rig.heard.clear();
+    rig.say(ToAdapter::Hello);
+    assert_eq!(rig.adapter.holdings().cids, 1);
+    let named = rig.take(|m| match m {
+        FromAdapter::Session { session, tag, logged_in } => Some((*session, *tag, *logged_in)),
+        _ => None,
+    });
+    assert_eq!(named, Some((session, 1, true)));
+    assert_eq!(rig.adapter.counters().connections_lost, 0);
+}
+
+/// DESTROY that the card refuses proves nothing: the memory waits for the reset.
+#[test]
+fn a_refused_destroy_is_no_proof() {
+    let mut rig = Rig::new();
+    rig.up();
+    let (session, _) = rig.login(1);
+    rig.card.borrow_mut().status.insert(op::DESTROY, 3);
+    rig.say(ToAdapter::StopConn { session, flag: StopFlag::Recover });
+    rig.run_until(MINUTE, |r| r.adapter.age() == 2);
+    assert_eq!((rig.adapter.age(), rig.adapter.counters().quarantined), (2, 1));
+    assert_eq!((rig.adapter.holdings().cids, rig.slot.borrow().audit().violations), (0, 0));
+    assert!(rig.take(|m| matches!(m, FromAdapter::Stopped { .. }).then_some(())).is_some());
+}
