@@ -19,6 +19,14 @@ use crate::libiscsi::{
 };
 use crate::lun::BringUpAction;
 
+/// A SCSI command with its task, ready to be posted.
+struct Scsi {
+    task: TaskHandle,
+    lun: Lun,
+    cdb: [u8; 16],
+    write: bool,
+}
+
 impl<P: Platform> Adapter<P> {
     /// Posts what the session has, at most `budget` WQEs; returns how many.
     pub(super) fn pump(&mut self, cx: &mut Cx<'_>, slot: u16, budget: u32) -> u32 {
@@ -89,24 +97,15 @@ impl<P: Platform> Adapter<P> {
                 loans.push(self.platform.lend(buf, piece.offset..piece.offset + piece.len, dir));
             }
         }
-        self.post_scsi(cx, slot, cid, task, command.lun, command.cdb, write, &mut bds);
+        let scsi = Scsi { task, lun: command.lun, cdb: command.cdb, write };
+        self.post_scsi(cx, slot, cid, &scsi, &mut bds);
         self.counters.commands += 1;
         true
     }
 
     /// Builds and posts the WQE of a SCSI command whose task and window were checked.
-    #[allow(clippy::too_many_arguments)]
-    fn post_scsi(
-        &mut self,
-        cx: &mut Cx<'_>,
-        slot: u16,
-        cid: u16,
-        task: TaskHandle,
-        lun: Lun,
-        cdb: [u8; 16],
-        write: bool,
-        bds: &mut BdList,
-    ) {
+    fn post_scsi(&mut self, cx: &mut Cx<'_>, slot: u16, cid: u16, scsi: &Scsi, bds: &mut BdList) {
+        let Scsi { task, lun, cdb, write } = *scsi;
         let dummy = self.chip.as_ref().map_or(0, |c| c.dummy_list());
         let (Some(s), Some(ep)) = (
             self.sessions[usize::from(slot)].session.as_deref_mut(),
@@ -176,7 +175,8 @@ impl<P: Platform> Adapter<P> {
                     let loan = self.platform.lend(probe, 0..c.read_len as usize, Dir::FromCard);
                     ep.loans[usize::from(task.index)].push(loan);
                 }
-                self.post_scsi(cx, slot, cid, task, c.lun, c.cdb, false, &mut bds);
+                let scsi = Scsi { task, lun: c.lun, cdb: c.cdb, write: false };
+                self.post_scsi(cx, slot, cid, &scsi, &mut bds);
                 1
             }
             Some(BringUpAction::WaitUntil(at)) => {

@@ -13,7 +13,7 @@ use bus::{Budget, Progress};
 use hsi::bd::IscsiBd;
 use hsi::cq::{CmdResponse, CqOpcode, CqSequence, Cqe};
 use hsi::kcq::{CompletionStatus, IscsiKcqe, IscsiKcqeOpcode, Kcqe};
-use hsi::kwq::{IscsiKwqeConnDestroy, IscsiKwqeConnOffload1, IscsiKwqeConnOffload2, Kwqe, Layer};
+use hsi::kwq::{IscsiKwqeConnDestroy, IscsiKwqeConnOffload1, IscsiKwqeConnOffload2, Kwqe};
 use hsi::l4::{
     L4_FLAGS, L4Kcq, L4KcqUploadPg, L4KcqeOpcode, L4KwqConnectReq1, L4KwqOffloadPg, L4KwqUpdatePg,
     L4KwqUpload,
@@ -432,7 +432,6 @@ pub(super) fn answer(what: u16, cid: u16, status: u32) -> Option<Kcqe> {
             k.pg_cid = U32::new(0x1000 + u32::from(cid));
             Some(k.into_element())
         }
-        _ if what >> 8 == u16::from(Layer::L2.0) => None,
         _ => None,
     }
 }
