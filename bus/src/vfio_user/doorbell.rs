@@ -39,7 +39,7 @@ pub struct DoorbellLayout {
     pub at: u64,
     /// How many there are.
     pub pages: u32,
-    /// Offsets of the indexes in each page, even.
+    /// Offsets of the indexes in each page, even, below 128. A store elsewhere in a page is not seen.
     pub words: Vec<u16>,
 }
 

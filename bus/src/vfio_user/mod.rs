@@ -6,8 +6,12 @@
 //! a deadline.
 //!
 //! The [`server`] drives a [`crate::pci::PciFunction`] for QEMU or for us; the [`client`] is a [`crate::pci::Platform`] for
-//! a driver in another process. Mapped doorbells and the
-//! state page ([`doorbell`]) are offered to a client of ours alone.
+//! a driver in another process. Mapped doorbells and the state page ([`doorbell`]) are offered to a client of ours alone.
+//!
+//! Who owns a server accepts one connection at a time and then, until [`server::Server::is_broken`] or the socket closes:
+//! moves bytes ([`link::SocketLink::exchange`] with [`server::Server::queues`]), serves them ([`server::Server::pump`]), steps
+//! ([`server::Server::step`]), and when nothing was done parks ([`server::Server::park`]) before it sleeps on the socket,
+//! [`server::Server::kicked`] and the step's deadline. Afterwards it detaches, and accepts the next one.
 
 pub mod client;
 mod dma;

@@ -1,4 +1,4 @@
-//! The client: a card in another process, as a [`Platform`] for a driver.
+//! The client: a card in another process, as a [`crate::pci::Platform`] for a driver.
 //!
 //! Registers are messages; writes are posted, and a read waits at most [`DEADLINE`] for its answer. While it waits, it
 //! serves the card's requests for memory. DMA memory is one file that both processes map, doorbells are mapped
@@ -6,7 +6,7 @@
 //! MSI-X, table and masks included, are kept on this side: enabling one installs its eventfds with the server.
 //!
 //! A server that does not answer in time, closes the socket or makes no sense is lost for good, like a card that was pulled:
-//! reads answer [`BusLost`], the epoch ends, and no memory of this client is ever used again by another.
+//! reads answer [`crate::pci::BusLost`], the epoch ends, and no memory of this client is ever used again by another.
 //!
 //! Not modelled: an IOMMU (all DMA memory is mapped from the beginning), strict loans.
 
@@ -26,6 +26,7 @@ use thiserror::Error;
 
 use crate::actor::Cx;
 use crate::gate::Gate;
+use crate::mem::PAGE_SIZE;
 use crate::pci::{Bar, Epoch, VectorSet};
 use crate::time::Instant;
 
@@ -114,6 +115,8 @@ impl CallError {
 struct Mapped {
     bar: Bar,
     pages: Area,
+    /// Words of each page that were rung since the page was mapped for whoever uses it now, a bit each.
+    rung: Vec<u64>,
     state: Area,
     kick: Signal,
 }
@@ -263,7 +266,8 @@ impl<L: Link> Client<L> {
             let kick = self.session.call(now, &request, Vec::new(), |_, fds| {
                 fds.into_iter().next().and_then(|fd| Signal::adopt(fd).ok())
             })?;
-            self.mapped = Some(Mapped { bar: Bar(bar as u8), pages, state, kick });
+            let rung = vec![0; pages.memory.len().div_ceil(PAGE_SIZE)];
+            self.mapped = Some(Mapped { bar: Bar(bar as u8), pages, rung, state, kick });
             break;
         }
         Ok(())

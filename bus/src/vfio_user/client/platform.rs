@@ -8,7 +8,7 @@ use os::event::ready;
 
 use crate::actor::Cx;
 use crate::config::{Effect, PCIE_DEVICE_CONTROL, PCIE_INITIATE_FLR};
-use crate::mem::DmaBuf;
+use crate::mem::{DmaBuf, PAGE_SIZE};
 use crate::pci::{
     Bar, BusLost, Dir, DmaExhausted, Doorbell, Epoch, Loan, Platform, Proof, ResetKind, Revoked, Vector,
     VectorSet,
@@ -37,6 +37,32 @@ impl<L: Link> Client<L> {
         self.now = cx.now;
         self.session.post(cx.now, &Request::RegionWrite { region: u32::from(bar.0), at, data });
         self.check();
+    }
+
+    /// Rings a mapped doorbell; says whether that was enough.
+    ///
+    /// The server sees changes. The first value after a page was handed to another connection may be the last one of the
+    /// connection before, so it is said by message too; twice the same index is once.
+    fn store_doorbell(&mut self, bar: Bar, at: u64, value: u16) -> bool {
+        let Some(m) = self.mapped.as_mut().filter(|m| m.bar == bar && at.is_multiple_of(2)) else {
+            return false;
+        };
+        let Some(place) = m.pages.offset(at, 2) else { return false };
+        let (page, word) = (place / PAGE_SIZE, place % PAGE_SIZE / 2);
+        if word >= 64 {
+            return false;
+        }
+        m.pages.memory.store16(place, value);
+        if m.rung[page] >> word & 1 == 0 {
+            m.rung[page] |= 1 << word;
+            return false;
+        }
+        // The word must be visible before the flag is read: the server sets the flag, then reads the words.
+        fence(Ordering::SeqCst);
+        if m.state.memory.load32(STATE_PARKED) != 0 {
+            m.kick.signal();
+        }
+        true
     }
 
     /// Takes vectors that are not masked any more.
@@ -130,6 +156,11 @@ impl<L: Link> Platform for Client<L> {
     }
 
     fn map_doorbell(&mut self, bar: Bar, at: u64) -> Doorbell {
+        if let Some(m) = self.mapped.as_mut().filter(|m| m.bar == bar)
+            && let Some(page) = m.pages.offset(at, 2)
+        {
+            m.rung[page / PAGE_SIZE] = 0;
+        }
         Doorbell { bar, at, epoch: self.gate.epoch }
     }
 
@@ -139,19 +170,8 @@ impl<L: Link> Platform for Client<L> {
             return;
         }
         let at = db.at + offset;
-        let Some((m, page)) = self
-            .mapped
-            .as_ref()
-            .filter(|m| m.bar == db.bar && at.is_multiple_of(2))
-            .and_then(|m| Some((m, m.pages.offset(at, 2)?)))
-        else {
-            return self.post_write(cx, db.bar, at, &value.to_le_bytes());
-        };
-        m.pages.memory.store16(page, value);
-        // The word must be visible before the flag is read: the server sets the flag, then reads the words.
-        fence(Ordering::SeqCst);
-        if m.state.memory.load32(STATE_PARKED) != 0 {
-            m.kick.signal();
+        if !self.store_doorbell(db.bar, at, value) {
+            self.post_write(cx, db.bar, at, &value.to_le_bytes());
         }
     }
 

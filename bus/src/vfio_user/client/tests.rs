@@ -146,8 +146,10 @@ fn a_level_is_reported_while_it_is_asserted() {
 fn mapped_doorbells_are_stores_and_kick_a_parked_server() {
     let mut b = Bench::new();
     assert!(b.client.has_mapped_doorbells());
-    let sent = b.link.left.get().0;
     let db = b.client.map_doorbell(Bar(0), DOORBELLS + 3 * 4096);
+    b.client.doorbell(&mut b.world.cx(), db, 4, 8);
+    b.client.doorbell(&mut b.world.cx(), db, 8, 8);
+    let sent = b.link.left.get().0;
     let other = b.client.map_doorbell(Bar(0), STORAGE);
     b.seen();
     b.client.doorbell(&mut b.world.cx(), db, 4, 9);
@@ -170,6 +172,22 @@ fn mapped_doorbells_are_stores_and_kick_a_parked_server() {
     assert!(kicked(&b));
     b.link.step();
     assert!(!kicked(&b));
+}
+
+#[test]
+fn a_page_that_gets_another_user_says_its_first_index_even_if_it_was_the_last_one_before() {
+    let mut b = Bench::new();
+    let ring = |b: &mut Bench, value| {
+        let db = b.client.map_doorbell(Bar(0), DOORBELLS);
+        b.seen();
+        b.client.doorbell(&mut b.world.cx(), db, 4, value);
+        b.link.step();
+        b.seen()
+    };
+    let place = DOORBELLS + 4;
+    assert_eq!(ring(&mut b, 37), [(place, 37), (place, 37)]);
+    assert_eq!(ring(&mut b, 37), [(place, 37)]);
+    assert_eq!(ring(&mut b, 38), [(place, 38), (place, 38)]);
 }
 
 #[test]
@@ -204,8 +222,10 @@ fn a_reset_by_register_gives_proof_and_new_doorbells() {
     assert_eq!((b.seen(), b.client.audit().stale_doorbells), (Vec::new(), 1));
     let db = b.client.map_doorbell(Bar(0), DOORBELLS);
     b.client.doorbell(&mut b.world.cx(), db, 4, 11);
+    b.client.doorbell(&mut b.world.cx(), db, 4, 12);
+    b.seen();
     assert_eq!(b.read(0x44), Ok(0x44));
-    assert_eq!(b.seen(), [(DOORBELLS + 4, 11)], "before the read behind it");
+    assert_eq!(b.seen(), [(DOORBELLS + 4, 12)], "before the read behind it");
 }
 
 #[test]
