@@ -143,20 +143,16 @@ pub fn run(config: &DemoConfig, mut say: impl FnMut(&str)) -> Result<DemoReport,
     };
     let load = world.start_load(&entries, load_config, REGION as usize)?;
     if let Some(point) = config.defect {
-        // Blocks that were never written are all alike: one of them in the place of another is no damage. So data goes astray
-        // when every session has written a good deal, and more than once.
-        let (after, count) = match point {
-            FaultPoint::MisplacedData => (50 * u64::from(config.sessions), 16),
-            // Resets and control requests are rare: the first one.
+        // Resets and control requests are rare: their faults fire at the first chance. The others wait until the load flows.
+        let rare = matches!(
+            point,
             FaultPoint::LateDmaAfterReset
-            | FaultPoint::SwallowKcqe
-            | FaultPoint::DelayKcqe
-            | FaultPoint::SwallowKwqe => (0, 1),
-            FaultPoint::CorruptData | FaultPoint::DuplicateCqe | FaultPoint::DropCqe | FaultPoint::Mute => {
-                (200, 1)
-            }
-        };
-        world.faults().arm(point, Trigger { after, count, operand: None });
+                | FaultPoint::SwallowKcqe
+                | FaultPoint::DelayKcqe
+                | FaultPoint::SwallowKwqe
+        );
+        let after = if rare { 0 } else { 50 * u64::from(config.sessions) };
+        world.faults().arm(point, Trigger { after, count: 1, operand: None });
     }
     for i in 0..config.resets {
         world.run_for(LOAD);
@@ -165,12 +161,12 @@ pub fn run(config: &DemoConfig, mut say: impl FnMut(&str)) -> Result<DemoReport,
         world.operate(OperatorRequest::ChangeMtu(MTUS[i as usize % MTUS.len()]))?;
         let waiting = load.clone();
         world.run(RECOVERY_LIMIT, |_| waiting.borrow().recovering() == 0);
-        say(&format!(
-            "reset {} of {}: {} sessions are not back",
-            i + 1,
-            config.resets,
-            load.borrow().recovering()
-        ));
+        let missing = load.borrow().recovering();
+        let (n, of) = (i + 1, config.resets);
+        match missing {
+            0 => say(&format!("reset {n} of {of}: all sessions are back")),
+            _ => say(&format!("reset {n} of {of}: {missing} sessions did not come back")),
+        }
     }
     world.run_for(LOAD);
     let unfinished = world.finish_load(&load, RECOVERY_LIMIT);
