@@ -706,7 +706,8 @@ impl Platform for InProcess {
     fn reset(&mut self, cx: &mut Cx<'_>, kind: ResetKind) -> Result<Revoked, BusLost> {
         let mut slot = self.0.borrow_mut();
         if slot.host.gate.removed {
-            return Ok(Revoked { until: slot.host.gate.epoch });
+            // Nobody is there who could touch what was lent, also since the removal.
+            return Ok(Revoked { until: slot.host.revoke() });
         }
         Ok(slot.reset(Ambient::of(cx), kind).1)
     }

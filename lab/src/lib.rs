@@ -8,6 +8,7 @@
 )]
 
 pub mod demo;
+pub mod execution;
 pub mod host;
 pub mod load;
 pub mod oracle;

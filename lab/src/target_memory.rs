@@ -12,6 +12,8 @@ use bus::{Actor, ActorId, Budget, Cx, Instant, Progress};
 use hw_model::tcp::memory::{AddressInUse, HostEvent, HostReceived, MemoryHost, StreamId};
 use iscsi::target::{ConnId, Event, TargetServer};
 
+use crate::execution::Executions;
+
 /// Bytes taken from a stream at once.
 const RECEIVE: usize = 64 << 10;
 
@@ -33,6 +35,7 @@ pub struct TargetMemory {
     queue: VecDeque<StreamId>,
     buffer: Box<[u8]>,
     happened: Vec<HostEvent>,
+    executions: Executions,
 }
 
 impl TargetMemory {
@@ -51,6 +54,7 @@ impl TargetMemory {
             queue: VecDeque::new(),
             buffer: vec![0; RECEIVE].into_boxed_slice(),
             happened: Vec::new(),
+            executions: Executions::default(),
         })
     }
 
@@ -60,9 +64,13 @@ impl TargetMemory {
         &self.server
     }
 
-    /// The engine, to change it as an operator of the target would.
-    pub fn server_mut(&mut self) -> &mut TargetServer {
-        &mut self.server
+    /// Acts on the engine as an operator of the target does: `f` gets the connections too. Whatever it gave them to say is
+    /// said in the next step.
+    pub fn operate<R>(&mut self, f: impl FnOnce(&mut TargetServer, &[ConnId]) -> R) -> R {
+        let ids: Vec<ConnId> = self.conns.values().map(|c| c.id).collect();
+        let r = f(&mut self.server, &ids);
+        self.enqueue_all();
+        r
     }
 
     /// The process dies: every stream is reset and nobody listens.
@@ -88,6 +96,12 @@ impl TargetMemory {
         self.host.set_silent(silent);
     }
 
+    /// What was executed, if the server was configured to say so (`trace_commands`).
+    #[must_use]
+    pub fn executions(&self) -> &Executions {
+        &self.executions
+    }
+
     /// Connections.
     #[must_use]
     pub fn connections(&self) -> usize {
@@ -100,6 +114,11 @@ impl TargetMemory {
         {
             self.queue.push_back(stream);
         }
+    }
+
+    fn enqueue_all(&mut self) {
+        let all: Vec<StreamId> = self.conns.keys().copied().collect();
+        all.into_iter().for_each(|s| self.enqueue(s));
     }
 
     fn accept(&mut self, now: Instant) {
@@ -177,6 +196,7 @@ impl TargetMemory {
     /// Connections that end through another one's request, or by a timer, have work too.
     fn take_events(&mut self) {
         while let Some(event) = self.server.next_event() {
+            self.executions.observe(&event);
             if let Event::Closed { conn, .. } = event
                 && let Some(stream) = self.streams.get(&conn).copied()
             {
@@ -206,8 +226,7 @@ impl Actor for TargetMemory {
         let next = self.server.tick(cx.now.as_nanos());
         if before.is_some_and(|t| t <= cx.now.as_nanos()) {
             // A timer fired: it may have pinged anybody.
-            let all: Vec<StreamId> = self.conns.keys().copied().collect();
-            all.into_iter().for_each(|s| self.enqueue(s));
+            self.enqueue_all();
         }
         self.take_events();
         let next = if self.queue.is_empty() { next.map(Instant::from_nanos) } else { Some(cx.now) };

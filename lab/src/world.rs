@@ -15,7 +15,7 @@ use bus::port::{PortRx, PortTx, port};
 use bus::streams::{Seeded, Streams};
 use bus::trace::{EventKind, Trace};
 use bus::wake::Wake;
-use bus::{ActorId, Cx, Instant};
+use bus::{ActorId, Budget, Cx, Instant};
 use driver::adapter::{
     Adapter, AdapterPorts, AdapterState, Failure, Holdings, OperatorError, OperatorRequest, SessionPhase,
 };
@@ -33,7 +33,7 @@ use hw_model::tcp::TcpEngine;
 use hw_model::tcp::host::HostTcp;
 use hw_model::tcp::memory::{MemoryNet, WINDOW};
 use iscsi::sendtargets::TargetRecord;
-use iscsi::target::TargetServer;
+use iscsi::target::{ConnId, TargetServer};
 use os::reactor::Reactor;
 use thiserror::Error;
 
@@ -233,9 +233,11 @@ pub struct World {
     host: Rc<RefCell<Host<InProcess>>>,
     slot: Rc<RefCell<Slot>>,
     card: AnyCard,
+    chip: ChipConfig,
     faults: Faults,
     net: Option<MemoryNet>,
     target: Option<Rc<RefCell<TargetMemory>>>,
+    target_wake: Option<Wake>,
     records: Records,
     daemon: DaemonEnds,
     iscsid: Option<Rc<RefCell<Iscsid>>>,
@@ -277,7 +279,8 @@ impl World {
             user: exec.place(),
         };
         let faults = Faults::new();
-        let (mut net, mut target) = (None, None);
+        let chip = config.chip.clone();
+        let (mut net, mut target, mut target_wake) = (None, None, None);
         let (card, function): (AnyCard, Box<dyn PciFunction>) = match config.network {
             Network::Memory(server) => {
                 let network = MemoryNet::new(WINDOW);
@@ -287,7 +290,7 @@ impl World {
                     .expect("nobody else listens on a new network");
                 let actor = Rc::new(RefCell::new(actor));
                 exec.install(&place, actor.clone());
-                (net, target) = (Some(network), Some(actor));
+                (net, target, target_wake) = (Some(network), Some(actor), Some(place.wake()));
                 (AnyCard::Memory(card.clone()), Box::new(card))
             }
             Network::Sockets => {
@@ -326,9 +329,11 @@ impl World {
             host,
             slot,
             card,
+            chip,
             faults,
             net,
             target,
+            target_wake,
             records: Records::default(),
             daemon,
             iscsid: None,
@@ -431,6 +436,39 @@ impl World {
         self.places.host.wake()
     }
 
+    /// Acts on the embedded target as its operator does, and makes it run. `None` when there is none.
+    pub fn act_on_target<R>(&mut self, f: impl FnOnce(&mut TargetServer, &[ConnId]) -> R) -> Option<R> {
+        let target = self.target.as_ref()?;
+        let r = target.borrow_mut().operate(f);
+        if let Some(wake) = &self.target_wake {
+            wake.wake();
+        }
+        Some(r)
+    }
+
+    /// Changes how many work items each actor may do in a step.
+    pub fn set_budget(&mut self, budget: Budget) {
+        self.exec.set_budget(budget);
+    }
+
+    /// Pulls the card out of its slot, at once. Its connections fall silent.
+    pub fn pull_card(&mut self) {
+        let slot = self.slot.clone();
+        self.act(|cx, _| slot.borrow_mut().remove(cx));
+    }
+
+    /// Puts a new card of the same kind into the slot. Only a card on an in-memory network can be replaced; with
+    /// host sockets nothing happens and the answer is false.
+    pub fn insert_card(&mut self) -> bool {
+        let Some(net) = &self.net else { return false };
+        let card = fit(self.chip.clone(), &self.faults, net.card(self.places.card.wake()));
+        let slot = self.slot.clone();
+        let function: Box<dyn PciFunction> = Box::new(card.clone());
+        self.card = AnyCard::Memory(card);
+        self.act(|cx, _| slot.borrow_mut().insert(cx, function));
+        true
+    }
+
     /// Runs for `time` at most, or until `done`. Whether `done` was met.
     pub fn run(&mut self, time: Duration, done: impl FnMut(&Executive) -> bool) -> bool {
         let limit = self.exec.now() + time;
@@ -484,9 +522,7 @@ impl World {
     /// The first login that failed; the others go on.
     pub fn login(&mut self, record: &NodeRecord, count: usize) -> Result<Vec<SessionEntry>, WorldError> {
         for _ in 0..count {
-            let (record, _) = record.clone().check()?;
-            let id = self.id();
-            self.ask(IscsidRequest::Login { id, record: Box::new(record), multiple: true })?;
+            self.begin_login(record)?;
         }
         let mut entries = Vec::with_capacity(count);
         for _ in 0..count {
@@ -528,6 +564,30 @@ impl World {
             IscsidReply::LoggedOut { result, .. } => Ok(result?),
             _ => Err(WorldError::Timeout("logout")),
         }
+    }
+
+    /// Asks for a login without waiting: [`World::take_reply`] has the answer when there is one.
+    ///
+    /// # Errors
+    /// A record that cannot be used, or a daemon that does not empty its inbox.
+    pub fn begin_login(&mut self, record: &NodeRecord) -> Result<(), WorldError> {
+        let (record, _) = record.clone().check()?;
+        let id = self.id();
+        self.ask(IscsidRequest::Login { id, record: Box::new(record), multiple: true })
+    }
+
+    /// Asks for a logout without waiting.
+    ///
+    /// # Errors
+    /// A daemon that does not empty its inbox.
+    pub fn begin_logout(&mut self, tag: u64) -> Result<(), WorldError> {
+        let id = self.id();
+        self.ask(IscsidRequest::Logout { id, tag })
+    }
+
+    /// The daemon's next answer, if there is one.
+    pub fn take_reply(&mut self) -> Option<IscsidReply> {
+        self.replies.recv()
     }
 
     fn id(&mut self) -> u64 {

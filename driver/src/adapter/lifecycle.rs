@@ -253,13 +253,14 @@ impl<P: Platform> Adapter<P> {
         if self.chip.is_none() || !matches!(self.stage, Stage::Rest | Stage::Drain | Stage::Init { .. }) {
             return;
         }
-        if let Ok(Some(proof)) = self.platform.revoked(cx, self.lent_epoch) {
+        if let Ok(Some(_)) = self.platform.revoked(cx, self.lent_epoch) {
             if self.state == AdapterState::Up {
                 self.counters.connections_lost += self.bound_endpoints();
                 self.go_down_at_once(cx);
             }
             self.set_state(cx, AdapterState::Resetting);
-            self.reset_done(cx, proof);
+            // Until now memory may have been lent in the younger epoch too: only a reset of our own covers it.
+            self.stage = Stage::HardReset { until: cx.now + self.config.deadlines.stop };
         }
     }
 
@@ -293,6 +294,8 @@ impl<P: Platform> Adapter<P> {
     }
 
     fn soft_reset(&mut self, cx: &mut Cx<'_>) -> bool {
+        // A card that was pulled has ended an epoch already, which proves nothing about what was lent since.
+        self.lent_epoch = self.platform.epoch();
         l2::software_reset(&mut self.platform, cx);
         self.stage = Stage::SoftReset { until: cx.now + self.config.deadlines.chip_reset };
         true

@@ -367,12 +367,28 @@ impl Net {
         s.down = Direction::default();
         self.tell_ends(index);
     }
+
+    /// RST for everything that a card has.
+    fn card_gone(&mut self, card: usize) {
+        for id in 0..self.cards[card].streams.len() {
+            self.card_abort(card, TcpId(id as u16));
+        }
+        self.cards[card].connecting.clear();
+        self.cards[card].events.clear();
+    }
 }
 
 /// A card's transport on a [`MemoryNet`].
 pub struct MemoryTcp {
     net: Rc<RefCell<Net>>,
     card: usize,
+}
+
+impl Drop for MemoryTcp {
+    /// The card is gone. Whoever has its address next answers what its peers send with RST.
+    fn drop(&mut self) {
+        self.net.borrow_mut().card_gone(self.card);
+    }
 }
 
 impl TcpEngine for MemoryTcp {
@@ -450,12 +466,7 @@ impl TcpEngine for MemoryTcp {
     }
 
     fn reset(&mut self, _cx: &mut DevCx<'_>) {
-        let mut net = self.net.borrow_mut();
-        for id in 0..net.cards[self.card].streams.len() {
-            net.card_abort(self.card, TcpId(id as u16));
-        }
-        net.cards[self.card].connecting.clear();
-        net.cards[self.card].events.clear();
+        self.net.borrow_mut().card_gone(self.card);
     }
 
     fn supports(&self, _remote: IpAddr) -> bool {
@@ -775,6 +786,14 @@ mod tests {
         assert_eq!(w.events(), [(3, TcpEvent::Fin)]);
         w.send(b"too late");
         assert_eq!(w.events(), [(3, TcpEvent::Rst)]);
+        assert_eq!(w.net.streams(), 0);
+    }
+
+    #[test]
+    fn a_card_that_is_gone_leaves_no_stream() {
+        let (w, id) = World::connected();
+        drop(w.tcp);
+        assert_eq!(w.host.recv(id, &mut [0; 9]), HostReceived::Reset);
         assert_eq!(w.net.streams(), 0);
     }
 

@@ -18,7 +18,7 @@ use bus::trace::{EventKind, Trace};
 use bus::wake::{Wake, WakeSet};
 use bus::{Actor, ActorId, Budget, Cx, Instant};
 
-/// Work items that an actor may do in one step.
+/// Work items that an actor may do in one step, unless [`Executive::set_budget`] says otherwise.
 pub const BUDGET: Budget = Budget(64);
 
 /// What happens to the clock.
@@ -91,13 +91,28 @@ pub struct Executive {
     rng: Box<dyn Streams>,
     trace: Trace,
     steps: u64,
+    budget: Budget,
 }
 
 impl Executive {
     /// An executive without actors, at time zero.
     #[must_use]
     pub fn new(pace: Box<dyn Pace>, rng: Box<dyn Streams>, trace: Trace) -> Self {
-        Self { set: WakeSet::default(), entries: Vec::new(), pace, now: Instant::ZERO, rng, trace, steps: 0 }
+        Self {
+            set: WakeSet::default(),
+            entries: Vec::new(),
+            pace,
+            now: Instant::ZERO,
+            rng,
+            trace,
+            steps: 0,
+            budget: BUDGET,
+        }
+    }
+
+    /// Changes how many work items a step may do. One makes every seam crossing a place where others may act.
+    pub fn set_budget(&mut self, budget: Budget) {
+        self.budget = budget;
     }
 
     /// Makes a place for an actor.
@@ -151,6 +166,12 @@ impl Executive {
     #[must_use]
     pub fn trace(&self) -> &Trace {
         &self.trace
+    }
+
+    /// Events that crossed a seam so far: all but the steps themselves.
+    #[must_use]
+    pub fn crossings(&self) -> u64 {
+        self.trace.total() - self.trace.count(EventKind::Step)
     }
 
     /// Steps taken so far.
@@ -214,12 +235,12 @@ impl Executive {
             let e = &mut self.entries[index as usize];
             let Some(actor) = e.actor.clone().filter(|_| !e.stopped) else { continue };
             let mut cx = Cx { now: self.now, actor: e.name, rng: &mut *self.rng, trace: &mut self.trace };
-            let p = actor.borrow_mut().step(&mut cx, BUDGET);
+            let p = actor.borrow_mut().step(&mut cx, self.budget);
             if p.done > 0 {
                 cx.event(EventKind::Step, u64::from(p.done), 0);
             }
             e.deadline = p.next;
-            if p.done >= BUDGET.0 {
+            if p.done >= self.budget.0 {
                 e.wake.wake();
             }
             self.steps += 1;
