@@ -44,6 +44,9 @@ pub struct DoorbellLayout {
 }
 
 impl DoorbellLayout {
+    /// For a card that has none.
+    pub(super) const NONE: Self = Self { bar: Bar(0), at: 0, pages: 0, words: Vec::new() };
+
     /// Bytes that may be mapped.
     #[must_use]
     pub fn bytes(&self) -> u64 {

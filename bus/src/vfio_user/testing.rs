@@ -176,11 +176,18 @@ pub(super) struct Raw {
 
 impl Raw {
     pub(super) fn detached(limits: Capabilities, tweak: impl FnOnce(&mut Toy)) -> Self {
+        Self::with_doorbells(limits, Some(doorbells()), tweak)
+    }
+
+    pub(super) fn with_doorbells(
+        limits: Capabilities,
+        doorbells: Option<DoorbellLayout>,
+        tweak: impl FnOnce(&mut Toy),
+    ) -> Self {
         let seen = Rc::new(Seen::default());
         let mut toy = Toy::new(seen.clone());
         tweak(&mut toy);
-        let card = ActorId::new("card", 0);
-        let server = Server::new(card, Box::new(toy), limits, Some(doorbells())).unwrap();
+        let server = Server::new(ActorId::new("card", 0), Box::new(toy), limits, doorbells).unwrap();
         Self { world: World::new(), server, seen }
     }
 

@@ -160,7 +160,7 @@ fn mapped_doorbells_are_stores_and_kick_a_parked_server() {
     assert_eq!(b.seen(), [(STORAGE, 5)], "a message: this place is not mapped");
     let kicked = |b: &Bench| {
         let raw = b.link.raw.borrow();
-        ready(&[(raw.server.kicked().unwrap(), true, false)], Some(Duration::ZERO)) != 0
+        ready(&[(raw.server.kicked(), true, false)], Some(Duration::ZERO)) != 0
     };
     b.client.doorbell(&mut b.world.cx(), db, 8, 1);
     assert!(!kicked(&b));
@@ -226,6 +226,18 @@ fn a_reset_by_register_gives_proof_and_new_doorbells() {
     b.seen();
     assert_eq!(b.read(0x44), Ok(0x44));
     assert_eq!(b.seen(), [(DOORBELLS + 4, 12)], "before the read behind it");
+}
+
+#[test]
+fn a_card_without_doorbell_pages_still_tells_its_epoch() {
+    let link = Inline::new(Raw::with_doorbells(Capabilities::default(), None, |_| ()));
+    let mut c = attach(&link, SMALL).unwrap();
+    let mut w = World::new();
+    assert!(!c.has_mapped_doorbells());
+    let since = c.epoch();
+    c.config_write(&mut w.cx(), 4, COMMAND_MEMORY | COMMAND_BUS_MASTER);
+    c.write32(&mut w.cx(), Bar(0), RESET, 1);
+    assert!(c.revoked(&mut w.cx(), since).unwrap().is_some());
 }
 
 #[test]
@@ -514,7 +526,7 @@ fn served<R>(
                 if moved == Some(false) && p.done == 0 && raw.server.park(&mut raw.world.cx()) {
                     let room = raw.server.room() > 0;
                     let unsent = raw.server.holdings().unsent > 0;
-                    let kicked = raw.server.kicked().unwrap();
+                    let kicked = raw.server.kicked();
                     ready(
                         &[(link.as_fd(), room, unsent), (kicked, true, false)],
                         Some(Duration::from_secs(5)),

@@ -30,7 +30,7 @@ impl Server {
     fn check(&self, region: u32, at: u64, count: usize) -> Result<(), Errno> {
         let size = match region {
             REGION_CONFIG => CONFIG_BYTES,
-            REGION_SLOT if self.port.peer.slot && self.port.doorbells.is_some() => CONFIG_BYTES,
+            REGION_SLOT if self.port.peer.slot => CONFIG_BYTES,
             0..=5 => self.port.gate.config.bar_size(Bar(region as u8)),
             _ => 0,
         };

@@ -97,7 +97,7 @@ impl Server {
         let port = Port {
             dma: DmaTable::new(limits.max_maps),
             irqs: IrqTable::new(card.layout().msix.vectors),
-            doorbells: doorbells.map(|l| Doorbells::new(l, epoch)).transpose()?,
+            doorbells: Doorbells::new(doorbells.unwrap_or(DoorbellLayout::NONE), epoch)?,
             ours: limits,
             peer: limits,
             inbox: Inbox::new(limits.max_data, limits.max_fds),
@@ -186,10 +186,10 @@ impl Server {
         self.port.gate.epoch
     }
 
-    /// Ready to read when a parked server must step; `None` when the card has no doorbells to map.
+    /// Ready to read when a parked server must step.
     #[must_use]
-    pub fn kicked(&self) -> Option<BorrowedFd<'_>> {
-        self.port.doorbells.as_ref().map(Doorbells::kicked)
+    pub fn kicked(&self) -> BorrowedFd<'_> {
+        self.port.doorbells.kicked()
     }
 
     /// Takes what one receive brought, and serves all requests that are complete.
@@ -300,7 +300,7 @@ impl Server {
         let ours = self.port.ours;
         let offer = Capabilities {
             write_multiple: ours.write_multiple && peer.write_multiple,
-            slot: ours.slot && peer.slot && peer.max_fds > 0 && self.port.doorbells.is_some(),
+            slot: ours.slot && peer.slot && peer.max_fds > 0,
             ..ours
         };
         self.port.peer = Capabilities { slot: offer.slot, ..peer };
@@ -352,7 +352,10 @@ impl Server {
 
     /// Lets the card see the mapped doorbells that changed.
     fn ring(&mut self, cx: &mut Cx<'_>, all: bool) -> u32 {
-        let Some(d) = self.port.doorbells.as_mut().filter(|d| d.is_mapped()) else { return 0 };
+        let d = &mut self.port.doorbells;
+        if !d.is_mapped() {
+            return 0;
+        }
         let bar = d.layout.bar;
         let mut rung = std::mem::take(&mut self.rung);
         d.poll(all, &mut rung);
@@ -372,9 +375,7 @@ impl Server {
     /// Looks at the doorbells, steps the card, and then serves what waited for it. `link` is the way to a client whose memory
     /// is not shared.
     pub fn step(&mut self, cx: &mut Cx<'_>, budget: Budget, link: Option<&mut dyn Link>) -> Progress {
-        if let Some(d) = &mut self.port.doorbells {
-            d.unpark();
-        }
+        self.port.doorbells.unpark();
         let rung = self.ring(cx, false);
         let link = if self.session == Session::Ready { link } else { None };
         let p = self.with_card(cx, link, |card, cx| card.step(cx, budget));
@@ -385,11 +386,13 @@ impl Server {
     /// Before the owner sleeps: from now on the client kicks. Returns whether it may sleep; if not, doorbells were rung
     /// meanwhile.
     pub fn park(&mut self, cx: &mut Cx<'_>) -> bool {
-        let Some(d) = self.port.doorbells.as_mut().filter(|d| d.is_mapped()) else { return true };
-        d.park();
+        if !self.port.doorbells.is_mapped() {
+            return true;
+        }
+        self.port.doorbells.park();
         let idle = self.ring(cx, true) == 0;
-        if !idle && let Some(d) = &mut self.port.doorbells {
-            d.unpark();
+        if !idle {
+            self.port.doorbells.unpark();
         }
         idle
     }

@@ -42,7 +42,7 @@ pub(super) struct Port {
     pub(super) gate: Gate,
     pub(super) dma: DmaTable,
     pub(super) irqs: IrqTable,
-    pub(super) doorbells: Option<Doorbells>,
+    pub(super) doorbells: Doorbells,
     pub(super) ours: Capabilities,
     pub(super) peer: Capabilities,
     pub(super) inbox: Inbox,
@@ -59,9 +59,7 @@ impl Port {
     pub(super) fn revoke(&mut self) -> Epoch {
         let epoch = self.gate.revoke();
         self.irqs.clear();
-        if let Some(d) = &mut self.doorbells {
-            d.renew(epoch);
-        }
+        self.doorbells.renew(epoch);
         epoch
     }
 

@@ -80,7 +80,7 @@ impl Port {
             }
             Request::SetIrqs(set) => self.irqs.set(&set, fds).map(|()| self.reply(header, |_| ())),
             Request::DeviceInfo => {
-                let regions = if self.slot() { REGION_SLOT + 1 } else { PCI_REGIONS };
+                let regions = if self.peer.slot { REGION_SLOT + 1 } else { PCI_REGIONS };
                 let info = [INFO_BYTES as u32, DEVICE_RESETTABLE | DEVICE_PCI, regions, IRQ_TYPES];
                 self.reply(header, |p| info.into_iter().for_each(|v| put32(p, v)));
                 Ok(())
@@ -132,14 +132,9 @@ impl Port {
         }
     }
 
-    /// Whether client and card use the state page and mapped doorbells.
-    fn slot(&self) -> bool {
-        self.peer.slot && self.doorbells.is_some()
-    }
-
     fn region(&mut self, index: u32) -> Result<Region, Errno> {
         const BOTH: u32 = REGION_READABLE | REGION_WRITABLE;
-        let mappable = if self.slot() { self.doorbells.as_mut() } else { None };
+        let mappable = if self.peer.slot { Some(&mut self.doorbells) } else { None };
         Ok(match (index, mappable) {
             (REGION_CONFIG, _) => Region { flags: BOTH, size: CONFIG_BYTES, area: None },
             (REGION_SLOT, Some(d)) => {
@@ -150,7 +145,9 @@ impl Port {
                 let bar = Bar(index as u8);
                 let size = self.gate.config.bar_size(bar);
                 let area = match mappable {
-                    Some(d) if d.layout.bar == bar => Some((d.layout.at, d.layout.bytes(), d.file()?)),
+                    Some(d) if d.layout.bar == bar && d.layout.pages > 0 => {
+                        Some((d.layout.at, d.layout.bytes(), d.file()?))
+                    }
                     _ => None,
                 };
                 Region { flags: if size == 0 { 0 } else { BOTH }, size, area }
@@ -189,7 +186,7 @@ impl Port {
         };
         let needed = INFO_BYTES + IO_FD_BYTES;
         let fits = argsz as usize >= needed;
-        let kick = if fits { self.doorbells.iter().map(|d| d.kick()).collect() } else { Vec::new() };
+        let kick = if fits { vec![self.doorbells.kick()] } else { Vec::new() };
         self.reply_with(header, kick, |p| {
             [needed as u32, 0, index, 1].into_iter().for_each(|v| put32(p, v));
             if fits {
