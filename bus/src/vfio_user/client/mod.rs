@@ -55,7 +55,7 @@ pub struct ClientConfig {
     pub dma_limit: usize,
     /// Hand the memory to the card's process. If not, the card asks for every byte in messages.
     pub share: bool,
-    /// Use mapped doorbells and the state page, if the server has them.
+    /// Map the doorbell pages, if the server has some. If not, doorbells are messages.
     pub doorbells: bool,
 }
 
@@ -128,6 +128,7 @@ pub struct Client<L> {
     /// Of the last access; taking interrupts has no time of its own.
     now: Instant,
     has_slot: bool,
+    maps_doorbells: bool,
     mapped: Option<Mapped>,
     intx: Event,
     msi: Event,
@@ -146,7 +147,7 @@ impl<L: Link> Client<L> {
     /// [`AttachError`]; the link is dropped.
     pub fn attach(cx: &mut Cx<'_>, link: L, config: ClientConfig) -> Result<Self, AttachError> {
         let now = cx.now;
-        let ours = Capabilities { slot: config.doorbells, ..Capabilities::default() };
+        let ours = Capabilities::default();
         let mut s = Session {
             link,
             inbox: Inbox::new(ours.max_data, ours.max_fds),
@@ -188,7 +189,8 @@ impl<L: Link> Client<L> {
         let mut client = Self {
             gate: Gate::new(&layout),
             now,
-            has_slot: s.peer.slot && config.doorbells && regions > PCI_REGIONS,
+            has_slot: s.peer.slot && regions > PCI_REGIONS,
+            maps_doorbells: config.doorbells,
             session: s,
             mapped: None,
             intx: Event::new()?,
@@ -255,6 +257,9 @@ impl<L: Link> Client<L> {
     /// Maps the doorbell pages of this epoch. Without them doorbells are messages.
     fn map_doorbells(&mut self, now: Instant) -> Result<(), CallError> {
         self.mapped = None;
+        if !self.maps_doorbells {
+            return Ok(());
+        }
         let (state, state_fd) = self.session.region_info(now, REGION_SLOT)?;
         for bar in 0..6 {
             let (info, fd) = self.session.region_info(now, bar)?;

@@ -206,6 +206,18 @@ fn without_mapped_pages_doorbells_are_messages() {
 }
 
 #[test]
+fn a_server_without_a_state_page_ends_epochs_by_resets_from_outside_alone() {
+    let limits = Capabilities { slot: false, ..Capabilities::default() };
+    let mut c = attach(&Inline::new(Raw::detached(limits, |_| ())), SMALL).unwrap();
+    let mut w = World::new();
+    let since = c.epoch();
+    c.config_write(&mut w.cx(), 4, COMMAND_MEMORY | COMMAND_BUS_MASTER);
+    c.write32(&mut w.cx(), Bar(0), RESET, 1);
+    assert_eq!(c.revoked(&mut w.cx(), since), Ok(None));
+    assert!(c.reset(&mut w.cx(), ResetKind::Device).unwrap().epoch() > since);
+}
+
+#[test]
 fn a_reset_by_register_gives_proof_and_new_doorbells() {
     let mut b = Bench::new();
     let since = b.client.epoch();
