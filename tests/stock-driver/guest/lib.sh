@@ -68,7 +68,7 @@ address() { ip addr add "$HOST_ADDR" dev "$dev" || die "address $HOST_ADDR"; }
 # shellcheck disable=SC2120 # the bytes are optional
 ping_peer() {
   local out
-  out=$(ping -c 3 -W 2 -s "${1:-56}" "$PEER") || die "ping $PEER: $out"
+  out=$(ping -c 3 -i 0.2 -W 2 -s "${1:-56}" "$PEER") || die "ping $PEER: $out"
   echo "$out" | grep -q ' 0% packet loss' || die "ping $PEER lost replies: $out"
 }
 # init_count: how often the chip has answered ISCSI_INIT
