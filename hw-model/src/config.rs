@@ -20,6 +20,18 @@ pub enum DoorbellLayout {
     Pages,
 }
 
+/// What the port is plugged into at power-on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LinkSpeed {
+    /// No carrier until the world gives it one.
+    #[serde(rename = "down")]
+    Down,
+    /// A gigabit switch, full duplex.
+    #[default]
+    #[serde(rename = "1g")]
+    Gigabit,
+}
+
 /// What a card is built with. Everything is fixed for the life of the card.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -28,6 +40,10 @@ pub struct ChipConfig {
     pub mac: Mac,
     /// The iSCSI function's MAC, in shared memory.
     pub iscsi_mac: Mac,
+    /// The carrier at power-on.
+    pub link: LinkSpeed,
+    /// How long autonegotiation takes when the driver restarts it, in nanoseconds. Real partners take seconds.
+    pub autonegotiation_ns: u64,
     /// PCI revision id. The stock driver refuses a 5709 below 0x10.
     pub pci_revision: u8,
     /// Connections that the licence allows. 0: the chip does not do iSCSI, and INIT answers status
@@ -66,6 +82,8 @@ impl Default for ChipConfig {
         Self {
             mac: [0x00, 0x10, 0x18, 0xaa, 0xbb, 0xcc],
             iscsi_mac: [0x00, 0x10, 0x18, 0xaa, 0xbb, 0xcd],
+            link: LinkSpeed::Gigabit,
+            autonegotiation_ns: 2_000_000,
             pci_revision: 0x20,
             licensed_connections: 128,
             contexts: 256,

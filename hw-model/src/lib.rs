@@ -8,7 +8,9 @@
 pub mod bcm5709;
 pub mod config;
 pub mod engine;
+mod ether;
 pub mod fault;
 pub mod tcp;
 #[cfg(test)]
 mod testing;
+pub mod wire;

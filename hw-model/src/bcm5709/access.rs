@@ -13,14 +13,18 @@ use super::{Bcm5709, mq_config2, shmem};
 use crate::tcp::TcpEngine;
 
 impl<T: TcpEngine> Bcm5709<T> {
-    pub(super) fn read32(&mut self, at: u64) -> u32 {
+    pub(super) fn read32(&mut self, cx: &DevCx<'_>, at: u64) -> u32 {
         match at {
-            0..0x100 => self.pci_read(at as u16),
+            0..0x100 => match cx.host.config(at as u16) {
+                Some(v) => v,
+                None => self.pci_read(at as u16),
+            },
             0x100..0x1_0000 => self.regs.read(Space::Grc, at as u32),
             _ => 0,
         }
     }
 
+    /// Reads a private register of configuration space, or what stands for one that the bus does not show.
     pub(super) fn pci_read(&mut self, at: u16) -> u32 {
         let l = &self.layout;
         let at = u32::from(at);
@@ -32,6 +36,7 @@ impl<T: TcpEngine> Bcm5709<T> {
                 let window = self.window();
                 self.regs.read(Space::Grc, window)
             }
+            hw::PCICFG_MISC_STATUS if self.hc.intx() => 0,
             hw::PCICFG_INT_ACK_CMD => self.hc.last_ack().into(),
             _ => self.regs.read(Space::PciCfg, at),
         }
@@ -52,7 +57,7 @@ impl<T: TcpEngine> Bcm5709<T> {
 
     pub(super) fn register_write(&mut self, cx: &mut DevCx<'_>, space: Space, at: u32, value: u32) {
         match self.regs.write(space, at, value) {
-            Effect::None => {}
+            Effect::None | Effect::Mirror | Effect::Level => {}
             Effect::WindowData => {
                 let window = self.window();
                 self.register_write(cx, Space::Grc, window, value);
@@ -65,24 +70,51 @@ impl<T: TcpEngine> Bcm5709<T> {
                     self.soft_reset(cx);
                 }
             }
-            Effect::Context => self.context_access(value),
+            Effect::EnableBlocks => self.set_enabled(value, true),
+            Effect::DisableBlocks => self.set_enabled(value, false),
+            Effect::Context => self.context_access(cx, value),
             Effect::ContextInit => {
                 if value & hw::CTX_COMMAND_MEM_INIT != 0 {
                     self.context.clear();
+                    self.rings.contexts_cleared();
                 }
             }
             Effect::HostPageTable => self.host_page_access(value),
+            Effect::Mdio => {
+                let comm = self.phy.transaction(value, cx.now);
+                self.regs.set(hw::EMAC_MDIO_COMM, comm);
+                let done = self.regs.get(hw::EMAC_STATUS) | hw::EMAC_STATUS_MI_COMPLETE;
+                self.regs.set(hw::EMAC_STATUS, done);
+                self.follow_link();
+            }
+            Effect::Rss => {
+                let data = self.regs.get(hw::RLUP_RSS_DATA);
+                if let Some(word) = self.rings.rss_command(value, data) {
+                    self.regs.set(hw::RLUP_RSS_DATA, word);
+                }
+            }
+            Effect::NvramCommand => self.nvram_command(value),
+            Effect::NvramArbitration => {
+                let state = self.nvram.arbitrate(value);
+                self.regs.set(hw::NVM_SW_ARB, state);
+            }
             Effect::StatusBlock => {
                 let high = u64::from(self.regs.get(hw::HC_STATUS_ADDR_H));
                 self.hc.set_base(cx, high << 32 | u64::from(self.regs.get(hw::HC_STATUS_ADDR_L)));
             }
-            Effect::HcModes => self.hc.start(),
+            Effect::StatisticsBlock => self.rings.statistics_period(&self.regs, cx.now),
+            Effect::HcModes => {
+                self.hc.set_modes(value);
+                self.rings.statistics_period(&self.regs, cx.now);
+            }
+            Effect::Thresholds => self.hc.set_thresholds(|at| self.regs.get(at)),
             Effect::CoalesceNow => {
                 self.hc.start();
                 let loud = value & hw::HC_COMMAND_COAL_NOW != 0;
                 if loud || value & hw::HC_COMMAND_COAL_NOW_WO_INT != 0 {
                     self.hc.coalesce_now(0, loud);
                 }
+                self.rings.statistics_command(value);
             }
             Effect::CoalesceVectors => {
                 self.hc.start();
@@ -100,10 +132,26 @@ impl<T: TcpEngine> Bcm5709<T> {
         }
     }
 
-    fn context_access(&mut self, control: u32) {
+    fn set_enabled(&mut self, bits: u32, on: bool) {
+        let before = self.regs.get(hw::MISC_ENABLE_STATUS_BITS);
+        self.regs.set(hw::MISC_ENABLE_STATUS_BITS, if on { before | bits } else { before & !bits });
+    }
+
+    fn nvram_command(&mut self, command: u32) {
+        let (at, data) = (self.regs.get(hw::NVM_ADDR), self.regs.get(hw::NVM_WRITE));
+        let may_write = self.regs.get(hw::NVM_ACCESS_ENABLE) & hw::NVM_ACCESS_ENABLE_WR_EN != 0;
+        let (status, word) = self.nvram.command(command, at, data, may_write);
+        self.regs.set(hw::NVM_COMMAND, status);
+        if let Some(word) = word {
+            self.regs.set(hw::NVM_READ, word);
+        }
+    }
+
+    fn context_access(&mut self, cx: &DevCx<'_>, control: u32) {
         let at = control & hw::CTX_CTX_CTRL_CTX_ADDR;
         if control & hw::CTX_CTX_CTRL_WRITE_REQ != 0 {
             self.context.write(at, self.regs.get(hw::CTX_CTX_DATA));
+            self.rings.context_written(at, &self.context, &mut self.hc, cx.host.grant());
         }
         if control & hw::CTX_CTX_CTRL_READ_REQ != 0 {
             self.regs.set(hw::CTX_CTX_DATA, self.context.read(at));
@@ -162,6 +210,7 @@ impl<T: TcpEngine> Bcm5709<T> {
         let outcome = match (cid, offset) {
             (ctx::KWQ_CID, ctx::L5_KRNLQ_HOST_QIDX) => self.kwq.ring(value),
             (ctx::KCQ_CID, ctx::L5_KRNLQ_HOST_QIDX) => self.kcq.ack(value),
+            _ if self.rings.ring(cid, offset, value) => Ok(()),
             _ => {
                 match (self.connections.by_cid(cid).map(|c| c.id), offset) {
                     (Some(id), doorbell::CNIC_SEND_DOORBELL) => self.engine.ring_sq(id, value),

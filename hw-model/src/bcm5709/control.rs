@@ -7,7 +7,7 @@
 //!
 //! Decisions where nothing is specified: a path group that is offloaded twice answers 0x89 with the id it has and takes
 //! the new header; UPDATE_PG counts for connections made afterwards; a peer's RST ends TCP for good, so that DESTROY is
-//! legal after it; an L2 FLUSH is consumed and not answered, as nothing waits for it.
+//! legal after it; an L2 FLUSH names a receive CID in its operand, and is not answered, as nothing waits for it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -59,7 +59,9 @@ impl<T: TcpEngine> Bcm5709<T> {
             Layer::L4 => self.execute_l4(cx, first, e),
             layer => {
                 self.abandon(cx, first);
-                if layer != Layer::L2 || L2KwqeOpcode(e.opcode()) != L2KwqeOpcode::FLUSH {
+                if layer == Layer::L2 && L2KwqeOpcode(e.opcode()) == L2KwqeOpcode::FLUSH {
+                    self.rings.flush(e.kwqe_op_flag.get() & 0xffff);
+                } else {
                     self.counters.unknown_kwqes += 1;
                 }
             }

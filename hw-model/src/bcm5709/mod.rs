@@ -7,12 +7,12 @@
 //! [`Engine`]'s.
 //!
 //! Registers and doorbells only change state. Everything that touches host memory happens in [`PciFunction::step`], in
-//! this order: kernel work requests, the engine, kernel completions, status blocks, interrupts. Reset is the
+//! this order: kernel work requests, the engine, kernel completions, Ethernet rings, status blocks, interrupts. Reset is the
 //! reverse of everything: the epoch is revoked first, then all that a host set up is forgotten; shared memory stays,
 //! unless the slot is reset.
 //!
-//! Not modelled yet: Ethernet rings and those of the iscsiuio helper, MDIO and NVRAM, statistics, firmware images
-//! (kept as memory, not run), coalescing ticks.
+//! Not modelled: firmware images (kept as memory, not run), the management processor beyond its answers, wake-up,
+//! self-tests, and what the submodules name.
 
 mod access;
 mod card;
@@ -21,6 +21,9 @@ mod control;
 mod hc;
 mod krnlq;
 mod mem;
+mod net;
+mod nvram;
+mod phy;
 pub mod regs;
 mod shmem;
 #[cfg(test)]
@@ -43,16 +46,20 @@ use hsi::status_block::{
 };
 use hsi::{ctx, doorbell};
 
-use crate::config::{ChipConfig, DoorbellLayout};
+use crate::config::{ChipConfig, DoorbellLayout, LinkSpeed};
 use crate::engine::{Engine, EngineEvents};
 use crate::fault::{FaultPoint, Faults};
 use crate::tcp::TcpEngine;
+use crate::wire::{NoPeer, Wire};
 pub use card::Card;
 use conn::{CID_STEP, Connections, FIRST_CID, PathGroups, TABLE};
 use control::{ANSWERS, Pair};
 use hc::{HostCoalescing, VECTORS};
 use krnlq::{Kcq, Kwq};
 use mem::SparseMem;
+use net::{Chip, Rings};
+use nvram::Nvram;
+use phy::Phy;
 use regs::{RegisterFile, Space};
 
 /// KWQEs fetched and not yet executed, at most.
@@ -109,6 +116,22 @@ counters! {
     kcq_stalls,
     /// Events of the engine for a connection that is gone.
     stale_events,
+    /// Frames sent through Ethernet rings; the segments of a large send count one by one.
+    tx_frames,
+    /// Of those, how many had no link to go to.
+    tx_without_link,
+    /// Descriptors that made no frame, and large sends that were no TCP.
+    tx_malformed,
+    /// Frames put into Ethernet rings. One that goes into two rings counts twice.
+    rx_frames,
+    /// Frames that no sort rule took.
+    rx_filtered,
+    /// Frames for which a ring had no descriptor.
+    rx_no_buffer,
+    /// Frames longer than the driver allows, or than its buffer.
+    rx_oversize,
+    /// Frames too short to have a header.
+    rx_runts,
     /// Accesses that no register takes: narrower than 32 bits, or in a BAR that is not there.
     bad_accesses,
 }
@@ -133,6 +156,12 @@ pub struct Bcm5709<T> {
     events: EngineEvents,
     /// KCQEs of one post, on their way to the bookkeeping.
     written: Vec<Kcqe>,
+    rings: Rings,
+    phy: Phy,
+    nvram: Nvram,
+    /// The cable as the world has plugged it.
+    cable: bool,
+    /// The link as the host was told last.
     link: bool,
     mute: bool,
     /// A defect: one more write to the completion queue of before the reset.
@@ -171,14 +200,26 @@ impl<T: TcpEngine> Bcm5709<T> {
             events: EngineEvents::new(),
             written: Vec::new(),
             counters: FrontCounters::default(),
-            link: true,
+            rings: Rings::new(Box::new(NoPeer)),
+            phy: Phy::new(&config),
+            nvram: Nvram::new(),
+            cable: config.link == LinkSpeed::Gigabit,
+            link: config.link == LinkSpeed::Gigabit,
             mute: false,
             late: None,
             config,
             faults,
         };
         card.show_link();
+        card.hc.set_attention(card.link_attention());
         card
+    }
+
+    /// The same card with its port plugged into `wire`. Without, there is a carrier and nobody behind it.
+    #[must_use]
+    pub fn with_wire(mut self, wire: impl Wire + 'static) -> Self {
+        self.rings.set_wire(Box::new(wire));
+        self
     }
 
     /// What happened since the card was made.
@@ -211,19 +252,32 @@ impl<T: TcpEngine> Bcm5709<T> {
         self.mute
     }
 
-    /// The wire gains or loses its carrier. The host learns of it by an attention after the next step, so whoever calls
-    /// this wakes the card.
+    /// The cable is plugged or pulled. The host learns of it by an attention after the next step, so whoever calls this
+    /// wakes the card.
     pub fn set_link(&mut self, up: bool) {
-        if self.link != up {
-            self.link = up;
+        self.cable = up;
+        self.follow_link();
+    }
+
+    /// Compares the PHY's link with what the host was told.
+    fn follow_link(&mut self) {
+        self.phy.set_carrier(self.cable && self.rings.carrier());
+        if self.link != self.phy.link() {
+            self.link = self.phy.link();
             self.show_link();
-            self.hc.attend(STATUS_ATTN_BITS_LINK_STATE, up);
+            self.hc.attend(STATUS_ATTN_BITS_LINK_STATE, self.link);
         }
     }
 
+    fn link_attention(&self) -> u32 {
+        if self.link { STATUS_ATTN_BITS_LINK_STATE } else { 0 }
+    }
+
     fn show_link(&mut self) {
-        let change = if self.link { hw::EMAC_STATUS_LINK } else { 0 } | hw::EMAC_STATUS_LINK_CHANGE;
-        self.regs.set(hw::EMAC_STATUS, change);
+        let events =
+            self.regs.get(hw::EMAC_STATUS) & hw::EMAC_STATUS_MI_COMPLETE | hw::EMAC_STATUS_LINK_CHANGE;
+        self.regs.set(hw::EMAC_STATUS, events | if self.link { hw::EMAC_STATUS_LINK } else { 0 });
+        self.regs.set(hw::EMAC_MDIO_STATUS, if self.link { hw::EMAC_MDIO_STATUS_LINK } else { 0 });
         self.regs.set_shmem(hsi::shmem::LINK_STATUS, shmem::link_status(self.link));
     }
 
@@ -254,7 +308,9 @@ impl<T: TcpEngine> Bcm5709<T> {
         self.context.clear();
         self.host_pages.fill((0, 0));
         self.hc = HostCoalescing::new();
-        self.hc.set_attention(if self.link { STATUS_ATTN_BITS_LINK_STATE } else { 0 });
+        self.hc.set_attention(self.link_attention());
+        self.rings.reset();
+        self.nvram.reset();
         self.mute = false;
         report
     }
@@ -313,6 +369,20 @@ impl<T: TcpEngine> Bcm5709<T> {
         }
     }
 
+    /// The link, and the Ethernet rings; at most `budget` frames.
+    fn ethernet(&mut self, cx: &mut DevCx<'_>, budget: Budget) -> Progress {
+        self.phy.tick(cx.now);
+        self.follow_link();
+        let mut chip = Chip {
+            regs: &mut self.regs,
+            context: &self.context,
+            hc: &mut self.hc,
+            counters: &mut self.counters,
+            link: self.link,
+        };
+        self.rings.step(cx, &mut chip, budget)
+    }
+
     /// Whether the chip is mute, or becomes so now.
     fn muted(&mut self, cx: &mut DevCx<'_>) -> bool {
         self.mute = self.mute || self.faults.fires(cx, FaultPoint::Mute);
@@ -325,14 +395,14 @@ impl<T: TcpEngine> PciFunction for Bcm5709<T> {
         &self.layout
     }
 
-    fn read(&mut self, _cx: &mut DevCx<'_>, bar: Bar, at: u64, width: Width) -> u64 {
+    fn read(&mut self, cx: &mut DevCx<'_>, bar: Bar, at: u64, width: Width) -> u64 {
         if bar != BAR0 {
             self.counters.bad_accesses += 1;
             return width.ones();
         }
-        let low = u64::from(self.read32(at & !3));
+        let low = u64::from(self.read32(cx, at & !3));
         match width {
-            Width::B8 => low | u64::from(self.read32(at + 4)) << 32,
+            Width::B8 => low | u64::from(self.read32(cx, at + 4)) << 32,
             _ => low >> (8 * (at & 3)) & width.ones(),
         }
     }
@@ -391,11 +461,16 @@ impl<T: TcpEngine> PciFunction for Bcm5709<T> {
             // What had to wait for room has room now.
             progress.done = progress.done.max(budget.0);
         }
-        self.hc.set_indexes(self.kwq.consumer(), self.kcq.producer());
+        let left = Budget(budget.0.saturating_sub(progress.done).max(1));
+        let net = self.ethernet(cx, left);
+        progress.done += net.done;
+        self.hc.set_indexes(self.kwq.consumer(), self.kcq.producer(), cx.now);
         let published = self.hc.publish(cx);
         self.counters.interrupts += u64::from(published.interrupts);
         self.counters.status_faults += u64::from(published.faults);
-        Progress { done: progress.done, next: Instant::earliest(progress.next, held) }
+        let timers = [held, net.next, self.phy.next_deadline(), self.hc.next_deadline()];
+        let next = timers.into_iter().fold(progress.next, Instant::earliest);
+        Progress { done: progress.done, next }
     }
 
     fn reset(&mut self, cx: &mut DevCx<'_>, kind: ResetKind) -> ResetReport {

@@ -21,47 +21,55 @@ pub enum Access {
     ReadWrite,
     /// Reads return zero.
     WriteOnly,
-    /// Bits written as one become zero.
-    WriteOneClear,
+    /// Of these bits, those written as one become zero; nothing else changes.
+    WriteOneClear(u32),
     /// As read-write, but these bits read as zero: what they ask for is done before the next read.
     SelfClearing(u32),
 }
 
-/// What a write does besides being stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// Nothing.
-    None,
-    /// Reads or writes the GRC address that the window shows.
-    WindowData,
-    /// Acknowledges, masks and unmasks an interrupt.
-    InterruptAck,
-    /// Sets acknowledged attention bits.
-    AttentionSet,
-    /// Clears acknowledged attention bits.
-    AttentionClear,
-    /// Resets the chip, except for shared memory and configuration space.
-    Reset,
-    /// Reads or writes a word of context memory.
-    Context,
-    /// Zeroes context memory.
-    ContextInit,
-    /// Reads or writes an entry of the host page table.
-    HostPageTable,
-    /// Moves the status block.
-    StatusBlock,
-    /// Modes of host coalescing: it publishes from now on.
-    HcModes,
-    /// Publishes the status block, with or without an interrupt.
-    CoalesceNow,
-    /// The same for the blocks of single vectors.
-    CoalesceVectors,
-    /// Starts or stops the kernel work queue.
-    KwqGo,
-    /// Starts or stops the kernel completion queue.
-    KcqGo,
-    /// A driver message for boot code.
-    DriverMailbox,
+macro_rules! effects {
+    ($($effect:ident: $text:literal,)*) => {
+        /// What a write does besides being stored.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Effect { $(#[doc = $text] $effect,)* }
+
+        impl Effect {
+            /// The same in words, for listings.
+            #[must_use]
+            pub const fn text(self) -> &'static str {
+                match self { $(Self::$effect => $text,)* }
+            }
+        }
+    };
+}
+
+effects! {
+    None: "Nothing.",
+    Mirror: "Shows the standard register of configuration space at the same offset.",
+    Level: "Shows the level of INTx: bit 0 is its pin, which is low when asserted.",
+    WindowData: "Reads or writes the GRC address that the window shows.",
+    InterruptAck: "Acknowledges, masks and unmasks an interrupt.",
+    AttentionSet: "Sets acknowledged attention bits.",
+    AttentionClear: "Clears acknowledged attention bits.",
+    Reset: "Resets the chip, except for shared memory and configuration space.",
+    EnableBlocks: "Enables blocks: sets bits of MISC_ENABLE_STATUS_BITS.",
+    DisableBlocks: "Disables blocks: clears bits of MISC_ENABLE_STATUS_BITS.",
+    Context: "Reads or writes a word of context memory; a ring's address starts the ring over.",
+    ContextInit: "Zeroes context memory.",
+    HostPageTable: "Reads or writes an entry of the host page table.",
+    Mdio: "Runs a transaction with the PHY.",
+    Rss: "Reads or writes eight entries of the RSS table.",
+    NvramCommand: "Reads or writes a word of the flash.",
+    NvramArbitration: "Requests or releases the flash.",
+    StatusBlock: "Moves the status block.",
+    StatisticsBlock: "Place and period of the statistics block.",
+    HcModes: "Modes of host coalescing: it publishes from now on.",
+    Thresholds: "Trip counts and time limits of the status blocks.",
+    CoalesceNow: "Publishes the status block, with or without an interrupt; writes or zeroes statistics.",
+    CoalesceVectors: "Publishes the blocks of single vectors.",
+    KwqGo: "Starts or stops the kernel work queue.",
+    KcqGo: "Starts or stops the kernel completion queue.",
+    DriverMailbox: "A driver message for boot code.",
 }
 
 /// Where a register lies.
@@ -109,117 +117,289 @@ const fn row(
 }
 
 macro_rules! table {
-    ($($space:ident { $($name:ident $access:expr, $reset:expr, $effect:expr;)* })*) => {
-        &[$($(row(stringify!($name), Space::$space, table!(@at $space $name), $access, $reset, $effect),)*)*]
+    ($($space:ident { $($name:ident $access:expr, $reset:expr, $effect:ident;)* })*) => {
+        &[$($(row(stringify!($name), Space::$space, table!(@at $space $name), $access, $reset, Effect::$effect),)*)*]
     };
     (@at Shmem $name:ident) => { shmem::HOST_VIEW_SHMEM_BASE + shmem::$name };
     (@at $space:ident $name:ident) => { regs::$name };
 }
 
+/// The coalescing registers of one MSI-X vector.
+macro_rules! vector {
+    ($n:literal) => {
+        vector!(@rows $n
+            "HC_SB_CONFIG_", 0;
+            "HC_TX_QUICK_CONS_TRIP_", regs::HC_TX_QUICK_CONS_TRIP_OFF;
+            "HC_COMP_PROD_TRIP_", regs::HC_COMP_PROD_TRIP_OFF;
+            "HC_RX_QUICK_CONS_TRIP_", regs::HC_RX_QUICK_CONS_TRIP_OFF;
+            "HC_RX_TICKS_", regs::HC_RX_TICKS_OFF;
+            "HC_TX_TICKS_", regs::HC_TX_TICKS_OFF;
+            "HC_COM_TICKS_", regs::HC_COM_TICKS_OFF;
+            "HC_CMD_TICKS_", regs::HC_CMD_TICKS_OFF;
+        )
+    };
+    (@rows $n:literal $($name:literal, $offset:expr;)*) => {
+        &[$(row(
+            concat!($name, $n),
+            Space::Grc,
+            regs::HC_SB_CONFIG_1 + ($n - 1) * regs::HC_SB_CONFIG_SIZE + $offset,
+            ReadWrite,
+            0,
+            Effect::Thresholds,
+        ),)*]
+    };
+}
+
 use Access::{ReadOnly, ReadWrite, SelfClearing, WriteOneClear, WriteOnly};
 
-/// All modelled registers, in the order of their addresses.
-pub const REGISTERS: &[Register] = table! {
+const EMAC_EVENTS: u32 =
+    regs::EMAC_STATUS_LINK_CHANGE | regs::EMAC_STATUS_MI_COMPLETE | regs::EMAC_STATUS_MI_INT;
+const PAGE_TABLE: u32 = regs::CTX_HOST_PAGE_TBL_CTRL_WRITE_REQ | regs::CTX_HOST_PAGE_TBL_CTRL_READ_REQ;
+const HC_NOW: u32 = regs::HC_COMMAND_COAL_NOW
+    | regs::HC_COMMAND_COAL_NOW_WO_INT
+    | regs::HC_COMMAND_STATS_NOW
+    | regs::HC_COMMAND_CLR_STAT_NOW;
+
+const BEFORE_VECTORS: &[Register] = table! {
     PciCfg {
-        PCICFG_MISC_CONFIG ReadWrite, 0, Effect::None;
-        PCICFG_MISC_STATUS ReadOnly, 0, Effect::None;
-        PCICFG_REG_WINDOW_ADDRESS ReadWrite, 0, Effect::None;
-        PCICFG_REG_WINDOW ReadWrite, 0, Effect::WindowData;
-        PCICFG_INT_ACK_CMD ReadWrite, 0, Effect::InterruptAck;
-        PCICFG_STATUS_BIT_SET_CMD WriteOnly, 0, Effect::AttentionSet;
-        PCICFG_STATUS_BIT_CLEAR_CMD WriteOnly, 0, Effect::AttentionClear;
-        PCICFG_DEVICE_CONTROL ReadOnly, 0, Effect::None;
+        PCICFG_MSI_CONTROL ReadOnly, 0, Mirror;
+        PCICFG_MISC_CONFIG ReadWrite, 0, None;
+        PCICFG_MISC_STATUS ReadOnly, regs::PCICFG_MISC_STATUS_INTA_VALUE, Level;
+        PCICFG_PCI_CLOCK_CONTROL_BITS ReadOnly, 0, None;
+        PCICFG_REG_WINDOW_ADDRESS ReadWrite, 0, None;
+        PCICFG_REG_WINDOW ReadWrite, 0, WindowData;
+        PCICFG_INT_ACK_CMD ReadWrite, 0, InterruptAck;
+        PCICFG_STATUS_BIT_SET_CMD WriteOnly, 0, AttentionSet;
+        PCICFG_STATUS_BIT_CLEAR_CMD WriteOnly, 0, AttentionClear;
+        PCICFG_MAILBOX_QUEUE_ADDR ReadWrite, 0, None;
+        PCICFG_MAILBOX_QUEUE_DATA ReadWrite, 0, None;
+        PCICFG_DEVICE_CONTROL ReadOnly, 0, Mirror;
     }
     Grc {
-        PCI_GRC_WINDOW_ADDR ReadWrite, 0, Effect::None;
-        PCI_CONFIG_3 ReadOnly, regs::PCI_CONFIG_3_VAUX_PRESET, Effect::None;
-        PCI_SWAP_DIAG0 ReadOnly, regs::SWAP_DIAG0_VALUE, Effect::None;
-        PCI_GRC_WINDOW2_ADDR ReadWrite, 0, Effect::None;
-        PCI_GRC_WINDOW3_ADDR ReadWrite, 0, Effect::None;
-        MISC_COMMAND SelfClearing(!0), 0, Effect::Reset;
-        MISC_CFG ReadWrite, 0, Effect::None;
-        MISC_ID ReadOnly, regs::MISC_ID_5709_C0, Effect::None;
-        MISC_ENABLE_SET_BITS WriteOnly, 0, Effect::None;
-        MISC_ENABLE_CLR_BITS WriteOnly, 0, Effect::None;
-        MISC_CLOCK_CONTROL_BITS ReadWrite, 0, Effect::None;
-        MISC_NEW_CORE_CTL ReadWrite, 0, Effect::None;
-        MISC_ECO_HW_CTL ReadWrite, 0, Effect::None;
-        MISC_DUAL_MEDIA_CTRL ReadOnly, regs::MISC_DUAL_MEDIA_CTRL_BOND_ID_C, Effect::None;
-        DMA_CONFIG ReadWrite, 0, Effect::None;
-        CTX_COMMAND SelfClearing(regs::CTX_COMMAND_MEM_INIT), 0, Effect::ContextInit;
-        CTX_CTX_CTRL SelfClearing(regs::CTX_CTX_CTRL_WRITE_REQ | regs::CTX_CTX_CTRL_READ_REQ), 0, Effect::Context;
-        CTX_CTX_DATA ReadWrite, 0, Effect::None;
-        CTX_HOST_PAGE_TBL_CTRL
-            SelfClearing(regs::CTX_HOST_PAGE_TBL_CTRL_WRITE_REQ | regs::CTX_HOST_PAGE_TBL_CTRL_READ_REQ), 0,
-            Effect::HostPageTable;
-        CTX_HOST_PAGE_TBL_DATA0 ReadWrite, 0, Effect::None;
-        CTX_HOST_PAGE_TBL_DATA1 ReadWrite, 0, Effect::None;
-        EMAC_MODE SelfClearing(regs::EMAC_MODE_RESET), 0, Effect::None;
-        EMAC_STATUS WriteOneClear, 0, Effect::None;
-        EMAC_ATTENTION_ENA ReadWrite, 0, Effect::None;
-        EMAC_MAC_MATCH0 ReadWrite, 0, Effect::None;
-        EMAC_MAC_MATCH1 ReadWrite, 0, Effect::None;
-        EMAC_MAC_MATCH2 ReadWrite, 0, Effect::None;
-        EMAC_MAC_MATCH3 ReadWrite, 0, Effect::None;
-        EMAC_MAC_MATCH4 ReadWrite, 0, Effect::None;
-        EMAC_MAC_MATCH5 ReadWrite, 0, Effect::None;
-        EMAC_BACKOFF_SEED ReadWrite, 0, Effect::None;
-        EMAC_RX_MTU_SIZE ReadWrite, 0, Effect::None;
-        EMAC_TX_MODE SelfClearing(regs::EMAC_TX_MODE_RESET), 0, Effect::None;
-        EMAC_RX_MODE SelfClearing(regs::EMAC_RX_MODE_RESET), 0, Effect::None;
-        RPM_SORT_USER0 ReadWrite, 0, Effect::None;
-        MQ_COMMAND ReadWrite, 0, Effect::None;
-        MQ_CONFIG ReadWrite, 0, Effect::None;
-        MQ_KNL_BYP_WIND_START ReadWrite, 0, Effect::None;
-        MQ_KNL_WIND_END ReadWrite, 0, Effect::None;
-        MQ_CONFIG2 ReadOnly, 0, Effect::None;
-        HC_COMMAND
-            SelfClearing(regs::HC_COMMAND_COAL_NOW | regs::HC_COMMAND_COAL_NOW_WO_INT | regs::HC_COMMAND_STATS_NOW), 0,
-            Effect::CoalesceNow;
-        HC_STATUS ReadOnly, 0, Effect::None;
-        HC_CONFIG ReadWrite, 0, Effect::HcModes;
-        HC_ATTN_BITS_ENABLE ReadWrite, 0, Effect::None;
-        HC_STATUS_ADDR_L ReadWrite, 0, Effect::StatusBlock;
-        HC_STATUS_ADDR_H ReadWrite, 0, Effect::StatusBlock;
-        HC_STATISTICS_ADDR_L ReadWrite, 0, Effect::None;
-        HC_STATISTICS_ADDR_H ReadWrite, 0, Effect::None;
-        HC_TX_QUICK_CONS_TRIP ReadWrite, 0, Effect::None;
-        HC_COMP_PROD_TRIP ReadWrite, 0, Effect::None;
-        HC_RX_QUICK_CONS_TRIP ReadWrite, 0, Effect::None;
-        HC_RX_TICKS ReadWrite, 0, Effect::None;
-        HC_TX_TICKS ReadWrite, 0, Effect::None;
-        HC_COM_TICKS ReadWrite, 0, Effect::None;
-        HC_CMD_TICKS ReadWrite, 0, Effect::None;
-        HC_PERIODIC_TICKS ReadWrite, 0, Effect::None;
-        HC_STAT_COLLECT_TICKS ReadWrite, 0, Effect::None;
-        HC_STATS_TICKS ReadWrite, 0, Effect::None;
+        PCI_GRC_WINDOW_ADDR ReadWrite, 0, None;
+        PCI_CONFIG_3 ReadOnly, regs::PCI_CONFIG_3_VAUX_PRESET, None;
+        PCI_SWAP_DIAG0 ReadOnly, regs::SWAP_DIAG0_VALUE, None;
+        PCI_SWAP_DIAG1 ReadWrite, 0, None;
+        PCI_MSIX_CONTROL ReadWrite, 0, None;
+        PCI_MSIX_TBL_OFF_BIR ReadWrite, 0, None;
+        PCI_MSIX_PBA_OFF_BIT ReadWrite, 0, None;
+        PCI_GRC_WINDOW2_ADDR ReadWrite, 0, None;
+        PCI_GRC_WINDOW3_ADDR ReadWrite, 0, None;
+        MISC_COMMAND SelfClearing(!0), 0, Reset;
+        MISC_CFG ReadWrite, 0, None;
+        MISC_ID ReadOnly, regs::MISC_ID_5709_C0, None;
+        MISC_ENABLE_STATUS_BITS ReadOnly, 0, None;
+        MISC_ENABLE_SET_BITS WriteOnly, 0, EnableBlocks;
+        MISC_ENABLE_CLR_BITS WriteOnly, 0, DisableBlocks;
+        MISC_CLOCK_CONTROL_BITS ReadWrite, 0, None;
+        MISC_NEW_CORE_CTL ReadWrite, 0, None;
+        MISC_ECO_HW_CTL ReadWrite, 0, None;
+        MISC_DUAL_MEDIA_CTRL ReadOnly, regs::MISC_DUAL_MEDIA_CTRL_BOND_ID_C, None;
+        DMA_CONFIG ReadWrite, 0, None;
+        CTX_COMMAND SelfClearing(regs::CTX_COMMAND_MEM_INIT), 0, ContextInit;
+        CTX_STATUS ReadOnly, 0, None;
+        CTX_CTX_CTRL SelfClearing(regs::CTX_CTX_CTRL_WRITE_REQ | regs::CTX_CTX_CTRL_READ_REQ), 0, Context;
+        CTX_CTX_DATA ReadWrite, 0, None;
+        CTX_HOST_PAGE_TBL_CTRL SelfClearing(PAGE_TABLE), 0, HostPageTable;
+        CTX_HOST_PAGE_TBL_DATA0 ReadWrite, 0, None;
+        CTX_HOST_PAGE_TBL_DATA1 ReadWrite, 0, None;
+        EMAC_MODE SelfClearing(regs::EMAC_MODE_RESET), 0, None;
+        EMAC_STATUS WriteOneClear(EMAC_EVENTS), 0, None;
+        EMAC_ATTENTION_ENA ReadWrite, 0, None;
+        EMAC_LED ReadWrite, 0, None;
+        EMAC_MAC_MATCH0 ReadWrite, 0, None;
+        EMAC_MAC_MATCH1 ReadWrite, 0, None;
+        EMAC_MAC_MATCH2 ReadWrite, 0, None;
+        EMAC_MAC_MATCH3 ReadWrite, 0, None;
+        EMAC_MAC_MATCH4 ReadWrite, 0, None;
+        EMAC_MAC_MATCH5 ReadWrite, 0, None;
+        EMAC_MAC_MATCH6 ReadWrite, 0, None;
+        EMAC_MAC_MATCH7 ReadWrite, 0, None;
+        EMAC_MAC_MATCH8 ReadWrite, 0, None;
+        EMAC_MAC_MATCH9 ReadWrite, 0, None;
+        EMAC_MAC_MATCH10 ReadWrite, 0, None;
+        EMAC_MAC_MATCH11 ReadWrite, 0, None;
+        EMAC_MAC_MATCH12 ReadWrite, 0, None;
+        EMAC_MAC_MATCH13 ReadWrite, 0, None;
+        EMAC_MAC_MATCH14 ReadWrite, 0, None;
+        EMAC_MAC_MATCH15 ReadWrite, 0, None;
+        EMAC_MAC_MATCH16 ReadWrite, 0, None;
+        EMAC_MAC_MATCH17 ReadWrite, 0, None;
+        EMAC_MAC_MATCH18 ReadWrite, 0, None;
+        EMAC_MAC_MATCH19 ReadWrite, 0, None;
+        EMAC_MAC_MATCH20 ReadWrite, 0, None;
+        EMAC_MAC_MATCH21 ReadWrite, 0, None;
+        EMAC_MAC_MATCH22 ReadWrite, 0, None;
+        EMAC_MAC_MATCH23 ReadWrite, 0, None;
+        EMAC_MAC_MATCH24 ReadWrite, 0, None;
+        EMAC_MAC_MATCH25 ReadWrite, 0, None;
+        EMAC_MAC_MATCH26 ReadWrite, 0, None;
+        EMAC_MAC_MATCH27 ReadWrite, 0, None;
+        EMAC_MAC_MATCH28 ReadWrite, 0, None;
+        EMAC_MAC_MATCH29 ReadWrite, 0, None;
+        EMAC_MAC_MATCH30 ReadWrite, 0, None;
+        EMAC_MAC_MATCH31 ReadWrite, 0, None;
+        EMAC_BACKOFF_SEED ReadWrite, 0, None;
+        EMAC_RX_MTU_SIZE ReadWrite, 0, None;
+        EMAC_SERDES_CNTL ReadWrite, 0, None;
+        EMAC_MDIO_COMM ReadWrite, 0, Mdio;
+        EMAC_MDIO_STATUS ReadOnly, 0, None;
+        EMAC_MDIO_MODE ReadWrite, 0, None;
+        EMAC_MDIO_AUTO_STATUS ReadOnly, 0, None;
+        EMAC_TX_MODE SelfClearing(regs::EMAC_TX_MODE_RESET), 0, None;
+        EMAC_TX_STATUS ReadOnly, 0, None;
+        EMAC_TX_LENGTHS ReadWrite, 0, None;
+        EMAC_RX_MODE SelfClearing(regs::EMAC_RX_MODE_RESET), 0, None;
+        EMAC_RX_STATUS ReadOnly, 0, None;
+        EMAC_MULTICAST_HASH0 ReadWrite, 0, None;
+        EMAC_MULTICAST_HASH1 ReadWrite, 0, None;
+        EMAC_MULTICAST_HASH2 ReadWrite, 0, None;
+        EMAC_MULTICAST_HASH3 ReadWrite, 0, None;
+        EMAC_MULTICAST_HASH4 ReadWrite, 0, None;
+        EMAC_MULTICAST_HASH5 ReadWrite, 0, None;
+        EMAC_MULTICAST_HASH6 ReadWrite, 0, None;
+        EMAC_MULTICAST_HASH7 ReadWrite, 0, None;
+        RPM_CONFIG ReadWrite, 0, None;
+        RPM_MGMT_PKT_CTRL ReadWrite, 0, None;
+        RPM_SORT_USER0 ReadWrite, 0, None;
+        RPM_SORT_USER1 ReadWrite, 0, None;
+        RPM_SORT_USER2 ReadWrite, 0, None;
+        RPM_SORT_USER3 ReadWrite, 0, None;
+        RLUP_RSS_CONFIG ReadWrite, 0, None;
+        RLUP_RSS_COMMAND SelfClearing(regs::RLUP_RSS_COMMAND_WRITE | regs::RLUP_RSS_COMMAND_READ), 0, Rss;
+        RLUP_RSS_DATA ReadWrite, 0, None;
+        RV2P_COMMAND ReadWrite, 0, None;
+        RV2P_CONFIG ReadWrite, 0, None;
+        MQ_COMMAND ReadWrite, 0, None;
+        MQ_STATUS ReadOnly, 0, None;
+        MQ_CONFIG ReadWrite, 0, None;
+        MQ_BAD_WR_ADDR ReadOnly, 0, None;
+        MQ_BAD_RD_ADDR ReadOnly, 0, None;
+        MQ_KNL_BYP_WIND_START ReadWrite, 0, None;
+        MQ_KNL_WIND_END ReadWrite, 0, None;
+        MQ_CONFIG2 ReadOnly, 0, None;
+        MQ_MAP_L2_3 ReadWrite, regs::MQ_MAP_L2_3_DEFAULT, None;
+        MQ_MAP_L2_5 ReadWrite, 0, None;
+        TSCH_TSS_CFG ReadWrite, 0, None;
+        TBDR_COMMAND ReadWrite, 0, None;
+        TBDR_CONFIG ReadWrite, 0, None;
+        NVM_COMMAND ReadWrite, 0, NvramCommand;
+        NVM_STATUS ReadOnly, 0, None;
+        NVM_WRITE ReadWrite, 0, None;
+        NVM_ADDR ReadWrite, 0, None;
+        NVM_READ ReadOnly, !0, None;
+        NVM_CFG1 ReadWrite, 0, None;
+        NVM_CFG2 ReadWrite, 0, None;
+        NVM_CFG3 ReadWrite, 0, None;
+        NVM_SW_ARB ReadWrite, 0, NvramArbitration;
+        NVM_ACCESS_ENABLE ReadWrite, 0, None;
+        HC_COMMAND SelfClearing(HC_NOW), 0, CoalesceNow;
+        HC_STATUS ReadOnly, 0, None;
+        HC_CONFIG ReadWrite, 0, HcModes;
+        HC_ATTN_BITS_ENABLE ReadWrite, 0, None;
+        HC_STATUS_ADDR_L ReadWrite, 0, StatusBlock;
+        HC_STATUS_ADDR_H ReadWrite, 0, StatusBlock;
+        HC_STATISTICS_ADDR_L ReadWrite, 0, StatisticsBlock;
+        HC_STATISTICS_ADDR_H ReadWrite, 0, StatisticsBlock;
+        HC_TX_QUICK_CONS_TRIP ReadWrite, 0, Thresholds;
+        HC_COMP_PROD_TRIP ReadWrite, 0, Thresholds;
+        HC_RX_QUICK_CONS_TRIP ReadWrite, 0, Thresholds;
+        HC_RX_TICKS ReadWrite, 0, Thresholds;
+        HC_TX_TICKS ReadWrite, 0, Thresholds;
+        HC_COM_TICKS ReadWrite, 0, Thresholds;
+        HC_CMD_TICKS ReadWrite, 0, Thresholds;
+        HC_PERIODIC_TICKS ReadWrite, 0, None;
+        HC_STAT_COLLECT_TICKS ReadWrite, 0, None;
+        HC_STATS_TICKS ReadWrite, 0, StatisticsBlock;
         HC_COALESCE_NOW
             SelfClearing(regs::HC_COALESCE_NOW_COAL_NOW | regs::HC_COALESCE_NOW_COAL_NOW_WO_INT), 0,
-            Effect::CoalesceVectors;
-        HC_MSIX_BIT_VECTOR ReadWrite, 0, Effect::None;
-        COM_DOORBELL_ENABLE ReadWrite, 0, Effect::KcqGo;
-        MCP_TOE_ID ReadOnly, 0, Effect::None;
-    }
-    Shmem {
-        DRV_MB ReadWrite, 0, Effect::DriverMailbox;
-    }
-    Grc {
-        CP_DOORBELL_ENABLE ReadWrite, 0, Effect::KwqGo;
-        PG_CTX_MAP ReadOnly, 0, Effect::None;
-        ISCSI_CTX_MAP ReadOnly, 0, Effect::None;
-        FW_MAX_ISCSI_CONN ReadOnly, 0, Effect::None;
+            CoalesceVectors;
+        HC_MSIX_BIT_VECTOR ReadWrite, 0, None;
     }
 };
 
-/// Address ranges that are memory on the chip: name, first byte, bytes.
+const AFTER_VECTORS: &[Register] = table! {
+    Grc {
+        COM_DOORBELL_ENABLE ReadWrite, 0, KcqGo;
+        FW_RX_LOW_LATENCY ReadWrite, 0, None;
+        FW_RX_DROP_COUNT ReadOnly, 0, None;
+        MCP_TOE_ID ReadOnly, 0, None;
+    }
+    Shmem {
+        DRV_MB ReadWrite, 0, DriverMailbox;
+    }
+    Grc {
+        CP_DOORBELL_ENABLE ReadWrite, 0, KwqGo;
+        PG_CTX_MAP ReadOnly, 0, None;
+        ISCSI_CTX_MAP ReadOnly, 0, None;
+        FW_MAX_ISCSI_CONN ReadOnly, 0, None;
+        RBUF_COMMAND ReadWrite, 0, None;
+        RBUF_CONFIG ReadWrite, 0, None;
+        RBUF_CONFIG2 ReadWrite, 0, None;
+        RBUF_CONFIG3 ReadWrite, 0, None;
+    }
+};
+
+const GROUPS: &[&[Register]] = &[
+    BEFORE_VECTORS,
+    vector!(1),
+    vector!(2),
+    vector!(3),
+    vector!(4),
+    vector!(5),
+    vector!(6),
+    vector!(7),
+    vector!(8),
+    AFTER_VECTORS,
+];
+
+const COUNT: usize = {
+    let (mut n, mut group) = (0, 0);
+    while group < GROUPS.len() {
+        n += GROUPS[group].len();
+        group += 1;
+    }
+    n
+};
+
+const fn joined() -> [Register; COUNT] {
+    let mut all = [GROUPS[0][0]; COUNT];
+    let (mut n, mut group) = (0, 0);
+    while group < GROUPS.len() {
+        let mut i = 0;
+        while i < GROUPS[group].len() {
+            all[n] = GROUPS[group][i];
+            n += 1;
+            i += 1;
+        }
+        group += 1;
+    }
+    all
+}
+
+/// All modelled registers, in the order of their addresses.
+pub const REGISTERS: &[Register] = &joined();
+
+const CPU_REGISTERS: u32 = 0x400;
+const SCRATCH: u32 = 0x8000;
+
+/// Address ranges that are memory on the chip, and registers that are as good as memory because their reader is firmware
+/// that is not run: name, first byte, bytes.
 pub const MEMORIES: &[(&str, u32, u32)] = &[
-    ("RV2P", regs::RV2P_INSTR_HIGH, 0x10),
-    ("TXP_SCRATCH", regs::TXP_SCRATCH, 0x8000),
-    ("TPAT_SCRATCH", regs::TPAT_SCRATCH, 0x8000),
-    ("RXP_SCRATCH", regs::RXP_SCRATCH, 0x8000),
-    ("COM_SCRATCH", regs::COM_SCRATCH, 0x8000),
+    ("RV2P_INSTR", regs::RV2P_INSTR_HIGH, 0x10),
+    ("MQ_KNL_MASKS", regs::MQ_KNL_WRITE_MASK1, 0x74),
+    ("TXP_CPU", regs::TXP_CPU_MODE, CPU_REGISTERS),
+    ("TXP_SCRATCH", regs::TXP_SCRATCH, SCRATCH),
+    ("TPAT_CPU", regs::TPAT_CPU_MODE, CPU_REGISTERS),
+    ("TPAT_SCRATCH", regs::TPAT_SCRATCH, SCRATCH),
+    ("RXP_CPU", regs::RXP_CPU_MODE, CPU_REGISTERS),
+    ("RXP_SCRATCH", regs::RXP_SCRATCH, SCRATCH),
+    ("COM_CPU", regs::COM_CPU_MODE, CPU_REGISTERS),
+    ("COM_SCRATCH", regs::COM_SCRATCH, SCRATCH),
+    ("MCP_CPU", regs::MCP_CPU_MODE, CPU_REGISTERS),
     ("MCP_SCRATCH", regs::MCP_SCRATCH, MCP_SCRATCH_BYTES),
-    ("CP_SCRATCH", regs::CP_SCRATCH, 0x8000),
+    ("CP_CPU", regs::CP_CPU_MODE, CPU_REGISTERS),
+    ("CP_SCRATCH", regs::CP_SCRATCH, SCRATCH),
 ];
 
 const MCP_SCRATCH_BYTES: u32 = 0x8000;
@@ -351,7 +531,7 @@ impl RegisterFile {
             ReadOnly => return Effect::None,
             ReadWrite => self.value[i] = value,
             WriteOnly => {}
-            WriteOneClear => self.value[i] &= !value,
+            WriteOneClear(bits) => self.value[i] &= !(value & bits),
             SelfClearing(bits) => self.value[i] = value & !bits,
         }
         r.effect

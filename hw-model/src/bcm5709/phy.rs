@@ -1,0 +1,224 @@
+//! The copper PHY at MDIO address 1, and with it the link (CHIP-REGISTERS 2, item 15).
+//!
+//! Registers 0 to 10 and 15 are those of IEEE 802.3 clause 22; all others are storage, which is what drivers expect of
+//! the vendor's shadow registers. A restart of autonegotiation takes the link down and brings it back after
+//! [`ChipConfig::autonegotiation_ns`]. The PHY has no part in a reset of the chip: it keeps its link. Not modelled:
+//! partners that are not a gigabit switch, MDI crossover, pause, loopback.
+
+use bus::Instant;
+use hsi::regs::{self as hw, mii};
+
+use crate::config::{ChipConfig, LinkSpeed};
+
+/// 802.3 clause 22, register 15: 1000BASE-T, full and half duplex.
+const ESTATUS: (u32, u16) = (15, 0x3000);
+/// OUI and model of a PHY of the 5709's family; drivers only print it.
+const IDENTIFIER: (u16, u16) = (0x0143, 0xbca0);
+const BMCR_POWER_DOWN: u16 = 0x0800;
+const BMCR_ANENABLE: u16 = 0x1000;
+/// Autonegotiation on, full duplex, 1000 Mbit/s.
+const BMCR_DEFAULT: u16 = 0x1140;
+const ADVERTISE_DEFAULT: u16 = 0x01e1;
+const CTRL1000_DEFAULT: u16 = 0x0300;
+/// The partner: everything up to 100 Mbit/s, acknowledged; 1000 Mbit/s in both duplexes, both receivers good.
+const PARTNER: (u16, u16) = (0x41e1, 0x3c00);
+/// What an MDIO bus without a PHY reads.
+const NOBODY: u32 = 0xffff;
+
+/// The PHY and the cable.
+pub(super) struct Phy {
+    registers: [u16; 32],
+    /// There is a carrier: cable, wire and configuration agree.
+    carrier: bool,
+    negotiated: bool,
+    /// Negotiation ends then.
+    due: Option<Instant>,
+    /// The link was down since BMSR was read last (802.3 22.2.4.2.13).
+    was_down: bool,
+    autonegotiation_ns: u64,
+}
+
+impl Phy {
+    /// Power-on, with negotiation done.
+    pub(super) fn new(config: &ChipConfig) -> Self {
+        let mut phy = Self {
+            registers: [0; 32],
+            carrier: config.link == LinkSpeed::Gigabit,
+            negotiated: true,
+            due: None,
+            was_down: false,
+            autonegotiation_ns: config.autonegotiation_ns,
+        };
+        phy.defaults();
+        phy
+    }
+
+    fn defaults(&mut self) {
+        self.registers = [0; 32];
+        let mut set = |at: u32, value: u16| self.registers[at as usize] = value;
+        set(mii::BMCR, BMCR_DEFAULT);
+        set(mii::PHYSID1, IDENTIFIER.0);
+        set(mii::PHYSID2, IDENTIFIER.1);
+        set(mii::ADVERTISE, ADVERTISE_DEFAULT);
+        set(mii::CTRL1000, CTRL1000_DEFAULT);
+        set(ESTATUS.0, ESTATUS.1);
+    }
+
+    /// Whether there is a link.
+    pub(super) fn link(&self) -> bool {
+        self.carrier && self.negotiated && self.control() & BMCR_POWER_DOWN == 0
+    }
+
+    fn control(&self) -> u16 {
+        self.registers[mii::BMCR as usize]
+    }
+
+    /// The carrier comes or goes. A carrier that comes back is usable at once: what takes time is a restart that the
+    /// driver asks for.
+    pub(super) fn set_carrier(&mut self, carrier: bool) {
+        self.carrier = carrier;
+        self.note();
+    }
+
+    fn note(&mut self) {
+        self.was_down |= !self.link();
+    }
+
+    /// When negotiation ends.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Ends a negotiation that is due.
+    pub(super) fn tick(&mut self, now: Instant) {
+        if self.due.is_some_and(|t| t <= now) {
+            self.due = None;
+            self.negotiated = true;
+        }
+    }
+
+    /// One transaction: the value of `EMAC_MDIO_COMM` afterwards.
+    pub(super) fn transaction(&mut self, comm: u32, now: Instant) -> u32 {
+        if comm & hw::EMAC_MDIO_COMM_START_BUSY == 0 {
+            return comm;
+        }
+        let done = comm & !(hw::EMAC_MDIO_COMM_START_BUSY | hw::EMAC_MDIO_COMM_FAIL);
+        let present = (comm & hw::EMAC_MDIO_COMM_PHY_ADDR) >> 21 == hw::COPPER_PHY_ADDR;
+        let register = (comm & hw::EMAC_MDIO_COMM_REG_ADDR) >> 16;
+        match comm & hw::EMAC_MDIO_COMM_COMMAND {
+            hw::EMAC_MDIO_COMM_COMMAND_READ => {
+                let data = if present { self.read(register).into() } else { NOBODY };
+                done & !hw::EMAC_MDIO_COMM_DATA | data
+            }
+            hw::EMAC_MDIO_COMM_COMMAND_WRITE => {
+                if present {
+                    self.write(register, comm as u16, now);
+                }
+                done
+            }
+            _ => done | hw::EMAC_MDIO_COMM_FAIL,
+        }
+    }
+
+    fn read(&mut self, register: u32) -> u16 {
+        let link = self.link();
+        match register {
+            mii::BMSR => {
+                let latched = std::mem::replace(&mut self.was_down, !link);
+                let down = if latched || !link { mii::BMSR_LSTATUS } else { 0 };
+                let busy = if link { 0 } else { mii::BMSR_ANEGCOMPLETE };
+                mii::BMSR_LINK_UP & !down & !busy
+            }
+            mii::LPA if link => PARTNER.0,
+            mii::STAT1000 if link => PARTNER.1,
+            mii::LPA | mii::STAT1000 => 0,
+            _ => self.registers[register as usize],
+        }
+    }
+
+    fn write(&mut self, register: u32, value: u16, now: Instant) {
+        match register {
+            mii::BMSR | mii::PHYSID1 | mii::PHYSID2 | mii::LPA | mii::STAT1000 => {}
+            r if r == ESTATUS.0 => {}
+            mii::BMCR => {
+                if value & mii::BMCR_RESET != 0 {
+                    self.defaults();
+                } else {
+                    self.registers[register as usize] = value & !mii::BMCR_ANRESTART;
+                }
+                let restart = value & (mii::BMCR_RESET | mii::BMCR_ANRESTART) != 0;
+                if restart && self.control() & BMCR_ANENABLE != 0 {
+                    self.negotiated = false;
+                    self.due =
+                        Some(Instant::from_nanos(now.as_nanos().saturating_add(self.autonegotiation_ns)));
+                } else if self.control() & BMCR_ANENABLE == 0 {
+                    (self.negotiated, self.due) = (true, None);
+                }
+                self.note();
+            }
+            _ => self.registers[register as usize] = value,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(register: u32) -> u32 {
+        hw::EMAC_MDIO_COMM_START_BUSY | 1 << 21 | register << 16
+    }
+
+    fn read(phy: &mut Phy, register: u32) -> u32 {
+        let comm = phy.transaction(at(register) | hw::EMAC_MDIO_COMM_COMMAND_READ, Instant::ZERO);
+        assert_eq!(comm & hw::EMAC_MDIO_COMM_START_BUSY, 0);
+        comm & hw::EMAC_MDIO_COMM_DATA
+    }
+
+    fn write(phy: &mut Phy, register: u32, value: u16) {
+        let comm = at(register) | hw::EMAC_MDIO_COMM_COMMAND_WRITE | u32::from(value);
+        phy.transaction(comm, Instant::ZERO);
+    }
+
+    #[test]
+    fn a_gigabit_link_as_drivers_read_it() {
+        let mut phy = Phy::new(&ChipConfig::default());
+        assert_eq!(read(&mut phy, mii::BMSR), 0x796d);
+        assert_eq!((read(&mut phy, mii::STAT1000), read(&mut phy, mii::LPA)), (0x3c00, 0x41e1));
+        write(&mut phy, mii::BMSR, 0);
+        write(&mut phy, 0x18, 0x7007);
+        assert_eq!((read(&mut phy, mii::BMSR), read(&mut phy, 0x18)), (0x796d, 0x7007));
+        let other = at(0) ^ 3 << 21 | hw::EMAC_MDIO_COMM_COMMAND_READ;
+        assert_eq!(phy.transaction(other, Instant::ZERO) & 0xffff, 0xffff, "nobody at address 2");
+        assert_ne!(phy.transaction(at(0), Instant::ZERO) & hw::EMAC_MDIO_COMM_FAIL, 0, "no command");
+    }
+
+    #[test]
+    fn negotiation_takes_the_link_down_and_brings_it_back() {
+        for bit in [mii::BMCR_ANRESTART, mii::BMCR_RESET] {
+            let mut phy = Phy::new(&ChipConfig::default());
+            write(&mut phy, mii::BMCR, BMCR_DEFAULT | bit);
+            assert_eq!(read(&mut phy, mii::BMCR), BMCR_DEFAULT.into(), "clears itself");
+            assert!(!phy.link());
+            assert_eq!((read(&mut phy, mii::BMSR), read(&mut phy, mii::STAT1000)), (0x7949, 0));
+            let due = phy.next_deadline().expect("a deadline");
+            phy.tick(due);
+            assert!(phy.link() && phy.next_deadline().is_none());
+            assert_eq!(read(&mut phy, mii::BMSR), 0x7969, "the failure is latched until it is read");
+            assert_eq!(read(&mut phy, mii::BMSR), 0x796d);
+        }
+    }
+
+    #[test]
+    fn without_a_carrier_there_is_no_link() {
+        let mut phy = Phy::new(&ChipConfig { link: LinkSpeed::Down, ..ChipConfig::default() });
+        assert!(!phy.link());
+        write(&mut phy, mii::BMCR, BMCR_DEFAULT | mii::BMCR_ANRESTART);
+        phy.tick(Instant::from_nanos(u64::MAX));
+        assert!(!phy.link());
+        phy.set_carrier(true);
+        assert!(phy.link());
+        write(&mut phy, mii::BMCR, BMCR_POWER_DOWN);
+        assert!(!phy.link());
+    }
+}
