@@ -17,6 +17,7 @@ pub mod clock;
 pub mod count;
 pub mod entropy;
 pub mod event;
+pub mod heap;
 pub mod net;
 pub mod reactor;
 pub mod shm;
