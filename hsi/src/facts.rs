@@ -44,6 +44,8 @@ pub struct Fact {
     pub value: u64,
     /// What it is.
     pub kind: Kind,
+    /// What it means, where the name does not say it.
+    pub doc: &'static str,
 }
 
 /// One field of a structure.
@@ -164,10 +166,10 @@ macro_rules! wire {
 /// Declares constants: `prefix "P_"; Kind(args): type { NAME = value, ... }`, where `P_NAME` is the HSI name.
 macro_rules! facts {
     (prefix $prefix:literal; $($kind:ident $args:tt: $ty:ty {
-        $($(#[$meta:meta])* $name:ident = $value:expr),+ $(,)?
+        $($(#[doc = $doc:literal])* $name:ident = $value:expr),+ $(,)?
     })+) => {
         $($(
-            $(#[$meta])*
+            $(#[doc = $doc])*
             #[doc = concat!("\n\nHSI: `", $prefix, stringify!($name), "`.")]
             pub const $name: $ty = $value;
         )+)+
@@ -176,7 +178,12 @@ macro_rules! facts {
         pub(crate) const FACTS: &[$crate::facts::Fact] = {
             #[allow(unused_imports, reason = "not every module has registers")]
             use $crate::facts::{Fact, Kind, Space::*};
-            &[$($(Fact { name: concat!($prefix, stringify!($name)), value: $name as u64, kind: Kind::$kind $args }),+),+]
+            &[$($(Fact {
+                name: concat!($prefix, stringify!($name)),
+                value: $name as u64,
+                kind: Kind::$kind $args,
+                doc: concat!($($doc),*),
+            }),+),+]
         };
     };
 }
@@ -188,14 +195,14 @@ macro_rules! facts {
 macro_rules! open_enum {
     (@fact $name:ident, $value:expr, $prefix:literal) => {
         $crate::facts::Fact {
-            name: concat!($prefix, stringify!($name)), value: $value as u64, kind: $crate::facts::Kind::Constant(),
+            name: concat!($prefix, stringify!($name)), value: $value as u64, kind: $crate::facts::Kind::Constant(), doc: "",
         }
     };
     (@fact $name:ident, $value:expr, $prefix:literal, external) => {
-        $crate::facts::Fact { name: stringify!($name), value: $value as u64, kind: $crate::facts::Kind::External() }
+        $crate::facts::Fact { name: stringify!($name), value: $value as u64, kind: $crate::facts::Kind::External(), doc: "" }
     };
     (@fact $name:ident, $value:expr, $prefix:literal, $hsi:literal) => {
-        $crate::facts::Fact { name: $hsi, value: $value as u64, kind: $crate::facts::Kind::Constant() }
+        $crate::facts::Fact { name: $hsi, value: $value as u64, kind: $crate::facts::Kind::Constant(), doc: "" }
     };
     ($(#[$meta:meta])* pub struct $ty:ident($int:ty), prefix $prefix:literal {
         $($(#[$cmeta:meta])* $name:ident = $value:literal $(=> $source:tt)?),+ $(,)?

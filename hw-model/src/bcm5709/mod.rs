@@ -24,6 +24,7 @@ mod mem;
 mod net;
 mod nvram;
 mod phy;
+pub mod reference;
 pub mod regs;
 mod shmem;
 #[cfg(test)]

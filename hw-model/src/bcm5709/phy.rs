@@ -198,7 +198,7 @@ mod tests {
         for bit in [mii::BMCR_ANRESTART, mii::BMCR_RESET] {
             let mut phy = Phy::new(&ChipConfig::default());
             write(&mut phy, mii::BMCR, BMCR_DEFAULT | bit);
-            assert_eq!(read(&mut phy, mii::BMCR), BMCR_DEFAULT.into(), "clears itself");
+            assert_eq!(read(&mut phy, mii::BMCR), u32::from(BMCR_DEFAULT), "clears itself");
             assert!(!phy.link());
             assert_eq!((read(&mut phy, mii::BMSR), read(&mut phy, mii::STAT1000)), (0x7949, 0));
             let due = phy.next_deadline().expect("a deadline");

@@ -18,6 +18,7 @@ use hsi::l4::{L4Kcq, L4KwqConnectReq1, L4KwqConnectReq3, L4KwqOffloadPg};
 use hsi::pte::IscsiPte;
 use hsi::{U16, U32, View, ctx, doorbell, regs, shmem};
 
+use super::nic::Cable;
 use crate::bcm5709::{Bcm5709, Card};
 use crate::config::ChipConfig;
 use crate::fault::Faults;
@@ -122,6 +123,7 @@ pub(super) struct Host {
     pub(super) card: Card<Wire>,
     pub(super) faults: Faults,
     pub(super) wire: Wire,
+    pub(super) cable: Cable,
     pub(super) now: Instant,
     rng: Seeded,
     pub(super) trace: Trace,
@@ -150,7 +152,9 @@ impl Host {
     /// The same on a bus that holds posted writes, by the draws of `seed`.
     pub(super) fn on(config: ChipConfig, kcq_pages: usize, timing: Timing, seed: u64) -> Self {
         let (faults, wire) = (Faults::new(), Wire::default());
-        let card = Card::new(Bcm5709::new(config, faults.clone(), wire.clone()));
+        let cable = Cable::default();
+        let card = Bcm5709::new(config, faults.clone(), wire.clone()).with_wire(cable.clone());
+        let card = Card::new(card);
         let wakes = WakeSet::default();
         let slot = Slot::new(
             SlotConfig { strict: true, timing, ..SlotConfig::default() },
@@ -171,6 +175,7 @@ impl Host {
             card,
             faults,
             wire,
+            cable,
             now: Instant::ZERO,
             rng: Seeded::new(seed),
             trace: Trace::recording(),

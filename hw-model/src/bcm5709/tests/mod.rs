@@ -4,5 +4,8 @@ mod bring_up;
 mod control;
 mod host;
 mod hostile;
+mod netdev;
+mod nic;
+mod probe;
 mod queues;
 mod reset;
