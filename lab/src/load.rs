@@ -47,6 +47,8 @@ pub struct LoadConfig {
 pub struct LoadReport {
     /// Requests completed, with or without success.
     pub commands: u64,
+    /// Reads that were judged.
+    pub reads: u64,
     /// Bytes of successful requests.
     pub bytes: u64,
     /// Requests that completed with an error.
@@ -165,6 +167,12 @@ impl Load {
     #[must_use]
     pub fn recovering(&self) -> usize {
         self.sessions.iter().filter(|s| s.recovering.is_some()).count()
+    }
+
+    /// Whether every region was written once: from then on requests are random.
+    #[must_use]
+    pub fn filled(&self) -> bool {
+        self.sessions.iter().all(|s| s.unwritten == s.region.blocks().end)
     }
 
     /// What happened so far.
@@ -289,6 +297,7 @@ impl Load {
         match slot.write.take() {
             Some(generation) => session.region.wrote(slot.blocks.clone(), generation, c.result.is_ok()),
             None if c.result.is_ok() => {
+                report.reads += 1;
                 let data = &mut self.scratch[..bytes];
                 let mut at = 0;
                 for p in &slot.parts {

@@ -16,6 +16,8 @@ use tests::tgtd::Tgtd;
 
 const TARGET: &str = "iqn.2026-01.test:disk";
 const SIZE: u64 = 64 << 20;
+/// Blocks of a session's region, at most.
+const REGION: usize = 8192;
 const OURS: (&str, &str) = ("initiator", "a secret of ours");
 const THEIRS: (&str, &str) = ("target", "a secret of theirs");
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -60,15 +62,16 @@ fn load_config(w: &mut World, max_bytes: usize) -> LoadConfig {
     }
 }
 
-/// Verified I/O with every session until each request size has been seen often, then a clean end.
+/// Writes every session's region once, then random requests of all sizes up to `max_bytes`, with the reads judged; then a clean end.
 fn verify(w: &mut World, record: &NodeRecord, sessions: usize, max_bytes: usize) {
     let entries = w.login(record, sessions).expect("login");
     let config = load_config(w, max_bytes);
-    let blocks = (SIZE / 512) as usize / sessions;
+    let blocks = REGION.min((SIZE / 512) as usize / sessions);
     let load = w.start_load(&entries, config, blocks).expect("the disk has room for every session");
-    let enough = 40 * sessions as u64;
     let watched = load.clone();
-    assert!(w.run(PATIENCE, |_| watched.borrow().report().commands >= enough), "I/O flows");
+    assert!(w.run(PATIENCE, |_| watched.borrow().filled()), "every region is written once");
+    let enough = load.borrow().report().reads + 60.max(4 * sessions as u64);
+    assert!(w.run(PATIENCE, |_| watched.borrow().report().reads >= enough), "random I/O flows");
     let unfinished = w.finish_load(&load, PATIENCE);
     let r = load.borrow().report().clone();
     assert_eq!((unfinished.lost, unfinished.kept), (0, 0));
@@ -139,7 +142,7 @@ fn a_target_that_is_killed_and_restarted_under_load_costs_a_recovery_and_nothing
     let mut w = world();
     let entries = w.login(&record(&far), 8).expect("login");
     let config = load_config(&mut w, 256 << 10);
-    let load = w.start_load(&entries, config, 8192).expect("room");
+    let load = w.start_load(&entries, config, REGION).expect("room");
     let watched = load.clone();
     for round in 1..=2 {
         let before = load.borrow().report().commands;
