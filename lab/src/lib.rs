@@ -7,6 +7,7 @@
     reason = "runners are where the clock and the operating system come in"
 )]
 
+pub mod chip_host;
 pub mod demo;
 pub mod execution;
 pub mod host;

@@ -113,6 +113,7 @@ fn advice(e: &io::Error) -> &'static str {
     match e.kind() {
         io::ErrorKind::AddrInUse => "; another process listens there: choose another path",
         io::ErrorKind::NotFound => "; create the directory first",
+        io::ErrorKind::InvalidInput => "; choose a shorter path",
         io::ErrorKind::PermissionDenied => "; choose a directory that you may write to",
         _ => "",
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use hw_model::config::Mac;
 use hw_model::fault::FaultPoint;
 
 use crate::perf::Pattern;
@@ -40,6 +41,67 @@ pub(crate) enum Command {
     Io(Io),
     /// Measure throughput, latency and cost per I/O through the modelled card.
     Perf(Perf),
+    /// Put the modelled card behind a vfio-user socket, for QEMU or a driver of yours, until SIGTERM or Ctrl-C.
+    Chip(Chip),
+    /// List the registers of the modelled card.
+    Regs,
+}
+
+/// Cards that are modelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Model {
+    /// NetXtreme II, gigabit, PCI id 14e4:1639.
+    Bcm5709,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Link {
+    /// A gigabit partner.
+    #[value(name = "1g")]
+    Gigabit,
+    /// No carrier.
+    Down,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Chip {
+    /// Which card.
+    #[arg(long, default_value = "bcm5709")]
+    pub(crate) model: Model,
+    /// Where to listen. The socket of a dead process is taken over.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: PathBuf,
+    /// MAC of the Ethernet function.
+    #[arg(long, value_name = "MAC", default_value = "00:10:18:aa:bb:cc", value_parser = mac)]
+    pub(crate) mac: Mac,
+    /// MAC of the iSCSI function.
+    #[arg(long, value_name = "MAC", default_value = "00:10:18:aa:bb:cd", value_parser = mac)]
+    pub(crate) iscsi_mac: Mac,
+    /// Connections that the licence allows; 0: the chip does not do iSCSI.
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u16).range(0..=128))]
+    pub(crate) connections: u16,
+    /// What the port is connected to.
+    #[arg(long, default_value = "1g")]
+    pub(crate) link: Link,
+    /// End when the first client has gone.
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// List at the end which registers outside of the table were used.
+    #[arg(long)]
+    pub(crate) unmodelled: bool,
+}
+
+/// The address of one station, as people write it.
+fn mac(text: &str) -> Result<Mac, String> {
+    let bytes: Vec<u8> = text
+        .split([':', '-'])
+        .filter(|b| b.len() == 2 && b.chars().all(|c| c.is_ascii_hexdigit()))
+        .map_while(|b| u8::from_str_radix(b, 16).ok())
+        .collect();
+    match <Mac>::try_from(bytes) {
+        Ok(mac) if text.len() == 17 && mac[0] & 1 == 0 && mac != [0; 6] => Ok(mac),
+        _ => Err("write the address of one station, such as 00:10:18:aa:bb:cc".to_owned()),
+    }
 }
 
 #[derive(Debug, Args)]
@@ -175,5 +237,33 @@ mod tests {
             panic!()
         };
         assert_eq!((p.bs, p.extent.iodepth, p.runtime), (65536, 32, Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn the_default_chip_is_the_default_of_the_model() {
+        let Command::Chip(c) = Cli::parse_from(["cnic", "chip", "--socket", "s"]).command else { panic!() };
+        let model = hw_model::config::ChipConfig::default();
+        assert_eq!(
+            (c.mac, c.iscsi_mac, c.connections),
+            (model.mac, model.iscsi_mac, model.licensed_connections)
+        );
+        assert_eq!((c.model, c.link), (Model::Bcm5709, Link::Gigabit));
+    }
+
+    #[test]
+    fn a_mac_is_that_of_one_station() {
+        assert_eq!(mac("00:10:18:AA:bb-cc"), Ok([0, 0x10, 0x18, 0xaa, 0xbb, 0xcc]));
+        for wrong in [
+            "",
+            "00:10:18:aa:bb",
+            "00:10:18:aa:bb:cc:dd",
+            "01:10:18:aa:bb:cc",
+            "00:00:00:00:00:00",
+            "00:10:18:aa:bb:cg",
+            "001018:aabbcc:12:3",
+            "00:10:18:+a:bb:cc",
+        ] {
+            assert!(mac(wrong).is_err(), "{wrong}");
+        }
     }
 }

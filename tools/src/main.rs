@@ -7,6 +7,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "talking to people is the job of this crate")]
 #![allow(clippy::disallowed_methods, reason = "progress is shown by the wall clock")]
 
+mod chip;
 mod cli;
 mod commands;
 mod confirm;
@@ -16,6 +17,7 @@ mod io;
 mod lun;
 mod perf;
 mod progress;
+mod regs;
 mod remote;
 mod secret;
 mod size;
@@ -87,6 +89,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Info(options) => commands::info(&options, cli.json),
         Command::Io(options) => commands::io(&options, cli.json),
         Command::Perf(options) => commands::perf(&options, cli.json),
+        Command::Chip(options) => chip::run(&options, cli.json),
+        Command::Regs => regs::run(cli.json),
     }
 }
 

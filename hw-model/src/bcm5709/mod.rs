@@ -37,6 +37,7 @@ use bus::pci::{
     Width,
 };
 use bus::trace::EventKind;
+use bus::vfio_user::doorbell::DoorbellLayout as PageLayout;
 use bus::{Budget, Instant, Progress};
 use hsi::kcq::Kcqe;
 use hsi::kwq::Kwqe;
@@ -500,6 +501,18 @@ fn mq_config2(doorbells: DoorbellLayout) -> u32 {
         DoorbellLayout::Mailboxes => 0,
         DoorbellLayout::Pages => FIRST_CID | CID_STEP << 3,
     }
+}
+
+/// The doorbell pages of a card with this configuration that may be mapped; `None` when it has mailboxes only.
+#[must_use]
+pub fn doorbell_pages(config: &ChipConfig) -> Option<PageLayout> {
+    let modes = mq_config2(config.doorbells);
+    doorbell::bin_mode(modes).then(|| PageLayout {
+        bar: BAR0,
+        at: doorbell::connection(FIRST_CID, modes).into(),
+        pages: config.contexts.into(),
+        words: vec![doorbell::CNIC_SEND_DOORBELL as u16, doorbell::CNIC_RECV_DOORBELL as u16],
+    })
 }
 
 fn layout(config: &ChipConfig) -> FunctionLayout {

@@ -57,6 +57,10 @@ impl Inline {
 }
 
 impl Pace for Inline {
+    fn now(&self, now: Instant) -> Instant {
+        Self::clock().max(now)
+    }
+
     fn after_step(&mut self, now: Instant) -> Instant {
         self.steps += 1;
         if self.steps.is_multiple_of(STEPS_BETWEEN_POLLS) {

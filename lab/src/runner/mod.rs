@@ -23,6 +23,11 @@ pub const BUDGET: Budget = Budget(64);
 
 /// What happens to the clock.
 pub trait Pace {
+    /// The time, when the world outside may have let some pass since `now`.
+    fn now(&self, now: Instant) -> Instant {
+        now
+    }
+
     /// The time now, after an actor was stepped.
     fn after_step(&mut self, now: Instant) -> Instant;
 
@@ -189,11 +194,13 @@ impl Executive {
 
     /// Calls `f` as if it were an actor, now: how a test or a tool acts on the world between steps.
     pub fn act<R>(&mut self, who: ActorId, f: impl FnOnce(&mut Cx<'_>) -> R) -> R {
+        self.now = self.pace.now(self.now);
         f(&mut Cx { now: self.now, actor: who, rng: &mut *self.rng, trace: &mut self.trace })
     }
 
     /// Runs until `done` (asked after every step), or `limit`, or until nothing can happen any more.
     pub fn run(&mut self, limit: Instant, mut done: impl FnMut(&Self) -> bool) -> Ended {
+        self.now = self.pace.now(self.now);
         loop {
             if done(self) {
                 return Ended::Done;

@@ -5,6 +5,8 @@
     reason = "child processes live in real time; nothing asserts on the clock"
 )]
 
+pub(crate) mod chip;
+
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};

@@ -1,0 +1,221 @@
+//! A card in a process of its own: the slot behind a vfio-user socket, in real time.
+//!
+//! An actor that owns a listening socket, the one client that is attached, and the slot with its card
+//! ([`bus::vfio_user::server::Server`]). It moves bytes between them, steps the card, and before its runner sleeps it
+//! parks the slot, so that a client with mapped doorbells knows that it has to kick. A client that leaves, is lost or
+//! makes no sense costs the card a reset ([`bus::pci::ResetKind::LostConnection`]) and nothing else: the next one is
+//! accepted. Others wait in the queue of the listening socket meanwhile.
+//!
+//! Limits: one client at a time; what it may hold is the server's business.
+
+use std::io;
+use std::time::Duration;
+
+use bus::vfio_user::link::{Link, SocketLink};
+use bus::vfio_user::server::Server;
+use bus::wake::Wake;
+use bus::{Actor, ActorId, Budget, Cx, Instant, Progress};
+use os::reactor::{Owner, Ready};
+use os::signals::StopSignals;
+use os::unix::ChannelListener;
+
+/// How long accepting pauses when the process has no descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+const LISTENER: u32 = 0;
+const SIGNALS: u32 = 1;
+const KICK: u32 = 2;
+const CLIENT: u32 = 3;
+
+/// What happens to clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientEvent {
+    /// One has attached.
+    Attached,
+    /// It closed its socket, or its process ended. The card was reset.
+    Left,
+    /// It was shut out: what it sent makes no sense, or it did not answer. The card was reset.
+    Expelled,
+}
+
+/// Takes what happens to clients.
+pub type EventSink = Box<dyn FnMut(ClientEvent)>;
+
+/// A card behind a socket. See the module.
+pub struct ChipHost {
+    server: Server,
+    owner: Owner,
+    wake: Wake,
+    listener: Option<ChannelListener>,
+    accept_ready: bool,
+    accept_again: Option<Instant>,
+    signals: Option<StopSignals>,
+    client: Option<SocketLink>,
+    clients: u64,
+    once: bool,
+    ready: Vec<Ready>,
+    sink: Option<EventSink>,
+}
+
+impl ChipHost {
+    /// Serves `server` at `listener`. The runner wakes the actor for `owner`; `wake` is the actor's own. With `signals` it stops
+    /// on SIGTERM and SIGINT, with `once` when its first client has gone.
+    ///
+    /// # Errors
+    /// The reactor refuses the descriptors.
+    pub fn new(
+        server: Server,
+        listener: ChannelListener,
+        owner: Owner,
+        wake: Wake,
+        signals: Option<StopSignals>,
+        once: bool,
+    ) -> io::Result<Self> {
+        owner.register(&listener, LISTENER)?;
+        if let Some(signals) = &signals {
+            owner.register(signals, SIGNALS)?;
+        }
+        owner.register(&server.kicked(), KICK)?;
+        Ok(Self {
+            server,
+            owner,
+            wake,
+            listener: Some(listener),
+            accept_ready: true,
+            accept_again: None,
+            signals,
+            client: None,
+            clients: 0,
+            once,
+            ready: Vec::new(),
+            sink: None,
+        })
+    }
+
+    /// Reports what happens to clients to `sink` from now on.
+    pub fn set_sink(&mut self, sink: EventSink) {
+        self.sink = Some(sink);
+    }
+
+    /// The slot: its counters, and what it holds.
+    #[must_use]
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+
+    /// Clients that have attached so far.
+    #[must_use]
+    pub fn clients(&self) -> u64 {
+        self.clients
+    }
+
+    /// Takes no further client, detaches the present one and gives the path back.
+    pub fn stop(&mut self, cx: &mut Cx<'_>) {
+        if let Some(listener) = self.listener.take() {
+            // It is closed with the next line; the kernel forgets it then.
+            let _ = self.owner.deregister(&listener, LISTENER);
+        }
+        self.detach(cx, None);
+    }
+
+    /// Whether it was stopped, by whatever.
+    #[must_use]
+    pub fn stopped(&self) -> bool {
+        self.listener.is_none()
+    }
+
+    fn take_readiness(&mut self, cx: &mut Cx<'_>) {
+        let mut ready = std::mem::take(&mut self.ready);
+        self.owner.drain(&mut ready);
+        for r in ready.drain(..) {
+            match r.token {
+                LISTENER => self.accept_ready = true,
+                SIGNALS if self.signals.as_ref().is_some_and(StopSignals::take) => self.stop(cx),
+                // The client's bytes and kicks are looked for in every step.
+                _ => {}
+            }
+        }
+        self.ready = ready;
+    }
+
+    fn accept(&mut self, cx: &mut Cx<'_>) {
+        let due = self.accept_ready || self.accept_again.is_some_and(|at| at <= cx.now);
+        let Some(listener) = self.listener.as_ref().filter(|_| due && self.client.is_none()) else { return };
+        self.accept_again = None;
+        let accepted = listener.accept().and_then(|channel| {
+            let link = channel.map(SocketLink::new);
+            link.iter().try_for_each(|link| self.owner.register(link, CLIENT))?;
+            Ok(link)
+        });
+        self.accept_ready = matches!(accepted, Ok(Some(_)));
+        match accepted {
+            Ok(Some(link)) => {
+                self.client = Some(link);
+                self.clients += 1;
+                self.server.attach(cx);
+                self.tell(ClientEvent::Attached);
+            }
+            Ok(None) => {}
+            Err(_) => self.accept_again = Some(cx.now + ACCEPT_PAUSE),
+        }
+    }
+
+    fn tell(&mut self, event: ClientEvent) {
+        if let Some(sink) = &mut self.sink {
+            sink(event);
+        }
+    }
+
+    fn detach(&mut self, cx: &mut Cx<'_>, why: Option<ClientEvent>) {
+        let Some(link) = self.client.take() else { return };
+        // The descriptor is closed right after; an error changes nothing.
+        let _ = self.owner.deregister(&link, CLIENT);
+        self.server.detach(cx);
+        if let Some(why) = why {
+            self.tell(why);
+            if self.once {
+                self.stop(cx);
+            }
+        }
+    }
+
+    /// Moves bytes and serves what they bring, until nothing moves or it is the card's turn. Returns what was done.
+    fn converse(&mut self, cx: &mut Cx<'_>, turns: u32) -> u32 {
+        let mut done = 0;
+        while done < turns
+            && let Some(link) = &mut self.client
+        {
+            let (out, into) = self.server.queues();
+            let moved = link.exchange(out, into);
+            // What the client sent before it left has effect, too.
+            self.server.pump(cx);
+            match moved {
+                _ if self.server.is_broken() => self.detach(cx, Some(ClientEvent::Expelled)),
+                None => self.detach(cx, Some(ClientEvent::Left)),
+                Some(true) => done += 1,
+                Some(false) => break,
+            }
+        }
+        done
+    }
+}
+
+impl Actor for ChipHost {
+    fn name(&self) -> ActorId {
+        ActorId::new("chip-host", 0)
+    }
+
+    fn step(&mut self, cx: &mut Cx<'_>, budget: Budget) -> Progress {
+        self.take_readiness(cx);
+        self.accept(cx);
+        // A request and its answer.
+        let moved = self.converse(cx, 2);
+        let link = self.client.as_mut().map(|link| link as &mut dyn Link);
+        let p = self.server.step(cx, budget, link);
+        let done = moved + p.done;
+        if done > 0 || self.server.is_broken() || !self.server.park(cx) {
+            self.wake.wake();
+        }
+        Progress { done, next: Instant::earliest(p.next, self.accept_again) }
+    }
+}

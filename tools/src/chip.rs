@@ -1,0 +1,164 @@
+//! `cnic chip`: the modelled card behind a vfio-user socket, until SIGTERM or Ctrl-C.
+//!
+//! Offloaded connections are sockets of this machine; whoever else the host talks to over Ethernet is the responder.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use bus::trace::Trace;
+use bus::vfio_user::server::Server;
+use bus::vfio_user::version::Capabilities;
+use bus::{ActorId, Instant};
+use driver::error::ExitCode;
+use hw_model::bcm5709::{Bcm5709, Card, doorbell_pages};
+use hw_model::config::{ChipConfig, DoorbellLayout, LinkSpeed};
+use hw_model::fault::Faults;
+use hw_model::tcp::host::HostTcp;
+use hw_model::wire::Responder;
+use lab::chip_host::{ChipHost, ClientEvent};
+use lab::runner::Executive;
+use lab::runner::inline::{Inline, Wakers};
+use lab::streams::Secret;
+use os::reactor::Reactor;
+use os::signals::StopSignals;
+use os::unix::ChannelListener;
+use serde::Serialize;
+
+use crate::cli;
+use crate::failure::Failure;
+
+/// What was served, printed at the end.
+#[derive(Debug, Serialize)]
+struct Report {
+    clients: u64,
+    requests: u64,
+    refused: u64,
+    /// Accesses of the card to host memory that were refused.
+    dma_refused: u64,
+    resets: u64,
+    interrupts: u64,
+    /// Everything that is still held for a client: zero.
+    held: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unmodelled: Option<Vec<Unmodelled>>,
+    /// Accesses to registers outside of the table that the list had no room for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unlisted: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Unmodelled {
+    address: u32,
+    reads: u64,
+    writes: u64,
+}
+
+fn config(options: &cli::Chip) -> ChipConfig {
+    let cli::Model::Bcm5709 = options.model;
+    ChipConfig {
+        mac: options.mac,
+        iscsi_mac: options.iscsi_mac,
+        licensed_connections: options.connections,
+        link: match options.link {
+            cli::Link::Gigabit => LinkSpeed::Gigabit,
+            cli::Link::Down => LinkSpeed::Down,
+        },
+        doorbells: DoorbellLayout::Pages,
+        ..ChipConfig::default()
+    }
+}
+
+/// Serves until it is told to stop.
+pub(crate) fn run(options: &cli::Chip, json: bool) -> Result<(), Failure> {
+    let broken = |e: std::io::Error| Failure::new(ExitCode::Internal, format!("cannot serve: {e}"));
+    let listener = ChannelListener::bind(&options.socket)
+        .map_err(|e| Failure::new(ExitCode::Transport, e.to_string()))?;
+    let signals = StopSignals::new().map_err(broken)?;
+    let reactor = Reactor::new().map_err(broken)?;
+    let wakers = Wakers::default();
+    let (owner, sockets) = (reactor.owner().map_err(broken)?, reactor.owner().map_err(broken)?);
+    let (owner_index, sockets_index) = (owner.index(), sockets.index());
+    let mut executive = Executive::new(
+        Box::new(Inline::new(reactor, wakers.clone(), false)),
+        Box::new(Secret::default()),
+        Trace::off(),
+    );
+    let place = executive.place();
+    wakers.join(owner_index, place.wake());
+    wakers.join(sockets_index, place.wake());
+
+    let config = config(options);
+    let pages = doorbell_pages(&config);
+    let card = Bcm5709::new(config, Faults::new(), HostTcp::new(sockets)).with_wire(Responder::default());
+    let card = Card::new(card);
+    let server = Server::new(ActorId::new("card", 0), Box::new(card.clone()), Capabilities::default(), pages)
+        .map_err(broken)?;
+    let host =
+        ChipHost::new(server, listener, owner, place.wake(), Some(signals), options.once).map_err(broken)?;
+    let host = Rc::new(RefCell::new(host));
+    host.borrow_mut().set_sink(Box::new(log));
+    executive.install(&place, host.clone());
+
+    println!(
+        "listening on {}, BCM5709, licence for {} connection(s)",
+        options.socket.display(),
+        options.connections
+    );
+    executive.run(Instant::from_nanos(u64::MAX), |_| host.borrow().stopped());
+
+    let host = host.borrow();
+    let (slot, held) = (host.server().counters(), host.server().holdings());
+    let report = card.with(|c| {
+        let (front, (connections, paths)) = (c.counters(), c.in_use());
+        let registers = c.registers();
+        Report {
+            clients: host.clients(),
+            requests: slot.requests,
+            refused: slot.refused,
+            dma_refused: slot.dma_refused,
+            resets: front.resets,
+            interrupts: front.interrupts,
+            held: held.maps + held.unsent + held.deferred + connections + paths,
+            unmodelled: options.unmodelled.then(|| {
+                let all = registers.unmodelled();
+                all.map(|(address, u)| Unmodelled { address, reads: u.reads, writes: u.writes }).collect()
+            }),
+            unlisted: options.unmodelled.then(|| registers.unlisted()),
+        }
+    });
+    if json {
+        crate::print_json(&report);
+    } else {
+        print!("{}", report.summary());
+    }
+    Ok(())
+}
+
+impl Report {
+    fn summary(&self) -> String {
+        let mut text = format!(
+            "stopped after {} client(s), {} requests ({} refused), {} resets and {} interrupts\n",
+            self.clients, self.requests, self.refused, self.resets, self.interrupts
+        );
+        for u in self.unmodelled.iter().flatten() {
+            text += &format!("unmodelled {:#08x}: {} reads, {} writes\n", u.address, u.reads, u.writes);
+        }
+        match (&self.unmodelled, self.unlisted) {
+            (Some(list), _) if list.is_empty() => text += "no register outside of the table was used\n",
+            (_, Some(n)) if n > 0 => text += &format!("and {n} accesses to more such registers\n"),
+            _ => {}
+        }
+        text
+    }
+}
+
+/// What an operator wants to see: who comes and who goes.
+fn log(event: ClientEvent) {
+    match event {
+        ClientEvent::Attached => eprintln!("a client has attached"),
+        ClientEvent::Left => eprintln!("the client has left; the card was reset"),
+        ClientEvent::Expelled => {
+            eprintln!("the client broke the protocol and was shut out; the card was reset")
+        }
+    }
+}
