@@ -14,10 +14,12 @@ use bus::inproc::{SlotConfig, Timing};
 use driver::adapter::{AdapterCounters, AdapterState, OperatorRequest, SessionPhase};
 use driver::config::{Deadlines, DriverConfig};
 use driver::iscsid::{NodeRecord, SessionEntry};
+use driver::user::{Completion, Extent, Op, Request, SubmitError, Ticket, UserBuf};
 use hw_model::config::ChipConfig;
 use hw_model::engine::EngineCounters;
-use hw_model::fault::FaultPoint;
+use hw_model::fault::{FaultPoint, Trigger};
 use hw_model::tcp::memory::Reach;
+use iscsi::scsi::Lun;
 use iscsi::target::{Auth, Counters, Disk, RamBackend, ServerConfig, TargetServer};
 use lab::load::{Load, LoadConfig, LoadReport};
 use lab::oracle::Initial;
@@ -47,6 +49,8 @@ pub struct RigConfig {
     pub driver: DriverConfig,
     /// How long the bus may hold posted writes.
     pub timing: Timing,
+    /// DMA memory of the host, bytes.
+    pub dma_limit: usize,
     /// The target.
     pub server: ServerConfig,
     /// Who may log in.
@@ -74,6 +78,7 @@ impl RigConfig {
             chip: ChipConfig::default(),
             driver: DriverConfig::default(),
             timing: Timing::default(),
+            dma_limit: SlotConfig::default().dma_limit,
             server: ServerConfig { trace_commands: true, ..ServerConfig::default() },
             auth: Auth::default(),
         }
@@ -102,7 +107,7 @@ impl RigConfig {
         let mut config = WorldConfig::virtual_time(self.seed, self.target());
         config.chip = self.chip.clone();
         config.driver = self.driver.clone();
-        config.slot = SlotConfig { strict: true, timing: self.timing, ..SlotConfig::default() };
+        config.slot = SlotConfig { strict: true, timing: self.timing, dma_limit: self.dma_limit };
         World::new(config).expect("the configuration is sound")
     }
 }
@@ -251,13 +256,68 @@ impl Rig {
     /// When that does not work.
     #[must_use]
     pub fn start(config: RigConfig) -> Self {
-        let mut world = config.world();
-        world.bring_up().expect("the adapter comes up");
-        let entries = world.login(&config.record, config.sessions.into()).expect("all sessions log in");
-        let load = Rc::new(RefCell::new(Load::new(config.load.clone())));
-        let mut rig = Self { world, load, entries, config };
+        let mut rig = Self::idle(config);
         rig.attach();
         rig
+    }
+
+    /// Sessions logged in, and no load: the test submits requests itself.
+    ///
+    /// # Panics
+    /// When that does not work.
+    #[must_use]
+    pub fn idle(config: RigConfig) -> Self {
+        let mut rig = Self::up(config);
+        let count = rig.config.sessions.into();
+        rig.entries = rig.world.login(&rig.config.record, count).expect("all sessions log in");
+        rig
+    }
+
+    /// The interface up, and no session.
+    ///
+    /// # Panics
+    /// When that does not work.
+    #[must_use]
+    pub fn up(config: RigConfig) -> Self {
+        let mut world = config.world();
+        world.bring_up().expect("the adapter comes up");
+        let load = Rc::new(RefCell::new(Load::new(config.load.clone())));
+        Self { world, load, entries: Vec::new(), config }
+    }
+
+    /// A buffer of the adapter.
+    ///
+    /// # Panics
+    /// When there is no memory.
+    pub fn alloc(&mut self, len: usize) -> UserBuf {
+        self.world.act(|_, host| host.adapter.alloc(len)).expect("there is memory")
+    }
+
+    /// Frees a buffer.
+    ///
+    /// # Panics
+    /// When it is in use.
+    pub fn free(&mut self, buf: UserBuf) {
+        self.world.act(|_, host| host.adapter.free(buf)).expect("nobody uses it");
+    }
+
+    /// Submits a request to the first disk of session `i`.
+    ///
+    /// # Errors
+    /// As [`driver::adapter::Adapter::submit`].
+    pub fn submit(&mut self, i: usize, op: Op, lba: u64, data: &[Extent]) -> Result<Ticket, SubmitError> {
+        let session = self.entries[i].session;
+        let request = Request { lun: Lun::default(), op, lba, data };
+        self.world.act(|cx, host| host.adapter.submit(cx, session, &request))
+    }
+
+    /// The next completion within `limit`, and how long it took.
+    pub fn completion(&mut self, limit: Duration) -> Option<(Completion, Duration)> {
+        let (host, start) = (self.world.host().clone(), self.world.now());
+        let mut done = Vec::new();
+        self.world.run(limit, |_| host.borrow_mut().adapter.reap(&mut done) > 0);
+        assert!(done.len() <= 1, "S1: {done:?}");
+        Some((done.pop()?, self.world.now() - start))
     }
 
     fn attach(&mut self) {
@@ -315,6 +375,22 @@ impl Rig {
         let met = self.world.run(limit, |_| there(host.borrow().adapter.state()));
         assert!(met, "the adapter is {:?} after {limit:?}", self.state());
         self.world.now() - start
+    }
+
+    /// Arms a fault point for one operand (layer << 8 | opcode), `count` times from now on.
+    pub fn arm(&self, point: FaultPoint, operand: u32, count: u64) {
+        self.world.faults().arm(point, Trigger { after: 0, count, operand: Some(operand) });
+    }
+
+    /// Asserts that a fault point fired, and says how often: a run whose fault never happened proves nothing.
+    ///
+    /// # Panics
+    /// When it did not.
+    #[track_caller]
+    pub fn fired(&self, point: FaultPoint) -> u64 {
+        let n = self.world.faults().fired(point);
+        assert!(n > 0, "{point} never fired");
+        n
     }
 
     /// Asks for a change that resets the chip; recoveries are measured from now.

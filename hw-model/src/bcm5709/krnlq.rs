@@ -281,9 +281,10 @@ impl Kcq {
         self.backlog.clear();
     }
 
-    /// Where the chip would write next, with the ring's grant.
+    /// Where the chip would write next, with the ring's grant, also after the host has stopped the ring.
     pub(super) fn target(&self) -> Option<(u64, Grant)> {
-        self.ring.running().map(|g| (self.ring.locate(self.producer).0, g))
+        let grant = self.ring.grant.filter(|_| !self.ring.pages.is_empty())?;
+        Some((self.ring.locate(self.producer).0, grant))
     }
 
     /// How many more entries may wait.

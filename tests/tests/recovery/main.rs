@@ -2,5 +2,10 @@
 //! BNX2I-CNIC 13, each under its id. docs/invariants.md is the list of ids. `CNIC_FULL=1` runs the whole matrices.
 
 mod determinism;
+mod documented;
 mod every_event;
+mod ladder;
+mod logins;
+mod oracles;
 mod reset_matrix;
+mod scenarios;
