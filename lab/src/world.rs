@@ -176,8 +176,8 @@ pub struct Leftovers {
     pub audit: Audit,
     /// The driver's view.
     pub holdings: Holdings,
-    /// Connections on the card.
-    pub connections: usize,
+    /// Connections and path groups on the card, before the last reset or after it.
+    pub on_card: usize,
     /// Streams of an in-memory network.
     pub streams: usize,
 }
@@ -199,7 +199,7 @@ impl Leftovers {
             h.sessions,
             h.requests,
         ];
-        let card = self.audit.buffers + self.audit.loans + self.connections + self.streams;
+        let card = self.audit.buffers + self.audit.loans + self.on_card + self.streams;
         held.into_iter().map(u64::from).sum::<u64>() + card as u64
     }
 }
@@ -402,11 +402,13 @@ impl World {
         }
     }
 
-    fn connections(&self) -> usize {
-        match &self.card {
-            AnyCard::Memory(c) => c.with(|c| c.engine().connections()),
-            AnyCard::Sockets(c) => c.with(|c| c.engine().connections()),
-        }
+    /// Connections and path groups on the card.
+    fn in_use(&self) -> usize {
+        let (connections, groups) = match &self.card {
+            AnyCard::Memory(c) => c.with(|c| c.in_use()),
+            AnyCard::Sockets(c) => c.with(|c| c.in_use()),
+        };
+        connections + groups
     }
 
     /// Time spent in the steps of the card, its transport included.
@@ -521,15 +523,18 @@ impl World {
     /// # Errors
     /// The first login that failed; the others go on.
     pub fn login(&mut self, record: &NodeRecord, count: usize) -> Result<Vec<SessionEntry>, WorldError> {
-        for _ in 0..count {
-            self.begin_login(record)?;
-        }
+        let ids = (0..count).map(|_| self.begin_login(record)).collect::<Result<Vec<u64>, _>>()?;
         let mut entries = Vec::with_capacity(count);
-        for _ in 0..count {
-            match self.reply()? {
-                IscsidReply::LoggedIn { result, .. } => entries.push(result?),
-                other => debug_assert!(false, "an answer to nothing: {other:?}"),
+        let mut refused = None;
+        for reply in self.answers(&ids, DAEMON_LIMIT)? {
+            match reply {
+                IscsidReply::LoggedIn { result: Ok(entry), .. } => entries.push(entry),
+                IscsidReply::LoggedIn { result: Err(e), .. } => refused = refused.or(Some(e)),
+                IscsidReply::LoggedOut { .. } | IscsidReply::Discovered { .. } => {}
             }
+        }
+        if let Some(e) = refused {
+            return Err(e.into());
         }
         let host = self.host.clone();
         let ready = self.run(DAEMON_LIMIT, |_| {
@@ -547,8 +552,8 @@ impl World {
     pub fn discover(&mut self, record: DiscoveryRecord) -> Result<Vec<TargetRecord>, WorldError> {
         let id = self.id();
         self.ask(IscsidRequest::Discover { id, record: Box::new(record) })?;
-        match self.reply()? {
-            IscsidReply::Discovered { result, .. } => Ok(result?),
+        match self.answers(&[id], DAEMON_LIMIT)?.pop() {
+            Some(IscsidReply::Discovered { result, .. }) => Ok(result?),
             _ => Err(WorldError::Timeout("discovery")),
         }
     }
@@ -558,31 +563,33 @@ impl World {
     /// # Errors
     /// What went wrong; the session is gone in any case.
     pub fn logout(&mut self, tag: u64) -> Result<(), WorldError> {
-        let id = self.id();
-        self.ask(IscsidRequest::Logout { id, tag })?;
-        match self.reply()? {
-            IscsidReply::LoggedOut { result, .. } => Ok(result?),
+        let id = self.begin_logout(tag)?;
+        match self.answers(&[id], DAEMON_LIMIT)?.pop() {
+            Some(IscsidReply::LoggedOut { result, .. }) => Ok(result?),
             _ => Err(WorldError::Timeout("logout")),
         }
     }
 
-    /// Asks for a login without waiting: [`World::take_reply`] has the answer when there is one.
+    /// Asks for a login without waiting: [`World::take_reply`] has the answer, with the id returned here, when there
+    /// is one.
     ///
     /// # Errors
     /// A record that cannot be used, or a daemon that does not empty its inbox.
-    pub fn begin_login(&mut self, record: &NodeRecord) -> Result<(), WorldError> {
+    pub fn begin_login(&mut self, record: &NodeRecord) -> Result<u64, WorldError> {
         let (record, _) = record.clone().check()?;
         let id = self.id();
-        self.ask(IscsidRequest::Login { id, record: Box::new(record), multiple: true })
+        self.ask(IscsidRequest::Login { id, record: Box::new(record), multiple: true })?;
+        Ok(id)
     }
 
     /// Asks for a logout without waiting.
     ///
     /// # Errors
     /// A daemon that does not empty its inbox.
-    pub fn begin_logout(&mut self, tag: u64) -> Result<(), WorldError> {
+    pub fn begin_logout(&mut self, tag: u64) -> Result<u64, WorldError> {
         let id = self.id();
-        self.ask(IscsidRequest::Logout { id, tag })
+        self.ask(IscsidRequest::Logout { id, tag })?;
+        Ok(id)
     }
 
     /// The daemon's next answer, if there is one.
@@ -599,14 +606,22 @@ impl World {
         self.requests.send(request).map_err(|_| WorldError::Timeout("a place in the daemon's inbox"))
     }
 
-    fn reply(&mut self) -> Result<IscsidReply, WorldError> {
+    /// Waits for the answers to all of `ids`, together at most `limit`. Late answers to earlier requests are dropped.
+    fn answers(&mut self, ids: &[u64], limit: Duration) -> Result<Vec<IscsidReply>, WorldError> {
         let replies = self.replies.clone();
-        let mut reply = None;
-        self.run(DAEMON_LIMIT, |_| {
-            reply = replies.recv();
-            reply.is_some()
+        let mut found = Vec::with_capacity(ids.len());
+        self.run(limit, |_| {
+            while let Some(reply) = replies.recv() {
+                let (IscsidReply::LoggedIn { id, .. }
+                | IscsidReply::LoggedOut { id, .. }
+                | IscsidReply::Discovered { id, .. }) = &reply;
+                if ids.contains(id) {
+                    found.push(reply);
+                }
+            }
+            found.len() == ids.len()
         });
-        reply.ok_or(WorldError::Timeout("the daemon's answer"))
+        if found.len() == ids.len() { Ok(found) } else { Err(WorldError::Timeout("the daemon's answer")) }
     }
 
     /// Loads each session with verified I/O on a region of `blocks` blocks of its own: the i-th session has the i-th
@@ -698,10 +713,16 @@ impl World {
     /// [`WorldError::Timeout`] if the shutdown does not end.
     pub fn shutdown(&mut self) -> Result<Leftovers, WorldError> {
         let tags: Vec<u64> = self.host.borrow().adapter.sessions().map(|s| s.tag).collect();
+        let mut on_card = 0;
         if self.iscsid.is_some() && self.host.borrow().adapter.state() == AdapterState::Up {
-            for tag in tags {
-                // A session that is not logged in at this moment cannot say goodbye; it is gone all the same.
-                let _ = self.logout(tag);
+            let ids = tags.into_iter().map(|tag| self.begin_logout(tag)).collect::<Result<Vec<u64>, _>>()?;
+            // A session that is not logged in at this moment cannot say goodbye; it is gone all the same.
+            let all_out = self.answers(&ids, DAEMON_LIMIT).is_ok();
+            let host = self.host.clone();
+            let released = self.run(ADAPTER_LIMIT, |_| host.borrow().adapter.holdings().cids == 0);
+            if all_out && released && self.host.borrow().adapter.state() == AdapterState::Up {
+                // The reset of the shutdown would wipe what was forgotten on the card: look before it.
+                on_card = self.in_use();
             }
         }
         self.operate(OperatorRequest::Shutdown)?;
@@ -711,7 +732,9 @@ impl World {
             let target = target.clone();
             self.run(Duration::from_secs(2), |_| target.borrow().connections() == 0);
         }
-        Ok(self.leftovers())
+        let mut left = self.leftovers();
+        left.on_card += on_card;
+        Ok(left)
     }
 
     /// What is held right now.
@@ -720,7 +743,7 @@ impl World {
         Leftovers {
             audit: self.slot.borrow().audit(),
             holdings: self.host.borrow().adapter.holdings(),
-            connections: self.connections(),
+            on_card: self.in_use(),
             streams: self.net.as_ref().map_or(0, MemoryNet::streams),
         }
     }
