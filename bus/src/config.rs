@@ -96,14 +96,17 @@ impl ConfigSpace {
             (u16::from(l.pm), u16::from(l.msi), u16::from(l.msix.capability), u16::from(l.pcie));
         self.own(pm, 0x0003_0001 | u32::from(msi) << 8, 0);
         self.own(pm + 4, 0, 3);
-        self.own(msi, 0x0080_0005 | u32::from(msix) << 8, MSI_ENABLE);
+        let after_msi = if l.msix.vectors == 0 { pcie } else { msix };
+        self.own(msi, 0x0080_0005 | u32::from(after_msi) << 8, MSI_ENABLE);
         self.own(msi + 4, 0, !3);
         self.own(msi + 8, 0, !0);
         self.own(msi + 12, 0, 0xffff);
-        let size = u32::from(l.msix.vectors - 1) << 16;
-        self.own(msix, 0x11 | u32::from(pcie) << 8 | size, MSIX_ENABLE | MSIX_FUNCTION_MASK);
-        self.own(msix + 4, l.msix.table | u32::from(l.msix.bar.0), 0);
-        self.own(msix + 8, l.msix.pba | u32::from(l.msix.bar.0), 0);
+        if let Some(last) = l.msix.vectors.checked_sub(1) {
+            let size = u32::from(last) << 16;
+            self.own(msix, 0x11 | u32::from(pcie) << 8 | size, MSIX_ENABLE | MSIX_FUNCTION_MASK);
+            self.own(msix + 4, l.msix.table | u32::from(l.msix.bar.0), 0);
+            self.own(msix + 8, l.msix.pba | u32::from(l.msix.bar.0), 0);
+        }
         self.own(pcie, 0x0002_0010, 0);
         self.own(pcie + 4, 1 << 28 | 0x8000, 0);
         self.own(pcie + PCIE_DEVICE_CONTROL, 0, 0x7fff);

@@ -70,7 +70,7 @@ pub struct BarLayout {
 pub struct MsixLayout {
     /// Offset of the capability in config space.
     pub capability: u8,
-    /// Number of vectors, 1 to 64.
+    /// Number of vectors, up to 64. 0: there is no such capability.
     pub vectors: u16,
     /// BAR of table and pending-bit array.
     pub bar: Bar,

@@ -44,6 +44,8 @@ pub struct ChipConfig {
     pub link: LinkSpeed,
     /// How long autonegotiation takes when the driver restarts it, in nanoseconds. Real partners take seconds.
     pub autonegotiation_ns: u64,
+    /// Whether there is an MSI-X capability. Drivers take MSI without it.
+    pub msix: bool,
     /// PCI revision id. The stock driver refuses a 5709 below 0x10.
     pub pci_revision: u8,
     /// Connections that the licence allows. 0: the chip does not do iSCSI, and INIT answers status
@@ -84,6 +86,7 @@ impl Default for ChipConfig {
             iscsi_mac: [0x00, 0x10, 0x18, 0xaa, 0xbb, 0xcd],
             link: LinkSpeed::Gigabit,
             autonegotiation_ns: 2_000_000,
+            msix: true,
             pci_revision: 0x20,
             licensed_connections: 128,
             contexts: 256,

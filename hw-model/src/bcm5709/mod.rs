@@ -527,7 +527,7 @@ fn layout(config: &ChipConfig) -> FunctionLayout {
         msi: cs::MSI_CAP as u8,
         msix: MsixLayout {
             capability: cs::MSIX_CAP as u8,
-            vectors: VECTORS as u16,
+            vectors: if config.msix { VECTORS as u16 } else { 0 },
             bar: BAR0,
             table: hw::PCI_GRC_WINDOW2_BASE,
             pba: hw::PCI_GRC_WINDOW3_BASE,

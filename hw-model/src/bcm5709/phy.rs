@@ -3,7 +3,8 @@
 //! Registers 0 to 10 and 15 are those of IEEE 802.3 clause 22; all others are storage, which is what drivers expect of
 //! the vendor's shadow registers. A restart of autonegotiation takes the link down and brings it back after
 //! [`ChipConfig::autonegotiation_ns`]. The PHY has no part in a reset of the chip: it keeps its link. Not modelled:
-//! partners that are not a gigabit switch, MDI crossover, pause, loopback.
+//! partners that are not a gigabit switch, MDI crossover, loopback; pause is
+//! negotiated, and no pause frame is ever sent.
 
 use bus::Instant;
 use hsi::regs::{self as hw, mii};
@@ -20,8 +21,8 @@ const BMCR_ANENABLE: u16 = 0x1000;
 const BMCR_DEFAULT: u16 = 0x1140;
 const ADVERTISE_DEFAULT: u16 = 0x01e1;
 const CTRL1000_DEFAULT: u16 = 0x0300;
-/// The partner: everything up to 100 Mbit/s, acknowledged; 1000 Mbit/s in both duplexes, both receivers good.
-const PARTNER: (u16, u16) = (0x41e1, 0x3c00);
+/// The partner: everything up to 100 Mbit/s and pause, acknowledged; 1000 Mbit/s in both duplexes, both receivers good.
+const PARTNER: (u16, u16) = (0x45e1, 0x3c00);
 /// What an MDIO bus without a PHY reads.
 const NOBODY: u32 = 0xffff;
 
@@ -184,7 +185,7 @@ mod tests {
     fn a_gigabit_link_as_drivers_read_it() {
         let mut phy = Phy::new(&ChipConfig::default());
         assert_eq!(read(&mut phy, mii::BMSR), 0x796d);
-        assert_eq!((read(&mut phy, mii::STAT1000), read(&mut phy, mii::LPA)), (0x3c00, 0x41e1));
+        assert_eq!((read(&mut phy, mii::STAT1000), read(&mut phy, mii::LPA)), (0x3c00, 0x45e1));
         write(&mut phy, mii::BMSR, 0);
         write(&mut phy, 0x18, 0x7007);
         assert_eq!((read(&mut phy, mii::BMSR), read(&mut phy, 0x18)), (0x796d, 0x7007));

@@ -381,7 +381,7 @@ const fn joined() -> [Register; COUNT] {
 pub const REGISTERS: &[Register] = &joined();
 
 const CPU_REGISTERS: u32 = 0x400;
-const SCRATCH: u32 = 0x8000;
+const SCRATCH: u32 = 0x2_0000;
 
 /// Address ranges that are memory on the chip, and registers that are as good as memory because their reader is firmware
 /// that is not run: name, first byte, bytes.
@@ -397,12 +397,10 @@ pub const MEMORIES: &[(&str, u32, u32)] = &[
     ("COM_CPU", regs::COM_CPU_MODE, CPU_REGISTERS),
     ("COM_SCRATCH", regs::COM_SCRATCH, SCRATCH),
     ("MCP_CPU", regs::MCP_CPU_MODE, CPU_REGISTERS),
-    ("MCP_SCRATCH", regs::MCP_SCRATCH, MCP_SCRATCH_BYTES),
+    ("MCP_SCRATCH", regs::MCP_SCRATCH, SCRATCH),
     ("CP_CPU", regs::CP_CPU_MODE, CPU_REGISTERS),
     ("CP_SCRATCH", regs::CP_SCRATCH, SCRATCH),
 ];
-
-const MCP_SCRATCH_BYTES: u32 = 0x8000;
 
 /// Bytes of the GRC address space. Higher addresses are unmodelled and read zero.
 const GRC_BYTES: u32 = 0x40_0000;
@@ -471,7 +469,7 @@ impl RegisterFile {
                 self.value[i] = self.reset[i];
             }
         }
-        let kept = (regs::MCP_SCRATCH..regs::MCP_SCRATCH + MCP_SCRATCH_BYTES).step_by(4);
+        let kept = (regs::MCP_SCRATCH..regs::MCP_SCRATCH + SCRATCH).step_by(4);
         let kept: Vec<(u32, u32)> = kept.map(|at| (at, self.memory.read(at))).filter(|w| w.1 != 0).collect();
         self.memory.clear();
         kept.into_iter().for_each(|(at, value)| self.memory.write(at, value));
@@ -513,7 +511,10 @@ impl RegisterFile {
             Some(i) if REGISTERS[i].access == WriteOnly => 0,
             Some(i) => self.value[i],
             None => {
-                self.count(at, |u| u.reads += 1);
+                // Whoever dumps config space reads all of it; that says nothing about the model.
+                if space != Space::PciCfg {
+                    self.count(at, |u| u.reads += 1);
+                }
                 self.memory.read(at)
             }
         }

@@ -175,3 +175,19 @@ fn interrupts_wait_for_trip_counts_and_times() {
     assert!(tx.done(&h) && h.interrupts().contains(Vector(0)));
     assert_eq!(h.now, before + Duration::from_micros(80));
 }
+
+#[test]
+fn a_card_can_do_without_msix() {
+    let mut h = Host::new(ChipConfig { msix: false, ..ChipConfig::default() });
+    let (mut at, mut found) = (h.config_read(0x34) as u16 & 0xff, Vec::new());
+    while at != 0 {
+        let capability = h.config_read(at);
+        found.push(capability as u8);
+        at = (capability >> 8) as u16 & 0xff;
+    }
+    assert_eq!(found, [0x01, 0x05, 0x10], "power management, MSI, PCI Express");
+    h.reset_handshake();
+    h.start();
+    h.submit(&init(64, 128));
+    assert!(h.interrupts().contains(Vector(0)));
+}
