@@ -20,7 +20,7 @@ use hw_model::engine::EngineCounters;
 use hw_model::fault::{FaultPoint, Trigger};
 use hw_model::tcp::memory::Reach;
 use iscsi::scsi::Lun;
-use iscsi::target::{Auth, Counters, Disk, RamBackend, ServerConfig, TargetServer};
+use iscsi::target::{Auth, Counters, Disk, RamBackend, ServerConfig, SessionInfo, TargetServer};
 use lab::load::{Load, LoadConfig, LoadReport};
 use lab::oracle::Initial;
 use lab::world::{Leftovers, PORTAL, World, WorldConfig};
@@ -167,6 +167,8 @@ pub struct Run {
     pub repeated: u64,
     /// Commands that it executed.
     pub executed: u64,
+    /// Session handles and nexuses that two sessions of the target had at once, under load.
+    pub shared: u64,
     /// The target's counters.
     pub target: Counters,
     /// The engine's counters.
@@ -197,6 +199,7 @@ impl Run {
         check("S6", self.load.guard_bytes, "bytes outside a request changed");
         check("S7", self.left.audit.violations, "violations on the strict bus");
         check("S8", self.engine.suspected_overruns, "CQEs over entries that were not consumed");
+        check("S9", self.shared, "identifiers in use twice");
         check("S10", self.target.rejects, "PDUs rejected by the target");
         check("S10", self.target.transfer_violations, "bursts against the rules");
         check("S11", self.target.header_digest_errors + self.target.data_digest_errors, "digest errors");
@@ -441,6 +444,14 @@ impl Rig {
         );
     }
 
+    fn shared_identifiers(&self) -> u64 {
+        let target = self.world.target().expect("the target is embedded").borrow();
+        let sessions: Vec<_> = target.server().sessions().collect();
+        let pairs = (0..sessions.len()).flat_map(|b| (0..b).map(move |a| (a, b)));
+        let same = |a: &SessionInfo, b: &SessionInfo| a.tsih == b.tsih || a.nexus == b.nexus;
+        pairs.filter(|&(a, b)| same(&sessions[a], &sessions[b])).count() as u64
+    }
+
     /// Stops the load, waits for what is outstanding, shuts down, and says how it went.
     ///
     /// # Panics
@@ -456,6 +467,7 @@ impl Rig {
             host.user = None;
             load.borrow_mut().release(&mut host.adapter)
         });
+        let shared = self.shared_identifiers();
         let adapter = self.counters();
         let engine = self.world.engine_counters();
         let start = self.world.now();
@@ -468,6 +480,7 @@ impl Rig {
             left,
             repeated: target.executions().repeated(),
             executed: target.executions().commands(),
+            shared,
             target: target.server().counters(),
             engine,
             adapter,

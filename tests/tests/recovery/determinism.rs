@@ -35,3 +35,29 @@ fn held_posted_queues_repeat_too() {
     assert_ne!(hash(1, HELD), hash(2, HELD));
     assert_ne!(hash(1, HELD), hash(1, Timing::default()), "the queues were held");
 }
+
+/// A minute of sixteen sessions, each with one verified request every 100 ms, one MTU change and one restart of the target.
+fn minute() -> (u64, u64) {
+    let mut config = RigConfig::new(16);
+    config.load.depth = 1;
+    config.load.think = Duration::from_millis(100);
+    let mut rig = Rig::start(config);
+    rig.run_ms(20_000);
+    rig.reset(OperatorRequest::ChangeMtu(9000));
+    rig.run_ms(20_000);
+    let target = rig.world.target().expect("embedded").clone();
+    target.borrow_mut().kill();
+    target.borrow_mut().restart().expect("it was killed");
+    rig.run_ms(20_000);
+    let events = rig.world.exec().trace().total();
+    let run = rig.finish();
+    run.assert_unharmed();
+    assert!(run.load.commands > 8_000, "{} requests", run.load.commands);
+    assert_eq!((run.adapter.connections_lost, run.load.recoveries.len()), (32, 16));
+    (events, run.hash)
+}
+
+#[test]
+fn a_minute_under_load_repeats_exactly() {
+    assert_eq!(minute(), minute());
+}

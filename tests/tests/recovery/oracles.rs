@@ -46,7 +46,7 @@ fn with_defect(point: FaultPoint, trigger: Trigger) -> (Run, Rig) {
 #[test]
 fn each_way_to_spoil_a_run_fires_its_invariant() {
     type Spoil = fn(&mut Run);
-    let ways: [(&str, Spoil); 15] = [
+    let ways: [(&str, Spoil); 16] = [
         ("S1", |r| r.lost = 1),
         ("S1", |r| r.load.duplicated = 1),
         ("S2", |r| r.load.findings.push(finding(Fault::Stale { found: 1, expected: 2 }))),
@@ -56,6 +56,7 @@ fn each_way_to_spoil_a_run_fires_its_invariant() {
         ("S6", |r| r.load.guard_bytes = 1),
         ("S7", |r| r.left.audit.violations = 1),
         ("S8", |r| r.engine.suspected_overruns = 1),
+        ("S9", |r| r.shared = 1),
         ("S10", |r| r.target.rejects = 1),
         ("S10", |r| r.target.transfer_violations = 1),
         ("S11", |r| r.target.data_digest_errors = 1),

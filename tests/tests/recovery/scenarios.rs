@@ -438,6 +438,7 @@ fn every_kcqe_lost_once() {
         L4KcqeOpcode::CONNECT_COMPLETE,
         L4KcqeOpcode::RESET_COMP,
     ];
+    let mut stale = 0;
     for op in iscsi.map(l5).into_iter().chain(tcp.map(l4)) {
         for (point, delay) in
             [(FaultPoint::SwallowKcqe, 0), (FaultPoint::DelayKcqe, 3), (FaultPoint::DelayKcqe, 12)]
@@ -455,8 +456,10 @@ fn every_kcqe_lost_once() {
             rig.heal();
             let run = rig.finish();
             run.assert_unharmed();
+            stale += u64::from(point == FaultPoint::DelayKcqe) * run.adapter.stale_events;
         }
     }
+    assert!(stale > 0, "R5: no answer was ever late");
 }
 
 /// Every request, fetched and forgotten once during a reset under load.
@@ -589,4 +592,63 @@ fn daemons_that_die_or_stop_during_a_reset_under_load() {
             rig.finish().assert_unharmed();
         }
     }
+}
+
+#[test]
+fn a_lost_login_response_costs_one_login_timeout() {
+    let config = RigConfig::new(1);
+    let record = config.record.clone();
+    let mut rig = Rig::up(config);
+    rig.world.faults().arm(FaultPoint::DropCqe, Trigger::ONCE);
+    let start = rig.world.now();
+    rig.entries = rig.world.login(&record, 1).expect("the second attempt works");
+    let took = rig.world.now() - start;
+    rig.fired(FaultPoint::DropCqe);
+    let timeout = record.settings.login_timeout();
+    assert!(took >= timeout && took < timeout + 5 * SECOND, "{took:?}");
+    works(&mut rig, 0);
+    rig.finish().assert_sound();
+}
+
+#[test]
+fn contexts_and_licences_run_out_and_come_back() {
+    for (licensed, contexts) in [(3, 256), (128, 3)] {
+        let mut config = RigConfig::new(3);
+        (config.chip.licensed_connections, config.chip.contexts) = (licensed, contexts);
+        let mut record = config.record.clone();
+        record.settings.initial_login_retry_max = 0;
+        let mut rig = Rig::idle(config);
+        let error = rig.world.login(&record, 1).expect_err("a fourth does not fit");
+        assert!(error.to_string().contains("all offloaded connections of the adapter are in use"), "{error}");
+        let tag = rig.entries.remove(0).tag;
+        rig.world.logout(tag).expect("the target confirms it");
+        rig.run_ms(1000);
+        let entries = rig.world.login(&record, 1).expect("there is room again");
+        rig.entries.extend(entries);
+        for i in 0..3 {
+            works(&mut rig, i);
+        }
+        rig.world.operate(OperatorRequest::Reset).expect("it was not shut down");
+        rig.run_ms(10_000);
+        assert_eq!(rig.in_phase(SessionPhase::Ready), 3, "a reset gives every context back");
+        rig.finish().assert_sound();
+    }
+}
+
+/// SQ producer, CQ sequence, KCQ and RQ indexes of 16 bits all wrap.
+#[test]
+fn indexes_wrap_under_load() {
+    let mut config = RigConfig::new(1);
+    config.load.depth = 16;
+    config.load.max_bytes = 1024;
+    config.load.think = Duration::from_micros(1);
+    config.server.trace_commands = false;
+    let mut rig = Rig::start(config);
+    let load = rig.load.clone();
+    let wrapped = rig.world.run(60 * SECOND, |_| load.borrow().report().commands > 70_000);
+    assert!(wrapped, "{} commands", load.borrow().report().commands);
+    let run = rig.finish();
+    run.assert_sound();
+    assert_eq!((run.load.failed, run.adapter.connections_lost), (0, 0));
+    assert!(run.engine.wqes > 1 << 16 && run.engine.cqes > 1 << 16);
 }
