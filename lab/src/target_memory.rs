@@ -14,14 +14,9 @@ use iscsi::target::{ConnId, Event, TargetServer};
 
 use crate::execution::Executions;
 
-/// Bytes taken from a stream at once.
-const RECEIVE: usize = 64 << 10;
-
 struct Conn {
     id: ConnId,
     queued: bool,
-    /// Received, and not taken by the engine yet.
-    rest: Vec<u8>,
     fin_sent: bool,
 }
 
@@ -33,7 +28,6 @@ pub struct TargetMemory {
     conns: BTreeMap<StreamId, Conn>,
     streams: BTreeMap<ConnId, StreamId>,
     queue: VecDeque<StreamId>,
-    buffer: Box<[u8]>,
     happened: Vec<HostEvent>,
     executions: Executions,
 }
@@ -52,7 +46,6 @@ impl TargetMemory {
             conns: BTreeMap::new(),
             streams: BTreeMap::new(),
             queue: VecDeque::new(),
-            buffer: vec![0; RECEIVE].into_boxed_slice(),
             happened: Vec::new(),
             executions: Executions::default(),
         })
@@ -125,7 +118,7 @@ impl TargetMemory {
         while let Some((stream, local, _)) = self.host.accept() {
             match self.server.connect(&local.to_string(), now.as_nanos()) {
                 Ok(id) => {
-                    self.conns.insert(stream, Conn { id, queued: false, rest: Vec::new(), fin_sent: false });
+                    self.conns.insert(stream, Conn { id, queued: false, fin_sent: false });
                     self.streams.insert(id, stream);
                     self.enqueue(stream);
                 }
@@ -154,23 +147,15 @@ impl TargetMemory {
         let mut received = false;
         if self.server.wants_input(id) || self.server.should_close(id) {
             let mut entropy = |out: &mut [u8]| cx.rng.fill("target.chap", out);
-            if conn.rest.is_empty() {
-                match self.host.recv(stream, &mut self.buffer) {
-                    HostReceived::Bytes(n) => {
-                        received = true;
-                        let taken = self.server.input(id, now, &self.buffer[..n], &mut entropy);
-                        conn.rest.extend_from_slice(&self.buffer[taken..n]);
-                    }
-                    HostReceived::Nothing => {}
-                    HostReceived::Fin | HostReceived::Reset => {
-                        self.forget(stream);
-                        return false;
-                    }
+            let server = &mut self.server;
+            // The engine takes from the stream itself; what it does not take stays there.
+            match self.host.recv_with(stream, |bytes| server.input(id, now, bytes, &mut entropy)) {
+                HostReceived::Bytes(_) => received = true,
+                HostReceived::Nothing => {}
+                HostReceived::Fin | HostReceived::Reset => {
+                    self.forget(stream);
+                    return false;
                 }
-            } else {
-                let taken = self.server.input(id, now, &conn.rest, &mut entropy);
-                conn.rest.drain(..taken);
-                received = taken > 0;
             }
         }
         let output = self.server.output(id);

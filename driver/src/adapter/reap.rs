@@ -133,8 +133,8 @@ impl<P: Platform> Adapter<P> {
     fn on_scsi(&mut self, cx: &mut Cx<'_>, slot: u16, cid: u16, cqe: &Cqe) -> Result<(), Cause> {
         let now = cx.now;
         let r: &CmdResponse = cqe.view();
-        let mut segment = [0; RQ_BUFFER];
         let length = r.data_length.get() as usize;
+        let mut sense = None;
         if cqe.opcode() == CqOpcode::DATA_IN {
             // D2: without the S bit the command would never end.
             if r.response_flags & DATA_IN_STATUS == 0 {
@@ -145,9 +145,11 @@ impl<P: Platform> Adapter<P> {
             if length > RQ_BUFFER {
                 return Err(Cause::Protocol);
             }
+            let mut segment = [0; RQ_BUFFER];
             if let Some(ep) = self.ep(cid) {
                 ep.qp.take_rq(&mut segment[..length]);
             }
+            sense = sense_of(&segment[..length]);
         }
         let (task, data) = self.completed(slot, cid, r.itt, 0)?;
         if !matches!(data, TaskData::Command(_) | TaskData::Probe(_)) {
@@ -159,7 +161,6 @@ impl<P: Platform> Adapter<P> {
             0
         };
         let status = Status(r.status);
-        let sense = if cqe.opcode() == CqOpcode::SCSI_RSP { sense_of(&segment[..length]) } else { None };
         let cleaning = self.session(slot).and_then(|s| s.tasks.get(task)).map(|t| t.state);
         self.reclaim_task(cid, task, Proof::Completed);
         let Some(s) = self.session(slot) else { return Ok(()) };

@@ -5,7 +5,9 @@ use iscsi::scsi::{Cdb, Form, Lun, Transfer};
 use std::collections::VecDeque;
 
 use super::judge::{Effort, Outcome, Verdict, judge};
-use super::split::{Cursor, Geometry, MAX_COMMAND_BYTES, MAX_REQUEST_BYTES, Refusal, Share, cut, pieces};
+use super::split::{
+    Cursor, Geometry, MAX_BDS, MAX_COMMAND_BYTES, MAX_REQUEST_BYTES, Refusal, Share, cut, pieces,
+};
 use crate::control::ConnFailure;
 use crate::error::BlockError;
 use crate::user::{Extent, MAX_EXTENTS, Op, Request, Ticket, UserBuf};
@@ -117,6 +119,40 @@ struct Cmd {
     effort: Effort,
 }
 
+/// Where unfinished writes are, roughly: how many touch each part of the disk, the parts folded onto a few counters. It
+/// tells at once that most writes overlap nothing.
+#[derive(Debug)]
+struct WriteMap([u16; Self::PARTS]);
+
+impl Default for WriteMap {
+    fn default() -> Self {
+        Self([0; Self::PARTS])
+    }
+}
+
+impl WriteMap {
+    const PARTS: usize = 1024;
+    /// Blocks of a part, as a power of two: small writes in sequence share few parts, the largest command touches 17.
+    const SHIFT: u32 = 3;
+
+    fn parts(lba: u64, blocks: u64) -> impl Iterator<Item = usize> {
+        let last = lba.saturating_add(blocks.saturating_sub(1)) >> Self::SHIFT;
+        (lba >> Self::SHIFT..=last).map(|part| part as usize % Self::PARTS)
+    }
+
+    fn add(&mut self, lba: u64, blocks: u64) {
+        Self::parts(lba, blocks).for_each(|part| self.0[part] += 1);
+    }
+
+    fn remove(&mut self, lba: u64, blocks: u64) {
+        Self::parts(lba, blocks).for_each(|part| self.0[part] -= 1);
+    }
+
+    fn may_touch(&self, lba: u64, blocks: u64) -> bool {
+        Self::parts(lba, blocks).any(|part| self.0[part] > 0)
+    }
+}
+
 /// The queue of one session. See the module documentation.
 #[derive(Debug)]
 pub struct BlockQueue {
@@ -129,7 +165,7 @@ pub struct BlockQueue {
     free_cmds: Vec<u16>,
     /// Commands to issue again, by age of their request and then by position.
     held: Vec<u16>,
-    unfinished_writes: u32,
+    writes: WriteMap,
     done: VecDeque<Done>,
     next_seq: u64,
     /// What happened so far.
@@ -160,7 +196,7 @@ impl BlockQueue {
             cmds: vec![idle; usize::from(commands)],
             free_cmds: (0..commands).rev().collect(),
             held: Vec::with_capacity(usize::from(commands)),
-            unfinished_writes: 0,
+            writes: WriteMap::default(),
             done: VecDeque::new(),
             next_seq: 0,
             counters: BlockCounters::default(),
@@ -276,7 +312,9 @@ impl BlockQueue {
             return None;
         }
         self.free_cmds.pop();
-        self.unfinished_writes += u32::from(cmd.writes);
+        if cmd.writes {
+            self.writes.add(cmd.lba, cmd.blocks);
+        }
         self.cmds[usize::from(slot)] = cmd;
         let req = &mut self.reqs[index as usize];
         req.open += 1;
@@ -288,10 +326,10 @@ impl BlockQueue {
         Some(slot)
     }
 
-    /// Whether an older unfinished write touches a block that `cmd` writes.
+    /// Whether an older unfinished write touches a block that `cmd` writes. Walks the commands only when one may.
     fn overlaps(&self, cmd: &Cmd) -> bool {
         cmd.writes
-            && self.unfinished_writes > 0
+            && self.writes.may_touch(cmd.lba, cmd.blocks)
             && self.cmds.iter().any(|other| {
                 other.stage != Stage::Free
                     && other.writes
@@ -324,8 +362,11 @@ impl BlockQueue {
 
     /// The buffer pieces of a command, in order: at most [`super::MAX_BDS`], one BD each. Empty for a stale id.
     pub fn pieces(&self, id: CommandId) -> impl Iterator<Item = Extent> + '_ {
-        let found = self.issued_command(id).map(|cmd| (&self.reqs[cmd.req as usize], cmd.share));
-        found.into_iter().flat_map(|(req, share)| pieces(&req.extents, share))
+        let (extents, share) = match self.issued_command(id) {
+            Some(cmd) => (&self.reqs[cmd.req as usize].extents[..], cmd.share),
+            None => (&[][..], Share { from: Cursor::default(), bytes: 0 }),
+        };
+        pieces(extents, share)
     }
 
     fn issued_command(&self, id: CommandId) -> Option<&Cmd> {
@@ -411,7 +452,9 @@ impl BlockQueue {
         let cmd = &mut self.cmds[usize::from(slot)];
         cmd.stage = Stage::Free;
         cmd.generation = cmd.generation.wrapping_add(1);
-        self.unfinished_writes -= u32::from(cmd.writes);
+        if cmd.writes {
+            self.writes.remove(cmd.lba, cmd.blocks);
+        }
         let index = cmd.req;
         self.free_cmds.push(slot);
         let req = &mut self.reqs[index as usize];
@@ -436,7 +479,9 @@ impl BlockQueue {
             let cmd = &mut self.cmds[usize::from(slot)];
             cmd.stage = Stage::Free;
             cmd.generation = cmd.generation.wrapping_add(1);
-            self.unfinished_writes -= u32::from(cmd.writes);
+            if cmd.writes {
+                self.writes.remove(cmd.lba, cmd.blocks);
+            }
             self.free_cmds.push(slot);
             self.reqs[index as usize].open -= 1;
         }
@@ -508,6 +553,10 @@ fn check(request: &Request<'_>, geometry: &Geometry) -> Result<u64, Refusal> {
     }
     if request.op == Op::Write && geometry.read_only {
         return Err(Refusal::WriteProtected);
+    }
+    if request.data.len() <= MAX_BDS && geometry.command_bytes() > 0 {
+        // Not even all of them are too many for one command.
+        return Ok(bytes);
     }
     let (mut at, mut left) = (Cursor::default(), bytes);
     while left > 0 {

@@ -98,6 +98,21 @@ pub(super) struct Share {
 /// Cuts the next share off at `from`: at most `limit` bytes and [`MAX_BDS`] extents, a multiple of `block` (of 1 for a single
 /// SCSI command). Its length is 0 when [`MAX_BDS`] extents hold less than a block, or nothing is left.
 pub(super) fn cut(extents: &[Extent], from: Cursor, limit: u32, block: u32) -> (Share, Cursor) {
+    // One extent holds it, as most requests have only one: nothing to walk.
+    if let Some(e) = extents.get(from.extent) {
+        let left = e.len - from.within;
+        if left > limit as usize || from.extent + 1 == extents.len() {
+            let bytes = left.min(limit as usize) as u32;
+            let share = Share { from, bytes: bytes - bytes % block };
+            let within = from.within + share.bytes as usize;
+            let next = if within < e.len {
+                Cursor { extent: from.extent, within }
+            } else {
+                Cursor { extent: from.extent + 1, within: 0 }
+            };
+            return (share, next);
+        }
+    }
     let (mut bytes, mut bds) = (0, 0);
     for piece in pieces(extents, Share { from, bytes: limit }) {
         if bds == MAX_BDS {

@@ -517,6 +517,18 @@ impl MemoryHost {
 
     /// Receives into `out`, which must not be empty.
     pub fn recv(&self, id: StreamId, out: &mut [u8]) -> HostReceived {
+        let mut at = 0;
+        self.recv_with(id, |bytes| {
+            let n = bytes.len().min(out.len() - at);
+            out[at..at + n].copy_from_slice(&bytes[..n]);
+            at += n;
+            n
+        })
+    }
+
+    /// Offers what can be received to `take`, in one piece or two, without a copy; it says how much it took. The rest
+    /// stays, and is told of again. `take` must not use the network.
+    pub fn recv_with(&self, id: StreamId, mut take: impl FnMut(&[u8]) -> usize) -> HostReceived {
         let net = &mut *self.net.borrow_mut();
         let passes = net.passes(self.host);
         let Some(s) = net.stream(id.index).filter(|s| s.serial == id.serial) else {
@@ -541,14 +553,14 @@ impl MemoryHost {
             s.up.told = true;
             return HostReceived::Fin;
         }
-        let n = out.len().min(s.up.bytes.len());
         let (front, back) = s.up.bytes.as_slices();
-        let first = n.min(front.len());
-        out[..first].copy_from_slice(&front[..first]);
-        out[first..n].copy_from_slice(&back[..n - first]);
+        let mut n = take(front).min(front.len());
+        if n == front.len() && !back.is_empty() {
+            n += take(back).min(back.len());
+        }
         s.up.bytes.drain(..n);
         net.tell_ends(id.index);
-        HostReceived::Bytes(n)
+        if n == 0 { HostReceived::Nothing } else { HostReceived::Bytes(n) }
     }
 
     /// Queues bytes; returns how many were taken, 0 also for a stream that is gone ([`MemoryHost::recv`] says so).
