@@ -1,9 +1,11 @@
-//! The main job: chip, driver and target in one process; sessions under verified load; device resets in the middle of it;
-//! and a report that says whether everything came back and nothing was lost.
+//! The main job: chip, driver and target in one process, or the chip in one of its own; sessions under verified load; device
+//! resets in the middle of it; and a report that says whether everything came back and nothing was lost.
 
+use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
-use driver::adapter::OperatorRequest;
+use driver::adapter::{AdapterCounters, OperatorRequest};
 use driver::iscsid::NodeRecord;
 use hw_model::fault::{FaultPoint, Trigger};
 use iscsi::target::{Auth, Disk, RamBackend, ServerConfig, TargetServer};
@@ -11,7 +13,7 @@ use serde::Serialize;
 
 use crate::load::LoadConfig;
 use crate::oracle::Initial;
-use crate::world::{PORTAL, World, WorldConfig, WorldError};
+use crate::world::{FarConfig, PORTAL, Seat, World, WorldConfig, WorldError};
 
 /// The target's name.
 pub const TARGET: &str = "iqn.2026-01.lab.cnic:demo";
@@ -80,6 +82,9 @@ pub struct DemoReport {
     pub recovery_ms: RecoveryMs,
     /// Time that the run took: real seconds, or virtual ones with a seed.
     pub seconds: f64,
+    /// The card's process died in the middle.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub card_lost: bool,
     /// What the armed defect did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub defect: Option<DefectReport>,
@@ -118,19 +123,67 @@ pub fn ram_target(name: &str, blocks: u64, auth: Auth) -> TargetServer {
     server
 }
 
-/// Runs it. `say` gets a line of progress now and then.
+/// Runs it in this process. `say` gets a line of progress now and then.
 ///
 /// # Errors
 /// [`WorldError`] when it could not even begin; once the load runs, what goes wrong is in the report.
-pub fn run(config: &DemoConfig, mut say: impl FnMut(&str)) -> Result<DemoReport, WorldError> {
+pub fn run(config: &DemoConfig, say: impl FnMut(&str)) -> Result<DemoReport, WorldError> {
     let target = ram_target(TARGET, REGION * u64::from(config.sessions), Auth::default());
     let mut world = World::new(match config.seed {
         Some(seed) => WorldConfig::virtual_time(seed, target),
         None => WorldConfig::real_time(target),
     })?;
+    let (mut report, counters) = play(&mut world, PORTAL, config, say, |world| {
+        let Some(point) = config.defect else { return };
+        // Resets and control requests are rare: their faults fire at the first chance. The others wait until the load flows.
+        let rare = matches!(
+            point,
+            FaultPoint::LateDmaAfterReset
+                | FaultPoint::SwallowKcqe
+                | FaultPoint::DelayKcqe
+                | FaultPoint::SwallowKwqe
+        );
+        let after = if rare { 0 } else { 50 * u64::from(config.sessions) };
+        world.faults().arm(point, Trigger { after, count: 1, operand: None });
+    })?;
+    let wanted = u64::from(config.sessions) * u64::from(config.resets);
+    report.defect = config.defect.map(|point| DefectReport {
+        name: point.name(),
+        fired: world.faults().fired(point),
+        noticed: (counters.unknown_itt + counters.cq_gaps + counters.timeouts + counters.connections_lost)
+            .saturating_sub(wanted),
+    });
+    report.history = config.seed.map(|_| format!("{:016x}", world.exec().trace().hash()));
+    Ok(report)
+}
+
+/// Runs it with the card of the process that listens at `socket`, in real time, with the target on loopback. Seed and defect
+/// of `config` have no effect.
+///
+/// # Errors
+/// As [`run`], and when the card is lost before the load runs.
+pub fn run_split(
+    config: &DemoConfig,
+    socket: &Path,
+    say: impl FnMut(&str),
+) -> Result<DemoReport, WorldError> {
+    let target = ram_target(TARGET, REGION * u64::from(config.sessions), Auth::default());
+    let mut world = World::attach(FarConfig { target: Some(target), ..FarConfig::new(socket) })?;
+    let portal = world.portal().expect("the world has a target");
+    Ok(play(&mut world, portal, config, say, |_| ())?.0)
+}
+
+/// The job, on any world. `loaded` is called when the load begins to flow.
+fn play<P: Seat + 'static>(
+    world: &mut World<P>,
+    portal: SocketAddr,
+    config: &DemoConfig,
+    mut say: impl FnMut(&str),
+    loaded: impl FnOnce(&mut World<P>),
+) -> Result<(DemoReport, AdapterCounters), WorldError> {
     let start = world.now();
     world.bring_up()?;
-    let entries = world.login(&NodeRecord::new(TARGET, PORTAL), config.sessions.into())?;
+    let entries = world.login(&NodeRecord::new(TARGET, portal), config.sessions.into())?;
     say(&format!("{} sessions are logged in", entries.len()));
 
     let load_config = LoadConfig {
@@ -142,25 +195,17 @@ pub fn run(config: &DemoConfig, mut say: impl FnMut(&str)) -> Result<DemoReport,
         initial: Initial::Zero,
     };
     let load = world.start_load(&entries, load_config, REGION as usize)?;
-    if let Some(point) = config.defect {
-        // Resets and control requests are rare: their faults fire at the first chance. The others wait until the load flows.
-        let rare = matches!(
-            point,
-            FaultPoint::LateDmaAfterReset
-                | FaultPoint::SwallowKcqe
-                | FaultPoint::DelayKcqe
-                | FaultPoint::SwallowKwqe
-        );
-        let after = if rare { 0 } else { 50 * u64::from(config.sessions) };
-        world.faults().arm(point, Trigger { after, count: 1, operand: None });
-    }
+    loaded(world);
     for i in 0..config.resets {
-        world.run_for(LOAD);
+        world.run_while_there(LOAD, || false);
+        if world.card_lost() {
+            break;
+        }
         let age = world.host().borrow().adapter.age();
         load.borrow_mut().expect_recovery(world.now(), age);
         world.operate(OperatorRequest::ChangeMtu(MTUS[i as usize % MTUS.len()]))?;
         let waiting = load.clone();
-        world.run(RECOVERY_LIMIT, |_| waiting.borrow().recovering() == 0);
+        world.run_while_there(RECOVERY_LIMIT, || waiting.borrow().recovering() == 0);
         let missing = load.borrow().recovering();
         let (n, of) = (i + 1, config.resets);
         match missing {
@@ -168,11 +213,18 @@ pub fn run(config: &DemoConfig, mut say: impl FnMut(&str)) -> Result<DemoReport,
             _ => say(&format!("reset {n} of {of}: {missing} sessions did not come back")),
         }
     }
-    world.run_for(LOAD);
+    world.run_while_there(LOAD, || false);
+    let card_lost = world.card_lost();
+    if card_lost {
+        // Without a card no request completes by itself: the shutdown hands all of them back.
+        say("the card was lost");
+        load.borrow_mut().stop();
+        world.shutdown()?;
+    }
     let unfinished = world.finish_load(&load, RECOVERY_LIMIT);
     let counters = *world.host().borrow().adapter.counters();
     let seconds = world.now().since(start).as_secs_f64();
-    let left = world.shutdown()?;
+    let left = if card_lost { world.leftovers() } else { world.shutdown()? };
     let load = load.borrow();
     let r = load.report();
     let corrupt = r.corrupt + r.guard_bytes;
@@ -180,8 +232,8 @@ pub fn run(config: &DemoConfig, mut say: impl FnMut(&str)) -> Result<DemoReport,
     let recovered = r.recoveries.len() as u64;
     let wanted = u64::from(config.sessions) * u64::from(config.resets);
     let sound = unfinished.lost + corrupt + r.duplicated + r.failed + leaked + left.audit.violations == 0;
-    Ok(DemoReport {
-        verified: sound && recovered == wanted,
+    let report = DemoReport {
+        verified: sound && recovered == wanted && !card_lost,
         sessions: config.sessions,
         resets: config.resets,
         recovered,
@@ -196,19 +248,13 @@ pub fn run(config: &DemoConfig, mut say: impl FnMut(&str)) -> Result<DemoReport,
         refused_dma: left.audit.refused,
         recovery_ms: recovery(&r.recoveries),
         seconds,
-        defect: config.defect.map(|point| DefectReport {
-            name: point.name(),
-            fired: world.faults().fired(point),
-            noticed: (counters.unknown_itt
-                + counters.cq_gaps
-                + counters.timeouts
-                + counters.connections_lost)
-                .saturating_sub(wanted),
-        }),
+        card_lost,
+        defect: None,
         findings: r.findings.iter().map(ToString::to_string).collect(),
         first_error: r.first_error.clone(),
-        history: config.seed.map(|_| format!("{:016x}", world.exec().trace().hash())),
-    })
+        history: None,
+    };
+    Ok((report, counters))
 }
 
 fn recovery(times: &[Duration]) -> RecoveryMs {

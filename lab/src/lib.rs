@@ -10,6 +10,7 @@
 pub mod chip_host;
 pub mod demo;
 pub mod execution;
+pub mod far_card;
 pub mod host;
 pub mod load;
 pub mod oracle;

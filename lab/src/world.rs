@@ -2,18 +2,22 @@
 //!
 //! Demo, tests, benches and tools all use it. A *virtual* world runs in virtual time over a strict bus, and is a pure
 //! function of its configuration; a *real* world runs inline in real time, with the target in the same process
-//! or behind host sockets. Whoever holds the world is its operator.
+//! or behind host sockets. In a *split* world ([`World::attach`]) the card is in another process. Whoever holds the world is
+//! its operator.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bus::inproc::{Audit, CardActor, InProcess, Slot, SlotConfig};
-use bus::pci::PciFunction;
+use bus::pci::{PciFunction, Platform};
 use bus::port::{PortRx, PortTx, port};
-use bus::streams::{Seeded, Streams};
+use bus::streams::Seeded;
 use bus::trace::{EventKind, Trace};
+use bus::vfio_user::client::{AttachError, ClientConfig};
+use bus::vfio_user::link::SocketLink;
 use bus::wake::Wake;
 use bus::{ActorId, Budget, Cx, Instant};
 use driver::adapter::{
@@ -34,20 +38,27 @@ use hw_model::tcp::host::HostTcp;
 use hw_model::tcp::memory::{MemoryNet, WINDOW};
 use iscsi::sendtargets::TargetRecord;
 use iscsi::target::{ConnId, TargetServer};
-use os::reactor::Reactor;
+use os::net::TcpListener;
+use os::reactor::{Owner, Reactor};
+use os::unix::Channel;
 use thiserror::Error;
 
+use crate::far_card::{FarCard, FarLink};
 use crate::host::Host;
 use crate::load::{Load, LoadConfig};
 use crate::path_answerer::PathAnswerer;
 use crate::runner::inline::{Inline, Wakers};
-use crate::runner::{Ended, Executive, Pace, Place, Virtual};
+use crate::runner::{Ended, Executive, Place, Virtual};
 use crate::streams::Secret;
+use crate::target_host::TargetHost;
 use crate::target_memory::TargetMemory;
 
 /// Where the embedded target of a world with an in-memory network listens.
 pub const PORTAL: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)), 3260);
+
+/// Where a split world's own target listens: a free port.
+const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
 /// The initiator name of every world.
 pub const INITIATOR: &str = "iqn.2026-01.lab.cnic:initiator";
@@ -128,6 +139,31 @@ impl WorldConfig {
     }
 }
 
+/// What a split world is made of.
+pub struct FarConfig {
+    /// Where the card's process listens.
+    pub socket: PathBuf,
+    /// The driver.
+    pub driver: DriverConfig,
+    /// The driver's end of the slot.
+    pub client: ClientConfig,
+    /// A target to serve on a free port of loopback ([`World::portal`]).
+    pub target: Option<TargetServer>,
+}
+
+impl FarConfig {
+    /// Defaults, with the card's process at `socket`.
+    #[must_use]
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Self {
+            socket: socket.into(),
+            driver: DriverConfig::default(),
+            client: ClientConfig::default(),
+            target: None,
+        }
+    }
+}
+
 /// Why a world did not do what was asked.
 #[derive(Debug, Error)]
 pub enum WorldError {
@@ -155,6 +191,20 @@ pub enum WorldError {
     /// A load could not be started.
     #[error("cannot start the load: {0}")]
     Load(&'static str),
+    /// Nobody listens where a card should be.
+    #[error("no card listens at {}: {cause}; start one there with `cnic chip --socket`", path.display())]
+    NoCard {
+        /// The path that was asked for.
+        path: PathBuf,
+        /// What the kernel said.
+        cause: std::io::Error,
+    },
+    /// The card's process has no card for us.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// The card's process has died, or does not answer any more.
+    #[error("the card was lost: its process died or does not answer")]
+    CardLost,
     /// Something did not happen in the time that it may take.
     #[error("{0} did not happen in time")]
     Timeout(&'static str),
@@ -226,11 +276,36 @@ enum AnyCard {
     Sockets(Card<HostTcp>),
 }
 
-/// A running world. See the module.
-pub struct World {
-    exec: Executive,
-    places: Places,
-    host: Rc<RefCell<Host<InProcess>>>,
+/// A platform that a world can be built on.
+pub trait Seat: Platform {
+    /// What the world knows of the other side of the slot.
+    type Side: CardSide;
+}
+
+/// The other side of the slot, and what is behind it.
+pub trait CardSide {
+    /// The slot's view: memory, loans, violations.
+    fn audit(&self) -> Audit;
+    /// Connections and path groups on the card.
+    fn in_use(&self) -> usize;
+    /// Streams of an in-memory network.
+    fn streams(&self) -> usize;
+    /// Connections of a target of this process.
+    fn target_connections(&self) -> usize;
+    /// Whether the card's process is gone.
+    fn is_lost(&self) -> bool;
+}
+
+impl Seat for InProcess {
+    type Side = NearSide;
+}
+
+impl Seat for FarCard {
+    type Side = FarSide;
+}
+
+/// A card in the same process.
+pub struct NearSide {
     slot: Rc<RefCell<Slot>>,
     card: AnyCard,
     chip: ChipConfig,
@@ -238,6 +313,68 @@ pub struct World {
     net: Option<MemoryNet>,
     target: Option<Rc<RefCell<TargetMemory>>>,
     target_wake: Option<Wake>,
+}
+
+impl CardSide for NearSide {
+    fn audit(&self) -> Audit {
+        self.slot.borrow().audit()
+    }
+
+    fn in_use(&self) -> usize {
+        let (connections, groups) = match &self.card {
+            AnyCard::Memory(c) => c.with(|c| c.in_use()),
+            AnyCard::Sockets(c) => c.with(|c| c.in_use()),
+        };
+        connections + groups
+    }
+
+    fn streams(&self) -> usize {
+        self.net.as_ref().map_or(0, MemoryNet::streams)
+    }
+
+    fn target_connections(&self) -> usize {
+        self.target.as_ref().map_or(0, |t| t.borrow().connections())
+    }
+
+    fn is_lost(&self) -> bool {
+        false
+    }
+}
+
+/// A card in another process, which counts what is in use itself.
+pub struct FarSide {
+    card: FarCard,
+    target: Option<(Rc<RefCell<TargetHost>>, SocketAddr)>,
+}
+
+impl CardSide for FarSide {
+    fn audit(&self) -> Audit {
+        self.card.audit()
+    }
+
+    fn in_use(&self) -> usize {
+        0
+    }
+
+    fn streams(&self) -> usize {
+        0
+    }
+
+    fn target_connections(&self) -> usize {
+        self.target.as_ref().map_or(0, |(t, _)| t.borrow().connections())
+    }
+
+    fn is_lost(&self) -> bool {
+        self.card.is_lost()
+    }
+}
+
+/// A running world. See the module.
+pub struct World<P: Seat = InProcess> {
+    exec: Executive,
+    places: Places,
+    host: Rc<RefCell<Host<P>>>,
+    side: P::Side,
     records: Records,
     daemon: DaemonEnds,
     iscsid: Option<Rc<RefCell<Iscsid>>>,
@@ -249,35 +386,45 @@ pub struct World {
 /// Who acts when the holder of the world does.
 const OPERATOR: ActorId = ActorId::new("operator", 0);
 
-impl World {
-    /// Assembles a world. Nothing has happened yet: the interface is down.
-    ///
-    /// # Errors
-    /// [`WorldError::Config`], [`WorldError::SocketsInVirtualTime`], [`WorldError::Os`].
-    pub fn new(config: WorldConfig) -> Result<Self, WorldError> {
-        let wakers = Wakers::default();
-        let mut owner = None;
-        let (pace, rng, trace): (Box<dyn Pace>, Box<dyn Streams>, Trace) = match config.time {
-            Time::Virtual { seed } => (Box::new(Virtual), Box::new(Seeded::new(seed)), Trace::recording()),
-            Time::Real | Time::Spinning => {
-                let reactor = Reactor::new()?;
-                owner = Some(reactor.owner()?);
-                let spin = config.time == Time::Spinning;
-                (
-                    Box::new(Inline::new(reactor, wakers.clone(), spin)),
-                    Box::new(Secret::default()),
-                    Trace::off(),
-                )
-            }
-        };
-        let mut exec = Executive::new(pace, rng, trace);
-        let places = Places {
+/// A runner in real time, and `N` owners of descriptors.
+fn real_time<const N: usize>(spin: bool) -> Result<(Executive, Wakers, [Owner; N]), WorldError> {
+    let reactor = Reactor::new()?;
+    let owners = (0..N).map(|_| reactor.owner()).collect::<Result<Vec<_>, _>>()?;
+    let Ok(owners) = owners.try_into() else { unreachable!("there are N") };
+    let wakers = Wakers::default();
+    let pace = Inline::new(reactor, wakers.clone(), spin);
+    Ok((Executive::new(Box::new(pace), Box::new(Secret::default()), Trace::off()), wakers, owners))
+}
+
+impl Places {
+    fn new(exec: &mut Executive) -> Self {
+        Self {
             card: exec.place(),
             host: exec.place(),
             paths: exec.place(),
             iscsid: exec.place(),
             user: exec.place(),
+        }
+    }
+}
+
+impl World {
+    /// Assembles a world with the card in this process. Nothing has happened yet: the interface is down.
+    ///
+    /// # Errors
+    /// [`WorldError::Config`], [`WorldError::SocketsInVirtualTime`], [`WorldError::Os`].
+    pub fn new(config: WorldConfig) -> Result<Self, WorldError> {
+        let (mut exec, sockets) = match config.time {
+            Time::Virtual { seed } => {
+                let rng = Box::new(Seeded::new(seed));
+                (Executive::new(Box::new(Virtual), rng, Trace::recording()), None)
+            }
+            Time::Real | Time::Spinning => {
+                let (exec, wakers, [owner]) = real_time(config.time == Time::Spinning)?;
+                (exec, Some((wakers, owner)))
+            }
         };
+        let places = Places::new(&mut exec);
         let faults = Faults::new();
         let chip = config.chip.clone();
         let (mut net, mut target, mut target_wake) = (None, None, None);
@@ -294,7 +441,7 @@ impl World {
                 (AnyCard::Memory(card.clone()), Box::new(card))
             }
             Network::Sockets => {
-                let owner = owner.ok_or(WorldError::SocketsInVirtualTime)?;
+                let (wakers, owner) = sockets.ok_or(WorldError::SocketsInVirtualTime)?;
                 wakers.join(owner.index(), places.card.wake());
                 let card = fit(config.chip, &faults, HostTcp::new(owner));
                 (AnyCard::Sockets(card.clone()), Box::new(card))
@@ -303,15 +450,136 @@ impl World {
         let slot =
             Slot::new(config.slot, ActorId::new("card", 0), function, places.card.wake(), places.host.wake());
         exec.install(&places.card, Rc::new(RefCell::new(CardActor(slot.clone()))));
+        let platform = InProcess(slot.clone());
+        let side = NearSide { slot, card, chip, faults, net, target, target_wake };
+        Self::assemble(exec, places, platform, side, config.driver)
+    }
 
+    /// The slot between card and driver.
+    #[must_use]
+    pub fn slot(&self) -> &Rc<RefCell<Slot>> {
+        &self.side.slot
+    }
+
+    /// The card's fault points.
+    #[must_use]
+    pub fn faults(&self) -> &Faults {
+        &self.side.faults
+    }
+
+    /// The in-memory network, if there is one.
+    #[must_use]
+    pub fn net(&self) -> Option<&MemoryNet> {
+        self.side.net.as_ref()
+    }
+
+    /// The embedded target, if there is one.
+    #[must_use]
+    pub fn target(&self) -> Option<&Rc<RefCell<TargetMemory>>> {
+        self.side.target.as_ref()
+    }
+
+    /// What the offload engine counted.
+    #[must_use]
+    pub fn engine_counters(&self) -> EngineCounters {
+        match &self.side.card {
+            AnyCard::Memory(c) => c.with(|c| *c.engine().counters()),
+            AnyCard::Sockets(c) => c.with(|c| *c.engine().counters()),
+        }
+    }
+
+    /// Time spent in the steps of the card, its transport included.
+    #[must_use]
+    pub fn chip_busy(&self) -> Duration {
+        self.exec.busy(&self.places.card)
+    }
+
+    /// Acts on the embedded target as its operator does, and makes it run. `None` when there is none.
+    pub fn act_on_target<R>(&mut self, f: impl FnOnce(&mut TargetServer, &[ConnId]) -> R) -> Option<R> {
+        let target = self.side.target.as_ref()?;
+        let r = target.borrow_mut().operate(f);
+        if let Some(wake) = &self.side.target_wake {
+            wake.wake();
+        }
+        Some(r)
+    }
+
+    /// Pulls the card out of its slot, at once. Its connections fall silent.
+    pub fn pull_card(&mut self) {
+        let slot = self.side.slot.clone();
+        self.act(|cx, _| slot.borrow_mut().remove(cx));
+    }
+
+    /// Puts a new card of the same kind into the slot. Only a card on an in-memory network can be replaced; with
+    /// host sockets nothing happens and the answer is false.
+    pub fn insert_card(&mut self) -> bool {
+        let Some(net) = &self.side.net else { return false };
+        let card = fit(self.side.chip.clone(), &self.side.faults, net.card(self.places.card.wake()));
+        let slot = self.side.slot.clone();
+        let function: Box<dyn PciFunction> = Box::new(card.clone());
+        self.side.card = AnyCard::Memory(card);
+        self.act(|cx, _| slot.borrow_mut().insert(cx, function));
+        true
+    }
+}
+
+impl World<FarCard> {
+    /// Attaches a driver to the card of another process, in real time. The interface is down.
+    ///
+    /// # Errors
+    /// [`WorldError::NoCard`], [`WorldError::Attach`], [`WorldError::Config`], [`WorldError::Os`].
+    pub fn attach(config: FarConfig) -> Result<Self, WorldError> {
+        let (mut exec, wakers, [link, sockets]) = real_time(false)?;
+        let places = Places::new(&mut exec);
+        let channel = Channel::connect(&config.socket)
+            .map_err(|cause| WorldError::NoCard { path: config.socket, cause })?;
+        let client = config.client;
+        let card = exec.act(OPERATOR, |cx| FarCard::attach(cx, SocketLink::new(channel), client))?;
+        wakers.join(link.index(), places.card.wake());
+        let link = FarLink::new(card.clone(), link, places.host.wake())?;
+        exec.install(&places.card, Rc::new(RefCell::new(link)));
+        let mut target = None;
+        if let Some(server) = config.target {
+            let listener = TcpListener::bind(LOOPBACK).map_err(std::io::Error::other)?;
+            let portal = listener.local_addr()?;
+            let place = exec.place();
+            wakers.join(sockets.index(), place.wake());
+            let host = Rc::new(RefCell::new(TargetHost::new(server, listener, sockets, None)?));
+            exec.install(&place, host.clone());
+            target = Some((host, portal));
+        }
+        let side = FarSide { card: card.clone(), target };
+        Self::assemble(exec, places, card, side, config.driver)
+    }
+
+    /// The driver's end of the slot.
+    #[must_use]
+    pub fn card(&self) -> &FarCard {
+        &self.side.card
+    }
+
+    /// Where the world's own target listens, if there is one.
+    #[must_use]
+    pub fn portal(&self) -> Option<SocketAddr> {
+        self.side.target.as_ref().map(|(_, portal)| *portal)
+    }
+}
+
+impl<P: Seat + 'static> World<P> {
+    fn assemble(
+        mut exec: Executive,
+        places: Places,
+        platform: P,
+        side: P::Side,
+        driver: DriverConfig,
+    ) -> Result<Self, WorldError> {
         let (path_out, path_requests) = port("path-requests", PORT, places.paths.wake());
         let (path_answers, path_in) = port("path-updates", PORT, places.host.wake());
         exec.install(&places.paths, Rc::new(RefCell::new(PathAnswerer::new(path_requests, path_answers))));
         let (control_out, control_in) = port("to-iscsid", PORT, places.iscsid.wake());
         let (to_adapter, from_iscsid) = port("from-iscsid", PORT, places.host.wake());
         let ports = AdapterPorts { control_in: from_iscsid, control_out, path_in, path_out };
-        let platform = InProcess(slot.clone());
-        let adapter = Adapter::new(ActorId::new("adapter", 0), platform, config.driver, ports)?;
+        let adapter = Adapter::new(ActorId::new("adapter", 0), platform, driver, ports)?;
         let host = Rc::new(RefCell::new(Host { adapter, user: None }));
         exec.install(&places.host, host.clone());
 
@@ -327,13 +595,7 @@ impl World {
             exec,
             places,
             host,
-            slot,
-            card,
-            chip,
-            faults,
-            net,
-            target,
-            target_wake,
+            side,
             records: Records::default(),
             daemon,
             iscsid: None,
@@ -359,62 +621,14 @@ impl World {
 
     /// The host with its adapter.
     #[must_use]
-    pub fn host(&self) -> &Rc<RefCell<Host<InProcess>>> {
+    pub fn host(&self) -> &Rc<RefCell<Host<P>>> {
         &self.host
-    }
-
-    /// The slot between card and driver.
-    #[must_use]
-    pub fn slot(&self) -> &Rc<RefCell<Slot>> {
-        &self.slot
-    }
-
-    /// The card's fault points.
-    #[must_use]
-    pub fn faults(&self) -> &Faults {
-        &self.faults
-    }
-
-    /// The in-memory network, if there is one.
-    #[must_use]
-    pub fn net(&self) -> Option<&MemoryNet> {
-        self.net.as_ref()
-    }
-
-    /// The embedded target, if there is one.
-    #[must_use]
-    pub fn target(&self) -> Option<&Rc<RefCell<TargetMemory>>> {
-        self.target.as_ref()
     }
 
     /// The daemon, while it runs.
     #[must_use]
     pub fn iscsid(&self) -> Option<&Rc<RefCell<Iscsid>>> {
         self.iscsid.as_ref()
-    }
-
-    /// What the offload engine counted.
-    #[must_use]
-    pub fn engine_counters(&self) -> EngineCounters {
-        match &self.card {
-            AnyCard::Memory(c) => c.with(|c| *c.engine().counters()),
-            AnyCard::Sockets(c) => c.with(|c| *c.engine().counters()),
-        }
-    }
-
-    /// Connections and path groups on the card.
-    fn in_use(&self) -> usize {
-        let (connections, groups) = match &self.card {
-            AnyCard::Memory(c) => c.with(|c| c.in_use()),
-            AnyCard::Sockets(c) => c.with(|c| c.in_use()),
-        };
-        connections + groups
-    }
-
-    /// Time spent in the steps of the card, its transport included.
-    #[must_use]
-    pub fn chip_busy(&self) -> Duration {
-        self.exec.busy(&self.places.card)
     }
 
     /// Time spent in the steps of driver, path helper and daemon, and of the user of the block API.
@@ -425,11 +639,17 @@ impl World {
     }
 
     /// Acts on the host between steps, as its user does, and makes it run.
-    pub fn act<R>(&mut self, f: impl FnOnce(&mut Cx<'_>, &mut Host<InProcess>) -> R) -> R {
+    pub fn act<R>(&mut self, f: impl FnOnce(&mut Cx<'_>, &mut Host<P>) -> R) -> R {
         let host = self.host.clone();
         let r = self.exec.act(OPERATOR, |cx| f(cx, &mut host.borrow_mut()));
         self.places.host.wake().wake();
         r
+    }
+
+    /// Whether the card's process is gone. A card in this process never is, not even when it was pulled.
+    #[must_use]
+    pub fn card_lost(&self) -> bool {
+        self.side.is_lost()
     }
 
     /// A handle that makes the host run.
@@ -438,43 +658,22 @@ impl World {
         self.places.host.wake()
     }
 
-    /// Acts on the embedded target as its operator does, and makes it run. `None` when there is none.
-    pub fn act_on_target<R>(&mut self, f: impl FnOnce(&mut TargetServer, &[ConnId]) -> R) -> Option<R> {
-        let target = self.target.as_ref()?;
-        let r = target.borrow_mut().operate(f);
-        if let Some(wake) = &self.target_wake {
-            wake.wake();
-        }
-        Some(r)
-    }
-
     /// Changes how many work items each actor may do in a step.
     pub fn set_budget(&mut self, budget: Budget) {
         self.exec.set_budget(budget);
-    }
-
-    /// Pulls the card out of its slot, at once. Its connections fall silent.
-    pub fn pull_card(&mut self) {
-        let slot = self.slot.clone();
-        self.act(|cx, _| slot.borrow_mut().remove(cx));
-    }
-
-    /// Puts a new card of the same kind into the slot. Only a card on an in-memory network can be replaced; with
-    /// host sockets nothing happens and the answer is false.
-    pub fn insert_card(&mut self) -> bool {
-        let Some(net) = &self.net else { return false };
-        let card = fit(self.chip.clone(), &self.faults, net.card(self.places.card.wake()));
-        let slot = self.slot.clone();
-        let function: Box<dyn PciFunction> = Box::new(card.clone());
-        self.card = AnyCard::Memory(card);
-        self.act(|cx, _| slot.borrow_mut().insert(cx, function));
-        true
     }
 
     /// Runs for `time` at most, or until `done`. Whether `done` was met.
     pub fn run(&mut self, time: Duration, done: impl FnMut(&Executive) -> bool) -> bool {
         let limit = self.exec.now() + time;
         self.exec.run(limit, done) == Ended::Done
+    }
+
+    /// Runs for `time` at most, until `done`, or until the card's process is gone.
+    pub fn run_while_there(&mut self, time: Duration, mut done: impl FnMut() -> bool) {
+        let limit = self.exec.now() + time;
+        let side = &self.side;
+        self.exec.run(limit, |_| done() || side.is_lost());
     }
 
     /// Runs for `time`.
@@ -536,13 +735,17 @@ impl World {
         if let Some(e) = refused {
             return Err(e.into());
         }
-        let host = self.host.clone();
-        let ready = self.run(DAEMON_LIMIT, |_| {
+        let limit = self.exec.now() + DAEMON_LIMIT;
+        let (host, side) = (&self.host, &self.side);
+        let ready = self.exec.run(limit, |_| {
             let host = host.borrow();
             let ready = host.adapter.sessions().filter(|s| s.phase == SessionPhase::Ready).count();
-            ready >= host.adapter.sessions().count()
+            ready >= host.adapter.sessions().count() || side.is_lost()
         });
-        if ready { Ok(entries) } else { Err(WorldError::Timeout("LUN bring-up")) }
+        if side.is_lost() {
+            return Err(WorldError::CardLost);
+        }
+        if ready == Ended::Done { Ok(entries) } else { Err(WorldError::Timeout("LUN bring-up")) }
     }
 
     /// Asks a portal for its targets.
@@ -608,9 +811,10 @@ impl World {
 
     /// Waits for the answers to all of `ids`, together at most `limit`. Late answers to earlier requests are dropped.
     fn answers(&mut self, ids: &[u64], limit: Duration) -> Result<Vec<IscsidReply>, WorldError> {
-        let replies = self.replies.clone();
+        let until = self.exec.now() + limit;
+        let (replies, side) = (&self.replies, &self.side);
         let mut found = Vec::with_capacity(ids.len());
-        self.run(limit, |_| {
+        self.exec.run(until, |_| {
             while let Some(reply) = replies.recv() {
                 let (IscsidReply::LoggedIn { id, .. }
                 | IscsidReply::LoggedOut { id, .. }
@@ -619,9 +823,13 @@ impl World {
                     found.push(reply);
                 }
             }
-            found.len() == ids.len()
+            found.len() == ids.len() || side.is_lost()
         });
-        if found.len() == ids.len() { Ok(found) } else { Err(WorldError::Timeout("the daemon's answer")) }
+        match found.len() == ids.len() {
+            true => Ok(found),
+            false if side.is_lost() => Err(WorldError::CardLost),
+            false => Err(WorldError::Timeout("the daemon's answer")),
+        }
     }
 
     /// Loads each session with verified I/O on a region of `blocks` blocks of its own: the i-th session has the i-th
@@ -718,20 +926,22 @@ impl World {
             let ids = tags.into_iter().map(|tag| self.begin_logout(tag)).collect::<Result<Vec<u64>, _>>()?;
             // A session that is not logged in at this moment cannot say goodbye; it is gone all the same.
             let all_out = self.answers(&ids, DAEMON_LIMIT).is_ok();
-            let host = self.host.clone();
-            let released = self.run(ADAPTER_LIMIT, |_| host.borrow().adapter.holdings().cids == 0);
+            let until = self.exec.now() + ADAPTER_LIMIT;
+            let (host, side) = (&self.host, &self.side);
+            let released =
+                self.exec.run(until, |_| host.borrow().adapter.holdings().cids == 0 || side.is_lost());
+            let released = released == Ended::Done;
             if all_out && released && self.host.borrow().adapter.state() == AdapterState::Up {
                 // The reset of the shutdown would wipe what was forgotten on the card: look before it.
-                on_card = self.in_use();
+                on_card = self.side.in_use();
             }
         }
         self.operate(OperatorRequest::Shutdown)?;
         self.settle("shutdown", |s| s == AdapterState::Gone)?;
-        if let Some(target) = &self.target {
-            // The target learns of the last FIN or RST.
-            let target = target.clone();
-            self.run(Duration::from_secs(2), |_| target.borrow().connections() == 0);
-        }
+        // The target learns of the last FIN or RST.
+        let limit = self.exec.now() + Duration::from_secs(2);
+        let side = &self.side;
+        self.exec.run(limit, |_| side.target_connections() == 0);
         let mut left = self.leftovers();
         left.on_card += on_card;
         Ok(left)
@@ -741,10 +951,10 @@ impl World {
     #[must_use]
     pub fn leftovers(&self) -> Leftovers {
         Leftovers {
-            audit: self.slot.borrow().audit(),
+            audit: self.side.audit(),
             holdings: self.host.borrow().adapter.holdings(),
-            on_card: self.in_use(),
-            streams: self.net.as_ref().map_or(0, MemoryNet::streams),
+            on_card: self.side.in_use(),
+            streams: self.side.streams(),
         }
     }
 }

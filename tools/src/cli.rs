@@ -31,7 +31,7 @@ const URL_HELP: &str =
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// The main job in one process: sessions, verified I/O, device resets under load.
+    /// The main job: sessions, verified I/O, device resets under load.
     Demo(Demo),
     /// Serve disks over iSCSI until SIGTERM or Ctrl-C.
     Target(Target),
@@ -118,6 +118,12 @@ pub(crate) struct Demo {
     /// Give the card a hardware defect and see which check catches it.
     #[arg(long, value_name = "NAME", value_parser = defects())]
     pub(crate) defect: Option<String>,
+    /// Run the card in a process of its own.
+    #[arg(long, conflicts_with_all = ["seed", "defect"])]
+    pub(crate) split: bool,
+    /// Use the card that listens there (`cnic chip --socket PATH`).
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["seed", "defect", "split"])]
+    pub(crate) socket: Option<PathBuf>,
 }
 
 fn defects() -> clap::builder::PossibleValuesParser {

@@ -12,6 +12,7 @@ use crate::io::{self, IoReport, Plan};
 use crate::perf;
 use crate::remote::Remote;
 use crate::size;
+use crate::split;
 use crate::url::DiskUrl;
 
 /// Work that is over sooner needs no progress.
@@ -24,11 +25,16 @@ pub(crate) fn demo(options: &cli::Demo, json: bool) -> Result<(), Failure> {
     let config =
         DemoConfig { sessions: options.sessions, resets: options.resets, seed: options.seed, defect };
     let started = Instant::now();
-    let report = lab::demo::run(&config, |line| {
+    let say = |line: &str| {
         if started.elapsed() >= QUIET {
             eprintln!("{line}");
         }
-    });
+    };
+    let report = match &options.socket {
+        Some(socket) => lab::demo::run_split(&config, socket, say),
+        None if options.split => split::demo(&config, say)?,
+        None => lab::demo::run(&config, say),
+    };
     let report = report.map_err(|e| Failure::other(format!("the demo could not begin: {e}")))?;
     if json {
         crate::print_json(&report);
@@ -80,7 +86,9 @@ fn demo_summary(r: &DemoReport) -> String {
 
 /// The worst thing that the report holds, in one line.
 fn demo_failure(r: &DemoReport) -> String {
-    let what = if let Some(finding) = r.findings.first() {
+    let what = if r.card_lost {
+        "the card was lost: its process died or does not answer".to_owned()
+    } else if let Some(finding) = r.findings.first() {
         finding.clone()
     } else if r.corrupt > 0 {
         format!("{} bytes outside of requests were changed", r.corrupt)

@@ -21,6 +21,7 @@ mod regs;
 mod remote;
 mod secret;
 mod size;
+mod split;
 mod target;
 mod url;
 

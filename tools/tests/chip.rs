@@ -29,13 +29,18 @@ const SHMEM_BASE: u32 = 0x16_0004;
 /// Runs `f` on a client that attaches now.
 fn with_client<R>(path: &Path, f: impl FnOnce(&mut Client<SocketLink>, &mut Cx<'_>) -> R) -> R {
     let (mut rng, mut trace) = (Seeded::new(1), Trace::off());
-    let now = Instant::from_nanos(os::clock::now_ns());
-    let mut cx = Cx { now, actor: ActorId::new("test", 0), rng: &mut rng, trace: &mut trace };
-    let link = SocketLink::new(Channel::connect(path).expect("the chip listens"));
-    let mut client =
-        Client::attach(&mut cx, link, ClientConfig { dma_limit: 1 << 20, ..ClientConfig::default() })
-            .expect("a client attaches");
-    f(&mut client, &mut cx)
+    // On a machine that is busy with other tests a second without an answer means nothing.
+    let mut attempts = 0..5;
+    loop {
+        let now = Instant::from_nanos(os::clock::now_ns());
+        let mut cx = Cx { now, actor: ActorId::new("test", 0), rng: &mut rng, trace: &mut trace };
+        let link = SocketLink::new(Channel::connect(path).expect("the chip listens"));
+        let config = ClientConfig { dma_limit: 1 << 20, ..ClientConfig::default() };
+        match Client::attach(&mut cx, link, config) {
+            Ok(mut client) => break f(&mut client, &mut cx),
+            Err(e) => assert!(attempts.next().is_some(), "{e}"),
+        }
+    }
 }
 
 fn device(path: &Path) -> u32 {
@@ -54,11 +59,8 @@ fn clients_come_and_go_until_sigterm_and_nothing_is_left() {
     assert!(status.success(), "{status}");
     assert!(!path.exists(), "the socket is gone");
     let report: Value = serde_json::from_str(out.lines().last().expect("a line")).expect("JSON");
-    assert_eq!(
-        (&report["clients"], &report["held"], &report["refused"]),
-        (&3.into(), &0.into(), &0.into()),
-        "{report}"
-    );
+    assert_eq!((&report["held"], &report["refused"]), (&0.into(), &0.into()), "{report}");
+    assert!(report["clients"].as_u64() >= Some(3), "{report}");
     assert!(report.get("unmodelled").is_none());
 }
 
