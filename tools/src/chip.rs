@@ -63,6 +63,7 @@ fn config(options: &cli::Chip) -> ChipConfig {
             cli::Link::Gigabit => LinkSpeed::Gigabit,
             cli::Link::Down => LinkSpeed::Down,
         },
+        msix: options.msix == cli::Switch::On,
         doorbells: DoorbellLayout::Pages,
         ..ChipConfig::default()
     }

@@ -54,6 +54,13 @@ pub(crate) enum Model {
     Bcm5709,
 }
 
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Switch {
+    On,
+    Off,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Link {
     /// A gigabit partner.
@@ -83,6 +90,9 @@ pub(crate) struct Chip {
     /// What the port is connected to.
     #[arg(long, default_value = "1g")]
     pub(crate) link: Link,
+    /// Whether the function has MSI-X; without it the stock driver takes MSI.
+    #[arg(long, default_value = "on")]
+    pub(crate) msix: Switch,
     /// End when the first client has gone.
     #[arg(long)]
     pub(crate) once: bool,
