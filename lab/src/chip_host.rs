@@ -8,16 +8,29 @@
 //!
 //! Limits: one client at a time; what it may hold is the server's business.
 
+use std::cell::RefCell;
 use std::io;
+use std::rc::Rc;
 use std::time::Duration;
 
+use bus::trace::Trace;
 use bus::vfio_user::link::{Link, SocketLink};
 use bus::vfio_user::server::Server;
+use bus::vfio_user::version::Capabilities;
 use bus::wake::Wake;
 use bus::{Actor, ActorId, Budget, Cx, Instant, Progress};
-use os::reactor::{Owner, Ready};
+use hw_model::bcm5709::{Bcm5709, Card, doorbell_pages};
+use hw_model::config::ChipConfig;
+use hw_model::fault::Faults;
+use hw_model::tcp::host::HostTcp;
+use hw_model::wire::Responder;
+use os::reactor::{Owner, Reactor, Ready};
 use os::signals::StopSignals;
 use os::unix::ChannelListener;
+
+use crate::runner::Executive;
+use crate::runner::inline::{Inline, Wakers};
+use crate::streams::Secret;
 
 /// How long accepting pauses when the process has no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -217,5 +230,56 @@ impl Actor for ChipHost {
             self.wake.wake();
         }
         Progress { done, next: Instant::earliest(p.next, self.accept_again) }
+    }
+}
+
+/// All of a process that is a card: runner, host and card. Offloaded connections are sockets of this machine; whoever else
+/// is on the Ethernet is the responder.
+pub struct ChipWorld {
+    /// Time, events, steps.
+    pub exec: Executive,
+    /// The card's host.
+    pub host: Rc<RefCell<ChipHost>>,
+    /// The card, for counters and listings.
+    pub card: Card<HostTcp>,
+}
+
+impl ChipWorld {
+    /// Assembles it. `signals` and `once` as in [`ChipHost::new`]; `trace` takes the events.
+    ///
+    /// # Errors
+    /// The operating system refuses a descriptor.
+    pub fn new(
+        config: ChipConfig,
+        listener: ChannelListener,
+        signals: Option<StopSignals>,
+        once: bool,
+        trace: Trace,
+    ) -> io::Result<Self> {
+        let reactor = Reactor::new()?;
+        let (owner, sockets) = (reactor.owner()?, reactor.owner()?);
+        let wakers = Wakers::default();
+        let pace = Inline::new(reactor, wakers.clone(), false);
+        let mut exec = Executive::new(Box::new(pace), Box::new(Secret::default()), trace);
+        let place = exec.place();
+        wakers.join(owner.index(), place.wake());
+        wakers.join(sockets.index(), place.wake());
+        let pages = doorbell_pages(&config);
+        let card = Bcm5709::new(config, Faults::new(), HostTcp::new(sockets));
+        let card = Card::new(card.with_wire(Responder::default()));
+        let name = ActorId::new("card", 0);
+        let server = Server::new(name, Box::new(card.clone()), Capabilities::default(), pages)?;
+        let host = ChipHost::new(server, listener, owner, place.wake(), signals, once)?;
+        let host = Rc::new(RefCell::new(host));
+        exec.install(&place, host.clone());
+        Ok(Self { exec, host, card })
+    }
+
+    /// What is held for a client, on the card and in the slot: nothing when nobody is attached.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        let slot = self.host.borrow().server().holdings();
+        let (connections, paths) = self.card.with(|c| c.in_use());
+        slot.maps + slot.unsent + slot.deferred + connections + paths
     }
 }

@@ -2,24 +2,11 @@
 //!
 //! Offloaded connections are sockets of this machine; whoever else the host talks to over Ethernet is the responder.
 
-use std::cell::RefCell;
-use std::rc::Rc;
-
+use bus::Instant;
 use bus::trace::Trace;
-use bus::vfio_user::server::Server;
-use bus::vfio_user::version::Capabilities;
-use bus::{ActorId, Instant};
 use driver::error::ExitCode;
-use hw_model::bcm5709::{Bcm5709, Card, doorbell_pages};
 use hw_model::config::{ChipConfig, DoorbellLayout, LinkSpeed};
-use hw_model::fault::Faults;
-use hw_model::tcp::host::HostTcp;
-use hw_model::wire::Responder;
-use lab::chip_host::{ChipHost, ClientEvent};
-use lab::runner::Executive;
-use lab::runner::inline::{Inline, Wakers};
-use lab::streams::Secret;
-use os::reactor::Reactor;
+use lab::chip_host::{ChipWorld, ClientEvent};
 use os::signals::StopSignals;
 use os::unix::ChannelListener;
 use serde::Serialize;
@@ -75,42 +62,22 @@ pub(crate) fn run(options: &cli::Chip, json: bool) -> Result<(), Failure> {
     let listener = ChannelListener::bind(&options.socket)
         .map_err(|e| Failure::new(ExitCode::Transport, e.to_string()))?;
     let signals = StopSignals::new().map_err(broken)?;
-    let reactor = Reactor::new().map_err(broken)?;
-    let wakers = Wakers::default();
-    let (owner, sockets) = (reactor.owner().map_err(broken)?, reactor.owner().map_err(broken)?);
-    let (owner_index, sockets_index) = (owner.index(), sockets.index());
-    let mut executive = Executive::new(
-        Box::new(Inline::new(reactor, wakers.clone(), false)),
-        Box::new(Secret::default()),
-        Trace::off(),
-    );
-    let place = executive.place();
-    wakers.join(owner_index, place.wake());
-    wakers.join(sockets_index, place.wake());
-
-    let config = config(options);
-    let pages = doorbell_pages(&config);
-    let card = Bcm5709::new(config, Faults::new(), HostTcp::new(sockets)).with_wire(Responder::default());
-    let card = Card::new(card);
-    let server = Server::new(ActorId::new("card", 0), Box::new(card.clone()), Capabilities::default(), pages)
+    let mut world = ChipWorld::new(config(options), listener, Some(signals), options.once, Trace::off())
         .map_err(broken)?;
-    let host =
-        ChipHost::new(server, listener, owner, place.wake(), Some(signals), options.once).map_err(broken)?;
-    let host = Rc::new(RefCell::new(host));
+    let host = world.host.clone();
     host.borrow_mut().set_sink(Box::new(log));
-    executive.install(&place, host.clone());
 
     println!(
         "listening on {}, BCM5709, licence for {} connection(s)",
         options.socket.display(),
         options.connections
     );
-    executive.run(Instant::from_nanos(u64::MAX), |_| host.borrow().stopped());
+    world.exec.run(Instant::from_nanos(u64::MAX), |_| host.borrow().stopped());
 
     let host = host.borrow();
-    let (slot, held) = (host.server().counters(), host.server().holdings());
-    let report = card.with(|c| {
-        let (front, (connections, paths)) = (c.counters(), c.in_use());
+    let (slot, held) = (host.server().counters(), world.held());
+    let report = world.card.with(|c| {
+        let front = c.counters();
         let registers = c.registers();
         Report {
             clients: host.clients(),
@@ -119,7 +86,7 @@ pub(crate) fn run(options: &cli::Chip, json: bool) -> Result<(), Failure> {
             dma_refused: slot.dma_refused,
             resets: front.resets,
             interrupts: front.interrupts,
-            held: held.maps + held.unsent + held.deferred + connections + paths,
+            held,
             unmodelled: options.unmodelled.then(|| {
                 let all = registers.unmodelled();
                 all.map(|(address, u)| Unmodelled { address, reads: u.reads, writes: u.writes }).collect()

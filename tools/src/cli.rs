@@ -263,7 +263,7 @@ mod tests {
             (c.mac, c.iscsi_mac, c.connections),
             (model.mac, model.iscsi_mac, model.licensed_connections)
         );
-        assert_eq!((c.model, c.link), (Model::Bcm5709, Link::Gigabit));
+        assert_eq!((c.model, c.link, c.msix), (Model::Bcm5709, Link::Gigabit, Switch::On));
     }
 
     #[test]
