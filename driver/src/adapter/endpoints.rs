@@ -7,7 +7,10 @@
 //! | Resolving | DESTROY at once (T4) |
 //! | Grouping | waits for the path group's id, then UPLOAD_PG and DESTROY |
 //! | Connecting to Full | CLOSE after a logout or FIN, else RESET; then UPLOAD_PG and DESTROY |
+//! | Grouping without an answer | DESTROY; a late answer is followed by UPLOAD_PG, none at all means quarantine |
 //! | Destroying without an answer | quarantine, and the adapter resets the chip (H2) |
+//!
+//! An endpoint with a path group is never released: its cid would be given away while the card still has a group of it.
 
 use core::net::SocketAddr;
 
@@ -123,7 +126,6 @@ impl<P: Platform> Adapter<P> {
             }
             Phase::Grouping => {
                 batch[0] = cm::offload_pg(cid, mac, ep.next_hop, ep.vlan);
-                ep.group = PathGroup::Pending;
                 1
             }
             Phase::Connecting => {
@@ -155,16 +157,22 @@ impl<P: Platform> Adapter<P> {
                     batch[n] = cm::upload_pg(pg_cid);
                     n += 1;
                 }
-                batch[n] = kwqe::destroy(cid, context);
-                n + 1
+                if !ep.destroying && !ep.destroyed {
+                    batch[n] = kwqe::destroy(cid, context);
+                    n += 1;
+                }
+                n
             }
             Phase::Resolving | Phase::Connected | Phase::Full | Phase::Quarantined => return,
         };
         let sent = self.submit_kwqes(cx, &batch[..n]).is_ok();
         let Some(ep) = self.ep(cid) else { return };
         ep.unposted = !sent;
+        if sent && ep.phase == Phase::Grouping {
+            ep.group = PathGroup::Pending;
+        }
         if sent && ep.phase == Phase::Destroying {
-            ep.destroying = true;
+            ep.destroying = !ep.destroyed;
             if let PathGroup::Up(pg_cid) = ep.group {
                 ep.group = PathGroup::Uploading(pg_cid);
             }
@@ -383,11 +391,11 @@ impl<P: Platform> Adapter<P> {
         ep.destroying = false;
         if status != CompletionStatus::SUCCESS {
             self.quarantine(cx, cid);
-        } else if matches!(ep.group, PathGroup::Uploading(_)) && ep.phase == Phase::Destroying {
-            // The rings are free; the deadline runs on for the path group.
-        } else {
-            self.release(cx, cid, Proof::Destroyed);
+            return;
         }
+        ep.destroyed = true;
+        // With a path group the deadline runs on, or the reset that is wanted already gives it back.
+        self.release_if_done(cx, cid);
     }
 
     /// A KCQE of layer 4. `cid` is in range.
@@ -398,8 +406,11 @@ impl<P: Platform> Adapter<P> {
             L4KcqeOpcode::OFFLOAD_PG if ep.group == PathGroup::Pending => {
                 let ok = matches!(status, L4Status::SUCCESS | L4Status::OFFLOADED_PG);
                 ep.group = if ok { PathGroup::Up(kcqe.pg_cid.get()) } else { PathGroup::None };
-                if ep.phase != Phase::Grouping {
-                    // Late, after its deadline: the reset that is wanted anyway frees it.
+                if ep.phase == Phase::Destroying {
+                    // Late, after its deadline: the card has a group that nobody will use.
+                    self.late_group(cx, cid);
+                } else if ep.phase != Phase::Grouping {
+                    // Quarantined: the reset that is wanted anyway frees it.
                     self.stale(cx, op.0, cid);
                 } else if ep.doomed {
                     self.enter(cx, cid, Phase::Destroying);
@@ -462,7 +473,23 @@ impl<P: Platform> Adapter<P> {
             return self.stale(cx, 14, cid);
         };
         ep.group = PathGroup::None;
-        if ep.phase == Phase::Destroying && !ep.destroying {
+        self.release_if_done(cx, cid);
+    }
+
+    /// OFFLOAD_PG is answered while the endpoint is being destroyed: the group goes too.
+    fn late_group(&mut self, cx: &mut Cx<'_>, cid: u16) {
+        let Some(ep) = self.ep(cid) else { return };
+        match ep.group {
+            // What waits for room takes it along.
+            PathGroup::Up(_) if ep.unposted => {}
+            PathGroup::Up(_) => self.post_phase(cx, cid),
+            _ => self.release_if_done(cx, cid),
+        }
+    }
+
+    /// Releases an endpoint that is destroyed and has no path group any more.
+    fn release_if_done(&mut self, cx: &mut Cx<'_>, cid: u16) {
+        if self.ep(cid).is_some_and(|ep| ep.destroyed && ep.group == PathGroup::None) {
             self.release(cx, cid, Proof::Destroyed);
         }
     }

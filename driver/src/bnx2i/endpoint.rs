@@ -98,6 +98,8 @@ pub(crate) struct Endpoint {
     pub(crate) group: PathGroup,
     /// DESTROY_CONN is not answered.
     pub(crate) destroying: bool,
+    /// DESTROY_CONN was answered with success: the rings are free, the path group may not be.
+    pub(crate) destroyed: bool,
     /// Session slot.
     pub(crate) session: Option<u16>,
     pub(crate) qp: QueuePair,
@@ -131,6 +133,7 @@ impl Endpoint {
             vlan: 0,
             group: PathGroup::None,
             destroying: false,
+            destroyed: false,
             session: None,
             qp,
             notified: false,

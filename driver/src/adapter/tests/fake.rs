@@ -2,7 +2,7 @@
 //! to swallow, delay or falsify any answer.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use bus::pci::{
@@ -78,6 +78,8 @@ pub(super) struct Card {
     /// SCSI commands are answered by themselves, with CHECK CONDITION and this many sense bytes (in the RQ).
     pub(crate) answer_sense: Option<u16>,
     pub(crate) conns: BTreeMap<u16, Conn>,
+    /// Path groups, by the cid of their host opaque. An answer that is swallowed leaves its effect behind.
+    pub(crate) groups: BTreeSet<u16>,
     /// Entries to send at the next step.
     pub(crate) send: Vec<Kcqe>,
     pub(crate) send_cqes: Vec<(u16, Cqe)>,
@@ -115,6 +117,7 @@ impl Fake {
             wqes: Vec::new(),
             answer_sense: Some(0),
             conns: BTreeMap::new(),
+            groups: BTreeSet::new(),
             send: Vec::new(),
             send_cqes: Vec::new(),
             resets: 0,
@@ -230,6 +233,14 @@ impl Fake {
             let status = card.status.get(&what).copied().unwrap_or(0);
             (card.mute || card.swallow.contains(&what), status)
         };
+        if status == 0 && !self.card.borrow().mute {
+            let groups = &mut self.card.borrow_mut().groups;
+            match what {
+                op::OFFLOAD_PG => _ = groups.insert(cid),
+                op::UPLOAD_PG => _ = groups.remove(&cid),
+                _ => {}
+            }
+        }
         if swallowed || what == op::OFFLOAD {
             return;
         }
@@ -398,6 +409,7 @@ impl Fake {
         let mut card = self.card.borrow_mut();
         card.resets += 1;
         card.conns.clear();
+        card.groups.clear();
     }
 }
 

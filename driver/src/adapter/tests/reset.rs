@@ -28,6 +28,7 @@ fn swallowed(what: u16) -> (Rig, Duration) {
     assert_eq!(rig.adapter.holdings().cids, 0, "{what:#x}: the cid never came back");
     assert_eq!(rig.adapter.holdings().ports, 0);
     assert_eq!(rig.adapter.holdings().path_groups, 0);
+    assert!(rig.card.borrow().groups.is_empty(), "{what:#x}: the card still has a path group");
     let audit = rig.slot.borrow().audit();
     assert_eq!(audit.violations, 0, "{what:#x}: {:?}", rig.slot.borrow().violations());
     (rig, took)
@@ -43,8 +44,42 @@ fn l2_a_lost_offload_answer_quarantines_and_resets() {
 
 #[test]
 fn h2_a_lost_path_group_answer_hits_its_deadline() {
-    let (mut rig, _) = swallowed(op::OFFLOAD_PG);
+    let (mut rig, took) = swallowed(op::OFFLOAD_PG);
     assert_eq!(rig.connected(1), Some(Err(EpError::Timeout)));
+    // One second for the group, two for the late answer, then the reset that alone gives the group back.
+    assert!(took >= Duration::from_secs(3) && took < Duration::from_secs(5), "{took:?}");
+    assert_eq!((rig.adapter.counters().quarantined, rig.adapter.age()), (1, 2));
+}
+
+/// OFFLOAD_PG is answered after its deadline, before or after DESTROY: the group goes with the endpoint.
+#[test]
+fn h2_a_late_path_group_answer_uploads_the_group() {
+    for destroyed_first in [true, false] {
+        for status in [0, 0x83] {
+            let mut rig = Rig::new();
+            rig.up();
+            rig.card.borrow_mut().swallow.push(op::OFFLOAD_PG);
+            rig.card.borrow_mut().status.insert(op::OFFLOAD_PG, status);
+            rig.connect(1);
+            if !destroyed_first {
+                rig.card.borrow_mut().swallow.push(op::DESTROY);
+            }
+            rig.run(Duration::from_millis(1500));
+            assert_eq!(rig.connected(1), Some(Err(EpError::Timeout)));
+            assert_eq!(rig.adapter.holdings().cids, 1, "not released while the card may have a path group");
+            rig.card.borrow_mut().send.push(answer(op::OFFLOAD_PG, 0, status).unwrap());
+            rig.settle();
+            if !destroyed_first {
+                rig.card.borrow_mut().send.push(answer(op::DESTROY, 0, 0).unwrap());
+                rig.settle();
+            }
+            assert_eq!((rig.adapter.holdings().cids, rig.adapter.age()), (0, 1), "{status:#x}");
+            assert!(rig.card.borrow().groups.is_empty());
+            let uploads = rig.card.borrow().kwqes.iter().filter(|(what, _)| *what == op::UPLOAD_PG).count();
+            assert_eq!(uploads, usize::from(status == 0));
+            assert_eq!(rig.slot.borrow().audit().violations, 0);
+        }
+    }
 }
 
 #[test]
