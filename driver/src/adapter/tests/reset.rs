@@ -2,6 +2,7 @@ use core::time::Duration;
 
 use super::fake::{answer, op};
 use super::rig::Rig;
+use crate::adapter::timers::TimerKey;
 use crate::adapter::{AdapterState, OperatorRequest};
 use crate::bnx2i::Phase;
 use crate::control::{ConnFailure, EpError, FromAdapter, StopFlag, ToAdapter};
@@ -447,4 +448,20 @@ fn a_refused_destroy_is_no_proof() {
     assert_eq!((rig.adapter.age(), rig.adapter.counters().quarantined), (2, 1));
     assert_eq!((rig.adapter.holdings().cids, rig.slot.borrow().audit().violations), (0, 0));
     assert!(rig.take(|m| matches!(m, FromAdapter::Stopped { .. }).then_some(())).is_some());
+}
+
+/// The audit after a shutdown must be able to find something.
+#[test]
+fn r8_a_forgotten_timer_is_seen_after_the_shutdown() {
+    for forgotten in [false, true] {
+        let mut rig = Rig::new();
+        rig.up();
+        rig.login(1);
+        if forgotten {
+            rig.adapter.timers.arm(TimerKey::PathGroup(99), rig.now + 2 * MINUTE);
+        }
+        rig.request(OperatorRequest::Shutdown);
+        rig.run_until(MINUTE, |r| r.adapter.state() == AdapterState::Gone);
+        assert_eq!(rig.adapter.holdings().timers, u32::from(forgotten));
+    }
 }
