@@ -67,7 +67,7 @@ impl<P: Platform> Adapter<P> {
     /// EP_CONNECT: rings, cid, OFFLOAD_CONN.
     pub(super) fn ep_connect(&mut self, cx: &mut Cx<'_>, tag: u64, portal: SocketAddr) {
         let refused = |why| FromAdapter::EpConnected { tag, result: Err(EpError::Refused(why)) };
-        if self.state != AdapterState::Up || self.reset_wanted {
+        if !self.ready() {
             self.say(refused(Refused::NotReady));
             return;
         }

@@ -274,6 +274,11 @@ impl<P: Platform> Adapter<P> {
         self.session_ref(session).filter(|s| s.brought_up).map_or(&[], |s| s.bring_up.found())
     }
 
+    /// Whether new connections, bindings and sessions are possible; while going down they fail at once (R1).
+    fn ready(&self) -> bool {
+        self.state == AdapterState::Up && !self.reset_wanted && self.goal == Goal::Up
+    }
+
     fn session_ref(&self, id: SessionId) -> Option<&session::Session> {
         let slot = self.slot_of(id)?;
         self.sessions[usize::from(slot)].session.as_deref()

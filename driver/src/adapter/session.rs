@@ -10,7 +10,7 @@ use iscsi::scsi::Lun;
 use iscsi::serial::Sn;
 
 use super::timers::TimerKey;
-use super::{Adapter, AdapterState, SessionInfo, SessionPhase};
+use super::{Adapter, SessionInfo, SessionPhase};
 use crate::block::{BlockQueue, CommandId};
 use crate::bnx2i::{Phase, WriteRules};
 use crate::control::{ConnParams, EpHandle, FromAdapter, Refused, SessionId, SessionParams, StopFlag};
@@ -173,7 +173,7 @@ impl<P: Platform> Adapter<P> {
         tag: u64,
         params: SessionParams,
     ) -> Result<SessionId, Refused> {
-        if self.state == AdapterState::Gone || self.goal == super::lifecycle::Goal::Gone {
+        if !self.ready() {
             return Err(Refused::NotReady);
         }
         let slot = self.sessions.iter().position(|s| s.session.is_none()).ok_or(Refused::NoMemory)?;
@@ -225,7 +225,7 @@ impl<P: Platform> Adapter<P> {
     }
 
     fn try_bind(&mut self, id: SessionId, handle: EpHandle) -> Result<(), Refused> {
-        if self.state != AdapterState::Up {
+        if !self.ready() {
             return Err(Refused::NotReady);
         }
         let slot = self.slot_of(id).ok_or(Refused::Stale)?;

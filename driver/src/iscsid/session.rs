@@ -112,11 +112,16 @@ impl Session {
         isid: [u8; 6],
         env: &mut Env<'_>,
     ) -> Self {
-        let params = settings.session_params(target.clone().unwrap_or_default(), target.is_none());
-        env.out.push(ToAdapter::CreateSession { tag, params: Box::new(params) });
         let mut s = Self::bare(tag, target, portal, settings, isid, Mode::Initial { since: env.now });
-        s.set(State::Creating, Some(env.now + s.settings.login_timeout()));
+        s.create(env);
         s
+    }
+
+    fn create(&mut self, env: &mut Env<'_>) {
+        let target = self.target.clone().unwrap_or_default();
+        let params = self.settings.session_params(target, self.is_discovery());
+        env.out.push(ToAdapter::CreateSession { tag: self.tag, params: Box::new(params) });
+        self.set(State::Creating, Some(env.now + self.settings.login_timeout()));
     }
 
     /// A session that a restarted iscsid learned from the adapter: treated as in recovery.
@@ -227,12 +232,20 @@ impl Session {
                 self.id = Some(id);
                 if self.ending.is_some() { self.destroy(env) } else { self.connect(env) }
             }
+            // It is going down or not up yet: an attempt that failed like any other, with nothing to release.
+            Err(Refused::NotReady) if self.ending.is_none() => {
+                self.attempts += 1;
+                self.attempt_failed(Cause::Connect(Refused::NotReady.into()), env);
+            }
             // Nothing exists at the adapter: a later try is a new session.
             Err(why) => self.give_up(Cause::Connect(EpError::Refused(why)), env),
         }
     }
 
     fn connect(&mut self, env: &mut Env<'_>) {
+        if self.id.is_none() {
+            return self.create(env);
+        }
         *env.next_tag += 1;
         let tag = *env.next_tag;
         self.attempts += 1;
@@ -512,8 +525,9 @@ impl Session {
     /// Releases the connection, if there may be one, and connects again at `resume_at`.
     fn release(&mut self, resume_at: Instant, env: &mut Env<'_>) {
         self.resume_at = resume_at;
-        if matches!(self.state, State::Connecting(_)) {
-            // The answer to EpConnect will find nobody, and its endpoint is disconnected then.
+        if matches!(self.state, State::Connecting(_) | State::Creating) {
+            // The answer to EpConnect will find nobody, and its endpoint is disconnected then. A session that could not be
+            // created has nothing to release.
             return self.set(State::Waiting, Some(resume_at));
         }
         if let State::Binding(ep) = self.state {

@@ -242,6 +242,19 @@ fn adapter_up_ends_a_pause_and_not_time2wait() {
     assert_eq!((b.adapter.connects.len(), b.stage()), (3, Some(SessionStage::LoggedIn)));
 }
 
+/// R1 at the adapter is an attempt that failed here.
+#[test]
+fn r1_a_login_while_the_adapter_resets_is_tried_again() {
+    let mut b = Bench::new();
+    b.adapter.refuse_creates = 2;
+    b.login_ok(record());
+    assert_eq!((b.now_s(), b.adapter.connects.len()), (6, 1));
+    let mut b = Bench::new();
+    b.adapter.refuse_creates = u32::MAX;
+    assert_eq!(b.login_err(record()).exit(), ExitCode::HostNotFound);
+    b.nothing_left();
+}
+
 #[test]
 fn host_removal_ends_the_session() {
     let mut b = Bench::new();

@@ -5,7 +5,7 @@ use super::rig::Rig;
 use crate::adapter::timers::TimerKey;
 use crate::adapter::{AdapterState, OperatorRequest};
 use crate::bnx2i::Phase;
-use crate::control::{ConnFailure, EpError, FromAdapter, StopFlag, ToAdapter};
+use crate::control::{ConnFailure, EpError, FromAdapter, Refused, StopFlag, ToAdapter};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -464,4 +464,45 @@ fn r8_a_forgotten_timer_is_seen_after_the_shutdown() {
         rig.run_until(MINUTE, |r| r.adapter.state() == AdapterState::Gone);
         assert_eq!(rig.adapter.holdings().timers, u32::from(forgotten));
     }
+}
+
+/// Rule R1: from the moment in which going down is decided nothing new begins, and a session that exists goes on.
+#[test]
+fn r1_nothing_new_while_the_adapter_goes_down() {
+    let mut rig = Rig::new();
+    rig.up();
+    let (session, _) = rig.login(1);
+    let refused = |rig: &mut Rig| {
+        let params = Box::new(super::rig::no_keepalive());
+        rig.say(ToAdapter::CreateSession { tag: 8, params });
+        rig.connect(8);
+        let created = rig.take(|m| match m {
+            FromAdapter::SessionCreated { result, .. } => Some(*result),
+            _ => None,
+        });
+        assert_eq!(created, Some(Err(Refused::NotReady)));
+        assert_eq!(rig.connected(8), Some(Err(EpError::Refused(Refused::NotReady))));
+    };
+    rig.connect(2);
+    let ep = rig.connected(2).unwrap().unwrap();
+    rig.card.borrow_mut().mute = true;
+    rig.request(OperatorRequest::ChangeMtu(9000));
+    assert_eq!(rig.adapter.state(), AdapterState::GoingDown);
+    refused(&mut rig);
+    rig.heard.clear();
+    rig.say(ToAdapter::Bind { session, ep });
+    let bound = rig.take(|m| match m {
+        FromAdapter::Bound { result, .. } => Some(*result),
+        _ => None,
+    });
+    assert_eq!(bound, Some(Err(Refused::NotReady)));
+    rig.run_until(MINUTE, |r| r.adapter.state() == AdapterState::Resetting);
+    refused(&mut rig);
+    rig.run_until(MINUTE, |r| r.adapter.holdings().cids == 0);
+    rig.card.borrow_mut().mute = false;
+    rig.run_until(MINUTE, |r| r.adapter.state() == AdapterState::Up);
+    assert_eq!(rig.adapter.state(), AdapterState::Up);
+    assert_eq!(rig.adapter.holdings().sessions, 1, "the session outlives the reset");
+    rig.relogin(session, 3);
+    assert_eq!(rig.adapter.counters().logins, 2);
 }

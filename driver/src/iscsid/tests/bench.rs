@@ -97,6 +97,8 @@ pub(super) struct FakeAdapter {
     pub(super) swallow_connects: u32,
     pub(super) swallow_stops: u32,
     pub(super) swallow_creates: bool,
+    /// So many CreateSession are refused: the adapter is going down.
+    pub(super) refuse_creates: u32,
     swallowed: Vec<(u64, SocketAddr)>,
     /// Session and its tag, and whether it is logged in.
     pub(super) sessions: BTreeMap<SessionId, (u64, bool)>,
@@ -132,6 +134,7 @@ impl FakeAdapter {
             swallow_connects: 0,
             swallow_stops: 0,
             swallow_creates: false,
+            refuse_creates: 0,
             swallowed: Vec::new(),
             sessions: BTreeMap::new(),
             endpoints: BTreeMap::new(),
@@ -218,6 +221,10 @@ impl FakeAdapter {
             ToAdapter::CreateSession { tag, params } => {
                 if self.swallow_creates {
                     return;
+                }
+                if self.refuse_creates > 0 {
+                    self.refuse_creates -= 1;
+                    return self.say(FromAdapter::SessionCreated { tag, result: Err(Refused::NotReady) });
                 }
                 self.params.push(*params);
                 let generation = self.number();
