@@ -85,6 +85,9 @@ pub enum EpError {
     /// TCP did not connect: L4 completion status (0x93 for a timeout).
     #[error("TCP did not connect (status {0:#x})")]
     Connect(u16),
+    /// TCP connected, and was closed or reset by the target before anything was sent.
+    #[error("the target closed the connection at once")]
+    Closed,
     /// The card or the helper did not answer in time.
     #[error("no answer in time")]
     Timeout,

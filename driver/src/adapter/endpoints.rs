@@ -253,6 +253,7 @@ impl<P: Platform> Adapter<P> {
         if ep.phase < Phase::Connected {
             let why = match cause {
                 Cause::Connect(e) => e,
+                Cause::Fin | Cause::Rst | Cause::TcpError(_) => EpError::Closed,
                 _ if going_down => EpError::Down,
                 _ => EpError::Timeout,
             };
@@ -368,9 +369,8 @@ impl<P: Platform> Adapter<P> {
             return self.fail_endpoint(cx, cid, Cause::UpdateRefused(status.0));
         }
         // R1, R2: what was latched meanwhile has already failed the endpoint, or fails it now.
-        let latched = ep.latched;
-        if latched.fin || latched.rst {
-            return self.fail_endpoint(cx, cid, if latched.rst { Cause::Rst } else { Cause::Fin });
+        if let Some(cause) = ep.latched.cause() {
+            return self.fail_endpoint(cx, cid, cause);
         }
         self.enter(cx, cid, Phase::Full);
         if let Some(slot) = self.ep(cid).and_then(|ep| ep.session) {
@@ -425,10 +425,14 @@ impl<P: Platform> Adapter<P> {
                 self.timers.disarm(TimerKey::PathGroup(cid));
             }
             L4KcqeOpcode::CONNECT_COMPLETE if ep.phase == Phase::Connecting => match status {
-                L4Status::SUCCESS => {
-                    self.enter(cx, cid, Phase::Connected);
-                    self.answer_connect(cid, Ok(()));
-                }
+                // R4: the target has closed or reset it already, only the news came in another order.
+                L4Status::SUCCESS => match ep.latched.cause() {
+                    Some(cause) => self.fail_endpoint(cx, cid, cause),
+                    None => {
+                        self.enter(cx, cid, Phase::Connected);
+                        self.answer_connect(cid, Ok(()));
+                    }
+                },
                 other => {
                     self.answer_connect(cid, Err(EpError::Connect(other.0)));
                     if let Some(ep) = self.ep(cid) {

@@ -101,7 +101,9 @@ impl<P: Platform> Adapter<P> {
             IscsiKcqeOpcode::CQ_EVENT_NOTIFICATION => self.notify(cid),
             IscsiKcqeOpcode::ISCSI_ERROR => self.on_iscsi_error(cx, cid, status.0),
             IscsiKcqeOpcode::TCP_ERROR => {
-                if self.ep(cid).is_some_and(|ep| (Phase::Connected..=Phase::Full).contains(&ep.phase)) {
+                let Some(ep) = self.ep(cid) else { return };
+                ep.latched.tcp_error.get_or_insert(status.0);
+                if (Phase::Connected..=Phase::Full).contains(&ep.phase) {
                     self.fail_endpoint(cx, cid, Cause::TcpError(status.0));
                 }
             }

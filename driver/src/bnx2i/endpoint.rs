@@ -1,7 +1,7 @@
 //! An endpoint: one offloaded connection from OFFLOAD_CONN to the answer of DESTROY_CONN.
 //!
 //! The real driver keeps one variable that several contexts overwrite; here the *phase* says what is being waited
-//! for, and FIN, RST and logout are *latched* beside it, so that no event is lost and none cancels a deadline
+//! for, and FIN, RST, TCP errors and logout are *latched* beside it, so that no event is lost and none cancels a deadline
 //! (BNX2I-CNIC 11.1, 13.3 R1 and R2). An endpoint belongs to the adapter alone: it is torn down without iscsid.
 
 use core::net::{IpAddr, SocketAddr};
@@ -70,8 +70,22 @@ pub(crate) struct Latched {
     pub(crate) fin: bool,
     /// The peer reset the connection.
     pub(crate) rst: bool,
+    /// TCP gave up, with this status.
+    pub(crate) tcp_error: Option<u32>,
     /// The logout response arrived: close instead of reset.
     pub(crate) logged_out: bool,
+}
+
+impl Latched {
+    /// Why the connection is of no use any more, if it is not.
+    pub(crate) fn cause(self) -> Option<Cause> {
+        match self {
+            Self { rst: true, .. } => Some(Cause::Rst),
+            Self { tcp_error: Some(status), .. } => Some(Cause::TcpError(status)),
+            Self { fin: true, .. } => Some(Cause::Fin),
+            _ => None,
+        }
+    }
 }
 
 /// One endpoint.

@@ -106,7 +106,7 @@ impl Cause {
             Self::Connect(L::NoPath | L::Timeout | L::Connect(CONNECT_TIMED_OUT)) => {
                 (C::ConnFailed, E::TransportTimeout, true)
             }
-            Self::Connect(L::Connect(_)) => (C::ConnFailed, E::Transport, true),
+            Self::Connect(L::Connect(_) | L::Closed) => (C::ConnFailed, E::Transport, true),
             // No licence for offload: no attempt will change it.
             Self::Connect(L::Offload(0x50 | 0x51)) => (C::ConnFailed, E::TransportCapability, false),
             Self::Connect(L::Refused(Refused::NotReady) | L::Down) => (C::ConnFailed, E::HostNotFound, true),
@@ -167,6 +167,9 @@ impl fmt::Display for Cause {
                     "TCP connect was refused ({s:#x}): check that a target listens on this address and port"
                 )
             }
+            Self::Connect(EpError::Closed) => f.write_str(
+                "the target closed the connection before login: check that what listens there speaks iSCSI",
+            ),
             Self::Connect(EpError::Timeout) => {
                 f.write_str("card or helper did not answer in time: check the link, else reset the adapter")
             }

@@ -1,5 +1,8 @@
 use core::time::Duration;
 
+use hsi::View;
+use hsi::kcq::{CompletionStatus, IscsiKcqe, IscsiKcqeOpcode};
+
 use super::fake::{answer, op};
 use super::rig::Rig;
 use crate::adapter::timers::TimerKey;
@@ -505,4 +508,29 @@ fn r1_nothing_new_while_the_adapter_goes_down() {
     assert_eq!(rig.adapter.holdings().sessions, 1, "the session outlives the reset");
     rig.relogin(session, 3);
     assert_eq!(rig.adapter.counters().logins, 2);
+}
+
+/// R4: the target's FIN or RST, or TCP's error, is told before CONNECT_COMPLETE.
+#[test]
+fn r4_what_is_latched_while_connecting_fails_the_connect() {
+    for event in [58, 57, 0] {
+        let mut rig = Rig::new();
+        rig.up();
+        rig.card.borrow_mut().swallow.push(op::CONNECT);
+        rig.connect(1);
+        let early = if event == 0 {
+            IscsiKcqe::new(IscsiKcqeOpcode::TCP_ERROR, 0, CompletionStatus(0x43)).into_element()
+        } else {
+            let mut k = answer(op::RESET, 0, 0).unwrap();
+            k.kcqe_op_flag.set(k.kcqe_op_flag.get() & !0xff_0000 | event << 16);
+            k
+        };
+        rig.card.borrow_mut().send.push(early);
+        rig.settle();
+        assert_eq!(rig.connected(1), None, "the handshake decides");
+        rig.card.borrow_mut().send.push(answer(op::CONNECT, 0, 0).unwrap());
+        rig.settle();
+        assert_eq!(rig.connected(1), Some(Err(EpError::Closed)), "{event}");
+        assert_eq!((rig.adapter.holdings().cids, rig.adapter.age()), (0, 1));
+    }
 }
