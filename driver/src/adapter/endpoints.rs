@@ -506,7 +506,7 @@ impl<P: Platform> Adapter<P> {
         for loans in &mut ep.loans {
             loans.drain(..).for_each(|loan| self.platform.reclaim(loan, proof));
         }
-        let Endpoint { guard, qp, port, session, answered, tag, .. } = *ep;
+        let Endpoint { guard, qp, port, session, answered, tag, failed, .. } = *ep;
         if !answered {
             self.say(FromAdapter::EpConnected { tag, result: Err(EpError::Down) });
         }
@@ -516,7 +516,7 @@ impl<P: Platform> Adapter<P> {
         }
         self.cids.put(guard);
         if let Some(slot) = session {
-            self.endpoint_released(cx, slot);
+            self.endpoint_released(cx, slot, failed);
         }
     }
 

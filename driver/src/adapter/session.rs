@@ -13,7 +13,9 @@ use super::timers::TimerKey;
 use super::{Adapter, SessionInfo, SessionPhase};
 use crate::block::{BlockQueue, CommandId};
 use crate::bnx2i::{Phase, WriteRules};
-use crate::control::{ConnParams, EpHandle, FromAdapter, Refused, SessionId, SessionParams, StopFlag};
+use crate::control::{
+    ConnFailure, ConnParams, EpHandle, FromAdapter, Refused, SessionId, SessionParams, StopFlag,
+};
 use crate::error::{BlockError, Cause};
 use crate::libiscsi::{CmdSnWindow, Keepalive, Ladder, SessionGate, TaskHandle, TaskTable, TmfTimeouts};
 use crate::lun::{BringUp, MAX_READ};
@@ -250,8 +252,7 @@ impl<P: Platform> Adapter<P> {
 
     /// START_CONN.
     pub(super) fn start_conn(&mut self, cx: &mut Cx<'_>, id: SessionId, params: ConnParams) {
-        let failed =
-            FromAdapter::Started { session: id, result: Err(crate::control::ConnFailure::ConnFailed) };
+        let failed = FromAdapter::Started { session: id, result: Err(ConnFailure::ConnFailed) };
         let Some(slot) = self.slot_of(id) else { return self.say(failed) };
         let cid = self.session(slot).and_then(|s| s.ep);
         let ready =
@@ -301,9 +302,12 @@ impl<P: Platform> Adapter<P> {
         self.arm_session(cx, slot);
     }
 
-    /// The endpoint is released and with it everything the card had: commands wait for the next login.
-    pub(super) fn endpoint_released(&mut self, cx: &mut Cx<'_>, slot: u16) {
+    /// The endpoint is released and with it everything the card had: commands wait for the next login. `failed`: why the
+    /// connection failed, if it did.
+    pub(super) fn endpoint_released(&mut self, cx: &mut Cx<'_>, slot: u16, failed: Option<Cause>) {
         let now = cx.now;
+        let why = failed.map_or(ConnFailure::ConnFailed, |cause| cause.verdict().conn);
+        let counts = !matches!(failed, None | Some(Cause::AdapterReset | Cause::HostRemoved));
         let id = self.session_id(slot);
         let Some(s) = self.session(slot) else { return };
         s.ep = None;
@@ -315,7 +319,7 @@ impl<P: Platform> Adapter<P> {
         while let Some(task) = s.tasks.next_from(0) {
             match s.tasks.free(task).map(|t| t.data) {
                 Some(TaskData::Command(command)) => {
-                    s.queue.requeue(command, crate::control::ConnFailure::ConnFailed, now);
+                    s.queue.requeue(command, why, counts, now);
                     requeued += 1;
                 }
                 Some(TaskData::Probe(_)) => s.bring_up = BringUp::new(),

@@ -14,5 +14,5 @@ mod queue;
 mod split;
 
 pub use judge::{Outcome, RETRY_LIMIT, RETRY_PAUSE, RETRY_WINDOW};
-pub use queue::{BlockCounters, BlockQueue, Command, CommandId, Direction, Done};
+pub use queue::{BlockCounters, BlockQueue, Command, CommandId, Direction, Done, LOSS_LIMIT};
 pub use split::{Geometry, MAX_BDS, MAX_COMMAND_BYTES, MAX_REQUEST_BYTES, Refusal};

@@ -117,7 +117,13 @@ struct Cmd {
     writes: bool,
     share: Share,
     effort: Effort,
+    /// Connections that were lost under it since the target last answered it.
+    losses: u8,
 }
+
+/// Connections that may be lost under one command. A command whose execution ends the connection each time would keep a session
+/// from ever making progress; that others are answered in between says nothing about it.
+pub const LOSS_LIMIT: u8 = 5;
 
 /// Where unfinished writes are, roughly: how many touch each part of the disk, the parts folded onto a few counters. It
 /// tells at once that most writes overlap nothing.
@@ -187,6 +193,7 @@ impl BlockQueue {
             writes: false,
             share: Share { from: Cursor::default(), bytes: 0 },
             effort: Effort { first_issued: Instant::ZERO, retries: 0 },
+            losses: 0,
         };
         Self {
             limit,
@@ -306,6 +313,7 @@ impl BlockQueue {
             writes: op == Op::Write,
             share,
             effort: Effort { first_issued: now, retries: 0 },
+            losses: 0,
         };
         if self.overlaps(&cmd) {
             self.counters.overlaps += 1;
@@ -396,26 +404,30 @@ impl BlockQueue {
             Verdict::AgainAt(at) => at,
         };
         self.counters.retried += 1;
-        let effort = &mut self.cmds[usize::from(id.slot)].effort;
-        effort.retries = effort.retries.saturating_add(1);
+        let cmd = &mut self.cmds[usize::from(id.slot)];
+        cmd.effort.retries = cmd.effort.retries.saturating_add(1);
+        cmd.losses = 0;
         self.hold(id.slot, hold_until);
         true
     }
 
     /// The connection of an issued command is gone, and with proof the card's hold on its buffers. It is issued again
-    /// after recovery; a single SCSI command of the caller is not, it fails with `why`. Tells `false` for a stale id.
-    pub fn requeue(&mut self, id: CommandId, why: ConnFailure, now: Instant) -> bool {
+    /// after recovery; a single SCSI command of the caller is not, it fails with `why`. `counts`: the loss was not the host's own
+    /// doing, and [`LOSS_LIMIT`] of them fail the command. Tells `false` for a stale id.
+    pub fn requeue(&mut self, id: CommandId, why: ConnFailure, counts: bool, now: Instant) -> bool {
         let Some(cmd) = self.issued_command(id) else {
             self.counters.stale += 1;
             return false;
         };
-        if matches!(self.reqs[cmd.req as usize].op, Some(Op::Scsi { .. })) {
+        let losses = cmd.losses + u8::from(counts);
+        if matches!(self.reqs[cmd.req as usize].op, Some(Op::Scsi { .. })) || losses >= LOSS_LIMIT {
             let bytes = cmd.share.bytes;
             self.end(id.slot, Some(BlockError::Transport(why)), bytes);
         } else {
             self.counters.requeued += 1;
             // The time without a connection is not the target's pause.
-            self.cmds[usize::from(id.slot)].effort.first_issued = now;
+            let cmd = &mut self.cmds[usize::from(id.slot)];
+            (cmd.effort.first_issued, cmd.losses) = (now, losses);
             self.hold(id.slot, now);
         }
         true

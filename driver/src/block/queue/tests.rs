@@ -1,7 +1,7 @@
 use super::*;
 use crate::block::{MAX_BDS, RETRY_PAUSE};
 use crate::user::UserBuf;
-use iscsi::scsi::{Sense, Status};
+use iscsi::scsi::{Sense, SenseKey, Status};
 
 const DISK: Geometry = Geometry { block_size: 512, blocks: 1 << 20, read_only: false, max_transfer: 0 };
 const BUF: UserBuf = UserBuf { index: 0, generation: 0, len: u32::MAX };
@@ -187,7 +187,7 @@ fn after_recovery_old_commands_go_first_in_their_order() {
     let commands: Vec<Command> = core::iter::from_fn(|| b.next()).collect();
     b.submit(Op::Write, 3000, &[512]).unwrap();
     for c in [5, 0, 3, 1, 4, 2].map(|i| commands[i]) {
-        assert!(b.q.requeue(c.id, LOST, NOW));
+        assert!(b.q.requeue(c.id, LOST, true, NOW));
     }
     let again: Vec<u64> = core::iter::from_fn(|| b.next()).map(|c| lba_of(&c)).collect();
     assert_eq!(again, [0, 127, 1000, 1127, 2000, 2127, 3000]);
@@ -206,7 +206,7 @@ fn a_write_waits_for_an_older_one_that_overlaps_it() {
     assert_eq!(b.next(), None);
     assert_eq!(b.q.counters.overlaps, 1);
     let first = old.id;
-    assert!(b.q.requeue(first, LOST, NOW));
+    assert!(b.q.requeue(first, LOST, true, NOW));
     let old = b.next().unwrap();
     assert_eq!(lba_of(&old), 10, "the older first, again");
     assert!(!b.q.complete(first, Outcome::GOOD, NOW), "a late completion of the first issue is stale");
@@ -261,7 +261,7 @@ fn a_callers_own_command_is_never_repeated() {
     b.submit(Op::Scsi { cdb, write: false }, 0, &[255]).unwrap();
     let (one, two) = (b.next().unwrap(), b.next().unwrap());
     assert_eq!((one.cdb, one.bytes, one.direction), (cdb, 255, Direction::Read));
-    b.q.requeue(one.id, LOST, NOW);
+    b.q.requeue(one.id, LOST, true, NOW);
     assert_eq!(b.done(), Some((0, Err(BlockError::Transport(LOST)))));
     let short = Outcome::Answered { response: 0, status: Status::GOOD, sense: None, residual: 219 };
     b.q.complete(two.id, short, NOW);
@@ -276,11 +276,14 @@ fn fail_all_fails_each_request_once_and_leaves_the_card_its_commands() {
         b.submit(Op::Write, lba, &[65_536]).unwrap();
     }
     let (one, two) = (b.next().unwrap(), b.next().unwrap());
-    b.q.requeue(two.id, LOST, NOW);
+    b.q.requeue(two.id, LOST, true, NOW);
     b.q.fail_all(gone);
     assert_eq!((b.done(), b.done(), b.done()), (Some((1, Err(gone))), Some((2, Err(gone))), None));
     assert_eq!(b.next(), None);
-    assert!(b.q.requeue(one.id, LOST, NOW), "the proof arrives: nothing is repeated for a failed request");
+    assert!(
+        b.q.requeue(one.id, LOST, true, NOW),
+        "the proof arrives: nothing is repeated for a failed request"
+    );
     assert_eq!((b.done(), b.next(), b.q.live()), (Some((0, Err(gone))), None, 0));
     b.submit(Op::Write, 0, &[512]).unwrap();
     assert!(b.next().is_some(), "the queue lives on");
@@ -376,7 +379,7 @@ fn any_schedule_keeps_the_promises() {
                     assert!(b.q.complete(c.id, outcome, now));
                     assert!(!b.q.complete(c.id, outcome, now), "seed {seed}: twice");
                 }
-                6 => at_card.drain(..).for_each(|(c, _)| assert!(b.q.requeue(c.id, LOST, now))),
+                6 => at_card.drain(..).for_each(|(c, _)| assert!(b.q.requeue(c.id, LOST, false, now))),
                 7 if dice.below(20) == 0 => b.q.fail_all(BlockError::RecoveryTimedOut { seconds: 1 }),
                 8 | 9 => {
                     let lba = dice.below(BLOCKS as u64 - 8);
@@ -407,4 +410,35 @@ fn any_schedule_keeps_the_promises() {
         assert_eq!((b.q.live(), b.q.issued(), b.q.held.len()), (0, 0, 0), "seed {seed}");
         assert_eq!((b.q.writes.0.iter().all(|&n| n == 0), b.q.free_cmds.len()), (true, 6), "seed {seed}");
     }
+}
+
+/// S12, L2: a command whose execution kills the connection each time.
+#[test]
+fn a_command_that_ends_every_connection_is_given_up() {
+    let mut b = Bench::new(8, 8);
+    b.submit(Op::Write, 10, &[512]).unwrap();
+    b.submit(Op::Write, 20, &[512]).unwrap();
+    for loss in 1..=LOSS_LIMIT {
+        // A reset of the adapter, as often as one likes, is not the command's doing.
+        let c = b.next().unwrap();
+        assert!(b.q.requeue(c.id, LOST, false, NOW));
+        let c = b.next().unwrap();
+        assert_eq!(lba_of(&c), 10, "loss {loss}");
+        assert!(b.q.requeue(c.id, LOST, true, NOW));
+    }
+    assert_eq!(b.done(), Some((0, Err(BlockError::Transport(LOST)))));
+    let other = b.next().unwrap();
+    assert_eq!((lba_of(&other), b.next()), (20, None), "the session goes on without it");
+    // An answer of the target, also one that asks for a repetition, is progress.
+    let mut c = other;
+    for _ in 0..2 {
+        for _ in 1..LOSS_LIMIT {
+            assert!(b.q.requeue(c.id, LOST, true, NOW));
+            c = b.next().unwrap();
+        }
+        assert!(b.q.complete(c.id, check_condition(Sense::new(SenseKey::UNIT_ATTENTION, 0x29, 0)), NOW));
+        c = b.next().unwrap();
+    }
+    b.good(&c);
+    assert_eq!(b.done(), Some((1, Ok(()))));
 }
