@@ -19,9 +19,10 @@ pub const RQ_BUFFER: usize = 256;
 
 /// Ring sizes of every connection, in entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct RingSizes {
-    /// Send queue: a power of two, 64 to 128. Also the number of tasks.
+    /// Send queue: a power of two, 64 to 128. Also the number of tasks. With the completion queue of the 5709, 128 entries at
+    /// most, only 64 ever passes the check; 128 is for a chip of the class with more.
     pub sq: u16,
     /// Receive queue: a power of two, 16 or 32.
     pub rq: u16,
@@ -56,7 +57,7 @@ pub enum ConfigError {
     /// Completion queue size.
     #[error(
         "completion queue of {cq} entries: must be a multiple of 64, at most 128 and at least {need} \
-         (send queue + receive queue + {CLEANUP_SLOTS} cleanups)"
+         (send queue + receive queue + {CLEANUP_SLOTS} cleanups); a send queue of 128 never fits the 5709: use 64"
     )]
     Cq {
         /// What was asked for.
@@ -64,7 +65,23 @@ pub enum ConfigError {
         /// The least that never overruns.
         need: u16,
     },
+    /// A deadline that spins or never comes.
+    #[error("deadline `{0}` is outside {MIN_DEADLINE:?}..={MAX_DEADLINE:?}")]
+    Deadline(&'static str),
+    /// A queue that takes nothing, or more than its counters hold.
+    #[error("queue limit {0} is outside 1..={MAX_QUEUE_LIMIT}")]
+    QueueLimit(usize),
+    /// No attempt at all.
+    #[error("at least one attempt at ISCSI_INIT is needed")]
+    InitAttempts,
 }
+
+/// Shortest deadline: below it the card has no chance to answer and the watchdog keeps a core busy.
+pub const MIN_DEADLINE: Duration = Duration::from_millis(1);
+/// Longest deadline: beyond it nothing is bounded any more.
+pub const MAX_DEADLINE: Duration = Duration::from_secs(3600);
+/// Most requests that a session may be allowed to queue.
+pub const MAX_QUEUE_LIMIT: usize = 1 << 16;
 
 impl RingSizes {
     /// Checks the sizes against the chip's limits and the rule that a completion queue never overruns
@@ -103,7 +120,7 @@ pub fn check_mtu(mtu: u16) -> Result<u16, ConfigError> {
 
 /// Every deadline of the driver (BNX2I-CNIC 13.7). No event cancels one of them; only the answer does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Deadlines {
     /// The firmware's answer to a driver mailbox message.
     pub firmware: Duration,
@@ -125,9 +142,7 @@ pub struct Deadlines {
     pub update: Duration,
     /// CLOSE_COMP or RESET_COMP.
     pub close: Duration,
-    /// The answer to UPLOAD_PG.
-    pub upload: Duration,
-    /// The answer to DESTROY_CONN; then the connection's memory is in quarantine until the chip is reset.
+    /// The answers to DESTROY_CONN and UPLOAD_PG; then the connection's memory is in quarantine until the chip is reset.
     pub destroy: Duration,
     /// All cleanup completions of one batch.
     pub cleanup: Duration,
@@ -151,7 +166,6 @@ impl Default for Deadlines {
             login: ms(30_000),
             update: ms(1_000),
             close: ms(10_000),
-            upload: ms(1_000),
             destroy: ms(2_000),
             cleanup: ms(1_000),
             stop: ms(45_000),
@@ -160,9 +174,40 @@ impl Default for Deadlines {
     }
 }
 
+impl Deadlines {
+    /// Checks that each is long enough to be met and short enough to mean something.
+    ///
+    /// # Errors
+    /// [`ConfigError::Deadline`] with the name of the first that is not.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let Self { firmware, chip_reset, init, offload, path, path_group, connect, .. } = *self;
+        let Self { login, update, close, destroy, cleanup, stop, watchdog, .. } = *self;
+        let all = [
+            ("firmware", firmware),
+            ("chip_reset", chip_reset),
+            ("init", init),
+            ("offload", offload),
+            ("path", path),
+            ("path_group", path_group),
+            ("connect", connect),
+            ("login", login),
+            ("update", update),
+            ("close", close),
+            ("destroy", destroy),
+            ("cleanup", cleanup),
+            ("stop", stop),
+            ("watchdog", watchdog),
+        ];
+        match all.into_iter().find(|(_, d)| !(MIN_DEADLINE..=MAX_DEADLINE).contains(d)) {
+            Some((name, _)) => Err(ConfigError::Deadline(name)),
+            None => Ok(()),
+        }
+    }
+}
+
 /// What an operator may choose.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct DriverConfig {
     /// MTU of the interface, bytes, 68 to 9000.
     pub mtu: u16,
@@ -203,7 +248,13 @@ impl DriverConfig {
     pub fn check(&self) -> Result<(), ConfigError> {
         check_mtu(self.mtu)?;
         self.rings.check()?;
-        Ok(())
+        if !(1..=MAX_QUEUE_LIMIT).contains(&self.queue_limit) {
+            return Err(ConfigError::QueueLimit(self.queue_limit));
+        }
+        if self.init_attempts == 0 {
+            return Err(ConfigError::InitAttempts);
+        }
+        self.deadlines.check()
     }
 }
 
@@ -224,6 +275,23 @@ mod tests {
         assert_eq!(rings(64, 32, 127), Err(ConfigError::Cq { cq: 127, need: 104 }));
         assert!(rings(64, 16, 128).is_ok() && rings(64, 32, 128).is_ok());
         assert_eq!(rings(128, 16, 128), Err(ConfigError::Cq { cq: 128, need: 152 }), "D4");
+    }
+
+    #[test]
+    fn values_that_would_spin_or_never_work_are_refused() {
+        let check = |change: fn(&mut DriverConfig)| {
+            let mut config = DriverConfig::default();
+            change(&mut config);
+            config.check()
+        };
+        assert_eq!(check(|_| ()), Ok(()));
+        assert_eq!(check(|c| c.deadlines.watchdog = Duration::ZERO), Err(ConfigError::Deadline("watchdog")));
+        assert_eq!(check(|c| c.deadlines.firmware = Duration::MAX), Err(ConfigError::Deadline("firmware")));
+        assert_eq!(check(|c| c.deadlines.stop = Duration::ZERO), Err(ConfigError::Deadline("stop")));
+        assert_eq!(check(|c| c.queue_limit = 0), Err(ConfigError::QueueLimit(0)));
+        assert_eq!(check(|c| c.init_attempts = 0), Err(ConfigError::InitAttempts));
+        let text = ConfigError::Deadline("watchdog").to_string();
+        assert_eq!(text, "deadline `watchdog` is outside 1ms..=3600s");
     }
 
     #[test]
