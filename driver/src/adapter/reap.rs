@@ -85,13 +85,13 @@ impl<P: Platform> Adapter<P> {
         let now = cx.now;
         let slot = self.ep(cid).and_then(|ep| ep.session).ok_or(Cause::BadItt)?;
         let opcode = cqe.opcode();
-        let carries_window =
-            opcode != CqOpcode::CLEANUP_RESPONSE && opcode != CqOpcode::NOPOUT_LOCAL_COMPLETION;
+        // What the card completes by itself says nothing about the target.
+        let from_target = opcode != CqOpcode::CLEANUP_RESPONSE && opcode != CqOpcode::NOPOUT_LOCAL_COMPLETION;
         if let Some(s) = self.session(slot) {
-            if let Some(k) = &mut s.keepalive {
-                k.received(now);
-            }
-            if carries_window {
+            if from_target {
+                if let Some(k) = &mut s.keepalive {
+                    k.received(now);
+                }
                 let r: &NopInMsg = cqe.view();
                 s.window.update(Sn(r.exp_cmd_sn.get()), Sn(r.max_cmd_sn.get()));
             }

@@ -48,7 +48,7 @@ impl Keepalive {
         !self.recv_timeout.is_zero()
     }
 
-    /// A completion of this connection was processed; any proves that the target lives.
+    /// A PDU of the target was processed; any proves that it lives.
     #[inline]
     pub fn received(&mut self, now: Instant) {
         self.last_recv = now;

@@ -314,6 +314,26 @@ fn a_silent_target_is_pinged_and_given_up_after_10_s() {
     assert_eq!(error, Some(ConnFailure::NopTimedOut));
 }
 
+/// What the card completes by itself must not keep a dead target alive.
+#[test]
+fn a_local_completion_does_not_put_off_the_ping() {
+    let mut rig = Rig::new();
+    rig.up();
+    let session = rig.new_session_with(1, SessionParams::default());
+    let ep = rig.relogin(session, 1);
+    let mut ping = NopInMsg::default();
+    (ping.op_code, ping.itt, ping.ttt) = (CqOpcode::NOP_IN, Itt::RESERVED, U32::new(7));
+    rig.card.borrow_mut().send_cqes.push((ep.cid, ping.into_element()));
+    rig.run(Duration::from_secs(4));
+    let answers = itts(&rig, SqOpcode::NOP_OUT_IMMEDIATE);
+    assert_eq!(answers.len(), 1);
+    let mut left = NopInMsg::default();
+    (left.op_code, left.itt) = (CqOpcode::NOPOUT_LOCAL_COMPLETION, answers[0]);
+    rig.card.borrow_mut().send_cqes.push((ep.cid, left.into_element()));
+    rig.run(Duration::from_secs(1));
+    assert_eq!(itts(&rig, SqOpcode::NOP_OUT_IMMEDIATE).len(), 2, "5 s after the target's last sign of life");
+}
+
 #[test]
 fn a_nop_in_of_the_target_is_answered_and_its_buffer_returned() {
     let (mut rig, _, ep, _) = ready();
