@@ -21,6 +21,12 @@ pub(crate) use regs::{BAR0, Regs};
 const SB_CMD_CONSUMER: usize = 48;
 const SB_COMPLETION_PRODUCER: usize = 50;
 const SB_INDEX: usize = 54;
+/// Where shared memory may begin in GRC space: the scratchpad of the management processor, 32 KiB, with room for one function's
+/// part.
+const SHMEM_BASES: core::ops::RangeInclusive<u32> =
+    s::SHM_HDR_SIGNATURE..=s::SHM_HDR_SIGNATURE + 0x8000 - SHMEM_BYTES;
+/// More than any offset that is used.
+const SHMEM_BYTES: u32 = 0x400;
 /// Reads of a self-clearing bit before it counts as stuck.
 const POLLS: usize = 10;
 /// Context pages lent at most: the windows that firmware announces hold a few hundred.
@@ -114,7 +120,11 @@ pub(crate) fn identify<P: Platform>(p: &mut P, cx: &mut Cx<'_>) -> Result<Identi
     } else {
         s::HOST_VIEW_SHMEM_BASE
     };
-    let magic = read(&mut regs, shmem.wrapping_add(s::DEV_INFO_SIGNATURE))?;
+    // It comes from the card: outside the firmware's memory there is nothing to shake hands with.
+    if !SHMEM_BASES.contains(&shmem) || !shmem.is_multiple_of(4) {
+        return Err(Failure::Firmware);
+    }
+    let magic = read(&mut regs, shmem + s::DEV_INFO_SIGNATURE)?;
     if magic & s::DEV_INFO_SIGNATURE_MAGIC_MASK != s::DEV_INFO_SIGNATURE_MAGIC {
         return Err(Failure::Firmware);
     }

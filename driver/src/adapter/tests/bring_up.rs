@@ -198,3 +198,15 @@ fn doorbells_lie_where_the_chip_says() {
     let info = rig.adapter.sessions().find(|s| s.id == session).unwrap();
     assert_eq!(info.phase, crate::adapter::SessionPhase::BringUp);
 }
+
+/// The place of shared memory is read from the card.
+#[test]
+fn nonsense_in_the_shared_memory_header_is_a_failure_of_the_firmware() {
+    for at in [0, 0x1234, 0x16_7c01, 0x16_7e00, 0xffff_ff00, u32::MAX] {
+        let mut rig = Rig::new();
+        rig.card.borrow_mut().shmem = at;
+        rig.request(OperatorRequest::InterfaceUp);
+        rig.run(Duration::from_secs(5));
+        assert_eq!(rig.adapter.state(), AdapterState::Failed(Failure::Firmware), "{at:#x}");
+    }
+}

@@ -71,6 +71,8 @@ pub(super) struct Card {
     pub(crate) resets_by_register: bool,
     pub(crate) licensed: bool,
     pub(crate) firmware: bool,
+    /// What the header says about the place of shared memory.
+    pub(crate) shmem: u32,
     /// KWQEs seen, in order.
     pub(crate) kwqes: Vec<(u16, Kwqe)>,
     /// WQEs seen: cid, entry.
@@ -113,6 +115,7 @@ impl Fake {
             resets_by_register: true,
             licensed: true,
             firmware: true,
+            shmem: SHMEM,
             kwqes: Vec::new(),
             wqes: Vec::new(),
             answer_sense: Some(0),
@@ -464,7 +467,7 @@ impl PciFunction for Fake {
                 let at = self.reg(r::PCICFG_REG_WINDOW_ADDRESS);
                 match at {
                     s::SHM_HDR_SIGNATURE => s::SHM_HDR_SIGNATURE_SIG | 1,
-                    s::SHM_HDR_ADDR_0 => SHMEM,
+                    s::SHM_HDR_ADDR_0 => card.shmem,
                     _ if at == SHMEM + s::DEV_INFO_SIGNATURE => s::DEV_INFO_SIGNATURE_MAGIC,
                     _ if at == SHMEM + s::ISCSI_INITIATOR && card.licensed => s::ISCSI_INITIATOR_EN,
                     _ if at == SHMEM + s::ISCSI_MAX_CONN => 128 << 16,
