@@ -42,7 +42,10 @@ impl<P: Platform> Adapter<P> {
                 return done;
             }
             if idle {
-                // The rest of a group is still on its way.
+                // The rest of a group is still on its way, and needs an interrupt to be noticed.
+                if !interrupts.is_empty() || done > 0 {
+                    l2::ack(&mut self.platform, cx, index);
+                }
                 return done;
             }
         }

@@ -404,3 +404,19 @@ fn all_cids_are_used_and_the_129th_connect_is_refused() {
     assert_eq!(rig.adapter.holdings().cids, 0);
     assert_eq!(rig.slot.borrow().audit().violations, 0);
 }
+
+/// One-shot interrupts: unless the first half is acknowledged, the second raises none.
+#[test]
+fn half_a_group_of_completions_is_acknowledged() {
+    let (mut rig, _, ep, _) = ready();
+    let before = rig.card.borrow().acked;
+    let mut first = answer(op::UPDATE, ep.cid, 0).unwrap();
+    first.set_next(true);
+    rig.card.borrow_mut().send.push(first);
+    rig.settle();
+    assert_eq!(rig.card.borrow().acked, before.wrapping_add(1));
+    let stale = rig.adapter.counters().stale_events;
+    rig.card.borrow_mut().send.push(answer(op::UPDATE, ep.cid, 0).unwrap());
+    rig.settle();
+    assert_eq!(rig.adapter.counters().stale_events, stale + 2, "the whole group was looked at");
+}

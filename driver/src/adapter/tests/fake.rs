@@ -89,6 +89,8 @@ pub(super) struct Card {
     pub(crate) rq_underruns: u32,
     pub(crate) mq_config2: u32,
     pub(crate) doorbells: Vec<u64>,
+    /// Status indexes that were acknowledged last.
+    pub(crate) acked: u16,
 }
 
 pub(super) struct Fake {
@@ -127,6 +129,7 @@ impl Fake {
             rq_underruns: 0,
             mq_config2: 0,
             doorbells: Vec::new(),
+            acked: 0,
         }));
         let layout = FunctionLayout {
             vendor: 0x14e4,
@@ -501,6 +504,7 @@ impl PciFunction for Fake {
                     self.window.insert(SHMEM + s::FW_MB, value & s::DRV_MSG_SEQ);
                 }
             }
+            r::PCICFG_INT_ACK_CMD => self.card.borrow_mut().acked = value as u16,
             r::HC_STATUS_ADDR_L => {
                 self.grant = Some(cx.host.grant());
                 self.regs.insert(at, value);
