@@ -6,21 +6,24 @@
 
 mod regs;
 
+use core::mem::offset_of;
+
 use bus::actor::Cx;
 use bus::config::{COMMAND_BUS_MASTER, COMMAND_MEMORY, MSI_ENABLE};
 use bus::pci::{BusLost, Dir, DmaExhausted, Platform, Proof};
 use hsi::regs as r;
 use hsi::regs::config_space;
 use hsi::shmem as s;
+use hsi::status_block::StatusBlock;
 
 use crate::adapter::Failure;
 use crate::mem::Lent;
 pub(crate) use regs::{BAR0, Regs};
 
 /// Byte offsets in the plain status block (HSI: status_block).
-const SB_CMD_CONSUMER: usize = 48;
-const SB_COMPLETION_PRODUCER: usize = 50;
-const SB_INDEX: usize = 54;
+const SB_CMD_CONSUMER: usize = offset_of!(StatusBlock, status_cmd_consumer_index);
+const SB_COMPLETION_PRODUCER: usize = offset_of!(StatusBlock, status_completion_producer_index);
+const SB_INDEX: usize = offset_of!(StatusBlock, status_idx);
 /// Where shared memory may begin in GRC space: the scratchpad of the management processor, 32 KiB, with room for one function's
 /// part.
 const SHMEM_BASES: core::ops::RangeInclusive<u32> =
