@@ -191,6 +191,7 @@ impl<P: Platform> Adapter<P> {
             abort: params.abort_timeout,
             lun_reset: params.lu_reset_timeout,
             target_reset: params.tgt_reset_timeout,
+            cleanup: self.config.deadlines.cleanup,
         };
         let session = Session {
             tag,

@@ -19,4 +19,4 @@ pub use session::{Admit, SessionGate, SessionState};
 pub use task::{
     AllocError, MGMT_TASKS, Task, TaskClass, TaskError, TaskHandle, TaskKind, TaskState, TaskTable, WireItt,
 };
-pub use tmf::{CLEANUP_TIMEOUT, Ladder, LadderAction, Scope, TmfFunction, TmfRequest, TmfTimeouts};
+pub use tmf::{Ladder, LadderAction, Scope, TmfFunction, TmfRequest, TmfTimeouts};

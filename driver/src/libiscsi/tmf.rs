@@ -16,9 +16,6 @@ use std::collections::VecDeque;
 
 use super::TaskHandle;
 
-/// All cleanup completions of one batch (BNX2I-CNIC 13.7).
-pub const CLEANUP_TIMEOUT: Duration = Duration::from_secs(1);
-
 /// How long each function may stay unanswered; iscsid's defaults are 15, 30 and 30 s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TmfTimeouts {
@@ -28,12 +25,14 @@ pub struct TmfTimeouts {
     pub lun_reset: Duration,
     /// TARGET WARM RESET.
     pub target_reset: Duration,
+    /// All cleanup completions of one batch (BNX2I-CNIC 13.7).
+    pub cleanup: Duration,
 }
 
 impl Default for TmfTimeouts {
     fn default() -> Self {
         let s = Duration::from_secs;
-        Self { abort: s(15), lun_reset: s(30), target_reset: s(30) }
+        Self { abort: s(15), lun_reset: s(30), target_reset: s(30), cleanup: s(1) }
     }
 }
 
@@ -208,7 +207,7 @@ impl Ladder {
             }
             State::Waiting { until, .. } | State::Cleaning { until, .. } if now >= until => self.die(),
             State::Succeeded(scope) => {
-                self.state = State::Cleaning { scope, until: now + CLEANUP_TIMEOUT };
+                self.state = State::Cleaning { scope, until: now + self.timeouts.cleanup };
                 Some(LadderAction::CleanUp(scope))
             }
             State::Dead => self.die(),
