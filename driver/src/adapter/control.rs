@@ -168,7 +168,7 @@ impl<P: Platform> Adapter<P> {
             _ => wqe::logout(bhs, index, sn, dummy),
         });
         if !sent {
-            self.fail_endpoint(cx, cid, Cause::TmfNotSent);
+            self.fail_endpoint(cx, cid, Cause::PduNotSent);
             return;
         }
         cx.event(EventKind::PduOut, u64::from(bhs[0]), u64::from(cid) << 32);

@@ -54,6 +54,8 @@ pub enum Cause {
     TmfTimedOut,
     /// A task management PDU could not be sent.
     TmfNotSent,
+    /// A login, text or logout PDU could not be sent: no task or no room in the send queue.
+    PduNotSent,
     /// The target asked for logout or dropped connection or session by Asynchronous Message 1 to 4.
     AsyncEvent(u8),
     /// The adapter reported the connection as failed, with this code.
@@ -117,7 +119,7 @@ impl Cause {
             Self::BadItt => (C::ConnFailed, E::Transport, true),
             Self::NopTimedOut => (C::NopTimedOut, E::Transport, true),
             Self::TmfTimedOut => (C::EhSessionReset, E::Transport, true),
-            Self::TmfNotSent => (C::ConnFailed, E::Transport, true),
+            Self::TmfNotSent | Self::PduNotSent => (C::ConnFailed, E::Transport, true),
             Self::AsyncEvent(_) | Self::AdapterReset => (C::ConnFailed, E::Transport, true),
             Self::HostRemoved | Self::Lost(C::InvalidHost) => (C::InvalidHost, E::HostNotFound, false),
             Self::Lost(conn) => (conn, E::Transport, true),
@@ -192,6 +194,9 @@ impl fmt::Display for Cause {
             Self::NopTimedOut => f.write_str("ping timeout expired: the target or the path to it is silent"),
             Self::TmfTimedOut => f.write_str("task management was not answered"),
             Self::TmfNotSent => f.write_str("Could not send TMF."),
+            Self::PduNotSent => {
+                f.write_str("a login, text or logout request found no room in the send queue")
+            }
             Self::AsyncEvent(n) => write!(f, "the target sent asynchronous event {n}"),
             Self::Lost(failure) => write!(f, "detected conn error ({failure})"),
             Self::AdapterReset => f.write_str("the adapter was reset"),
