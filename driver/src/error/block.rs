@@ -27,7 +27,7 @@ pub enum BlockError {
     SessionClosed,
     /// Recovery did not succeed within the replacement timeout.
     #[error(
-        "session recovery timed out after {seconds} s: check target and network; the session is still being retried"
+        "session recovery timed out after {seconds} s: check target and network; requests work again after the next login"
     )]
     RecoveryTimedOut {
         /// The replacement timeout in seconds.
