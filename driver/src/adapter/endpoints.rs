@@ -210,8 +210,6 @@ impl<P: Platform> Adapter<P> {
             Phase::Grouping => {
                 self.answer_connect(cid, Err(EpError::Timeout));
                 self.enter(cx, cid, Phase::Destroying);
-                // The card may hold a path group that nobody can name: only a reset frees it (H2).
-                self.reset_wanted = true;
             }
             Phase::Connected => self.fail_endpoint(cx, cid, Cause::LoginTimedOut),
             Phase::Updating => self.fail_endpoint(cx, cid, Cause::UpdateTimedOut),
