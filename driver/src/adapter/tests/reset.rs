@@ -489,6 +489,7 @@ fn r1_nothing_new_while_the_adapter_goes_down() {
     rig.connect(2);
     let ep = rig.connected(2).unwrap().unwrap();
     rig.card.borrow_mut().mute = true;
+    rig.card.borrow_mut().firmware = false;
     rig.request(OperatorRequest::ChangeMtu(9000));
     assert_eq!(rig.adapter.state(), AdapterState::GoingDown);
     refused(&mut rig);
@@ -500,9 +501,11 @@ fn r1_nothing_new_while_the_adapter_goes_down() {
     });
     assert_eq!(bound, Some(Err(Refused::NotReady)));
     rig.run_until(MINUTE, |r| r.adapter.state() == AdapterState::Resetting);
+    assert_eq!(rig.adapter.state(), AdapterState::Resetting);
     refused(&mut rig);
     rig.run_until(MINUTE, |r| r.adapter.holdings().cids == 0);
     rig.card.borrow_mut().mute = false;
+    rig.card.borrow_mut().firmware = true;
     rig.run_until(MINUTE, |r| r.adapter.state() == AdapterState::Up);
     assert_eq!(rig.adapter.state(), AdapterState::Up);
     assert_eq!(rig.adapter.holdings().sessions, 1, "the session outlives the reset");
