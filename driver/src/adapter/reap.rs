@@ -87,14 +87,12 @@ impl<P: Platform> Adapter<P> {
         let opcode = cqe.opcode();
         // What the card completes by itself says nothing about the target.
         let from_target = opcode != CqOpcode::CLEANUP_RESPONSE && opcode != CqOpcode::NOPOUT_LOCAL_COMPLETION;
-        if let Some(s) = self.session(slot) {
-            if from_target {
-                if let Some(k) = &mut s.keepalive {
-                    k.received(now);
-                }
-                let r: &NopInMsg = cqe.view();
-                s.window.update(Sn(r.exp_cmd_sn.get()), Sn(r.max_cmd_sn.get()));
+        if from_target && let Some(s) = self.session(slot) {
+            if let Some(k) = &mut s.keepalive {
+                k.received(now);
             }
+            let r: &NopInMsg = cqe.view();
+            s.window.update(Sn(r.exp_cmd_sn.get()), Sn(r.max_cmd_sn.get()));
         }
         match opcode {
             CqOpcode::SCSI_RSP | CqOpcode::DATA_IN => self.on_scsi(cx, slot, cid, cqe),
