@@ -1,8 +1,8 @@
 //! Bounded message queues between actors: the control path.
 //!
 //! A port is made by the world that owns both ends. It is bounded: a full port refuses the message and hands
-//! it back, so the sender decides. Each message carries the generation of the receiver it was meant for; a killed
-//! receiver loses its inbox, and what was sent to it before it came back is never delivered.
+//! it back, so the sender decides. A killed receiver loses its inbox, and what is sent to it before the world
+//! revives it is lost too: the sender is not told, as with a dead process behind a netlink socket.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -31,7 +31,7 @@ pub struct PortCounters {
     pub sent: u64,
     /// Messages refused because the port was full.
     pub refused: u64,
-    /// Messages lost with a killed receiver.
+    /// Messages lost with a killed receiver, or sent to it while it was dead.
     pub lost: u64,
 }
 
@@ -39,7 +39,7 @@ struct Inner<T> {
     name: &'static str,
     capacity: usize,
     queue: VecDeque<T>,
-    generation: u32,
+    dead: bool,
     counters: PortCounters,
     wake: Wake,
 }
@@ -51,7 +51,7 @@ pub fn port<T>(name: &'static str, capacity: usize, wake: Wake) -> (PortTx<T>, P
         name,
         capacity,
         queue: VecDeque::with_capacity(capacity.min(64)),
-        generation: 0,
+        dead: false,
         counters: PortCounters::default(),
         wake,
     }));
@@ -68,12 +68,17 @@ impl<T> Clone for PortTx<T> {
 }
 
 impl<T> PortTx<T> {
-    /// Sends `message` and wakes the receiver.
+    /// Sends `message` and wakes the receiver. For a dead receiver it is lost.
     ///
     /// # Errors
     /// [`PortFull`] hands the message back when the port already holds its capacity.
     pub fn send(&self, message: T) -> Result<(), PortFull<T>> {
         let mut p = self.0.borrow_mut();
+        if p.dead {
+            p.counters.sent += 1;
+            p.counters.lost += 1;
+            return Ok(());
+        }
         if p.queue.len() >= p.capacity {
             p.counters.refused += 1;
             return Err(PortFull { name: p.name, capacity: p.capacity, message });
@@ -89,12 +94,6 @@ impl<T> PortTx<T> {
     pub fn room(&self) -> usize {
         let p = self.0.borrow();
         p.capacity - p.queue.len()
-    }
-
-    /// The generation of the receiver: it changes when the receiver is killed.
-    #[must_use]
-    pub fn generation(&self) -> u32 {
-        self.0.borrow().generation
     }
 
     /// What happened here so far.
@@ -119,12 +118,17 @@ impl<T> PortRx<T> {
         self.0.borrow_mut().queue.pop_front()
     }
 
-    /// The receiver was killed: its inbox is lost and its generation advances.
+    /// The receiver was killed: its inbox is lost, and so is what comes until it is revived.
     pub fn kill(&self) {
         let mut p = self.0.borrow_mut();
         p.counters.lost += p.queue.len() as u64;
         p.queue.clear();
-        p.generation += 1;
+        p.dead = true;
+    }
+
+    /// There is a receiver again.
+    pub fn revive(&self) {
+        self.0.borrow_mut().dead = false;
     }
 }
 
@@ -152,6 +156,21 @@ mod tests {
         tx.send(1).unwrap();
         rx.kill();
         assert_eq!(rx.recv(), None);
-        assert_eq!((tx.generation(), tx.counters().lost, tx.room()), (1, 1, 2));
+        assert_eq!((tx.counters().lost, tx.room()), (1, 2));
+    }
+    #[test]
+    fn what_is_sent_to_a_dead_receiver_is_never_delivered() {
+        let set = WakeSet::default();
+        let (tx, rx) = port("test", 2, set.register());
+        set.pop();
+        rx.kill();
+        for n in 0..5 {
+            tx.send(n).expect("nobody is there to refuse it");
+        }
+        assert_eq!(set.pop(), None, "nobody is woken");
+        rx.revive();
+        assert_eq!(rx.recv(), None);
+        tx.send(7).unwrap();
+        assert_eq!((rx.recv(), tx.counters()), (Some(7), PortCounters { sent: 6, refused: 0, lost: 5 }));
     }
 }

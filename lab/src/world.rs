@@ -892,12 +892,14 @@ impl<P: Seat + 'static> World<P> {
         };
         let iscsid = Iscsid::new(ActorId::new("iscsid", 0), INITIATOR, ports, self.records.clone())?;
         let iscsid = Rc::new(RefCell::new(iscsid));
+        d.control_in.revive();
+        d.requests.revive();
         self.exec.install(&self.places.iscsid, iscsid.clone());
         self.iscsid = Some(iscsid);
         Ok(())
     }
 
-    /// Kills the daemon. Its inbox is lost.
+    /// Kills the daemon. Its inbox is lost, and so is what it is sent until it is started again.
     pub fn kill_iscsid(&mut self) {
         self.iscsid = None;
         self.exec.kill(&self.places.iscsid);

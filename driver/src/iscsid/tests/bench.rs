@@ -502,6 +502,8 @@ impl Bench {
         let ports = self.iscsid.take().unwrap().into_ports();
         ports.control_in.kill();
         ports.requests.kill();
+        ports.control_in.revive();
+        ports.requests.revive();
         self.iscsid = Some(daemon(ports, &self.records));
     }
 
