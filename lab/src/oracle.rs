@@ -1,9 +1,10 @@
 //! The data oracle: what a read may return after everything that was written, acknowledged or lost so far.
 //!
-//! It knows, for each block of a region, the generation of the last completed write and the generations of failed
-//! writes after it, whose effect is undetermined. A read must return one of these, whole (invariants S2, S3 and S4 of
-//! ARCHITECTURE 8). The workload never overlaps two requests on one block, so no order between concurrent
-//! requests has to be guessed. Not modelled: other writers of the same region.
+//! It knows, for each block of a region, the generation of the last completed write, the generations of failed writes
+//! after it, whose effect is undetermined, and those of the failed writes before it, which may never come back. A read
+//! must return one of these, whole (invariants S2, S3 and S4 of ARCHITECTURE 8). The workload never overlaps two
+//! requests on one block, so no order between concurrent requests has to be guessed. Not modelled: other writers of the
+//! same region.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,7 +26,7 @@ pub enum Fault {
         /// The last completed write.
         expected: u32,
     },
-    /// S4: the block carries a generation that a later completed write had covered, or that was never written.
+    /// S4: the block carries a failed write that a later completed write had covered, or one that was never completed.
     Resurfaced {
         /// What was read.
         found: u32,
@@ -85,6 +86,9 @@ pub enum Initial {
     Unknown,
 }
 
+/// Covered failed writes of a block that are told apart from writes that completed; older ones count as stale.
+const FAILED_KEPT: usize = 16;
+
 /// The expectations for one writer's region of a disk.
 pub struct Region {
     writer: u32,
@@ -94,6 +98,8 @@ pub struct Region {
     initial: Initial,
     settled: Vec<u32>,
     undetermined: BTreeMap<u64, Vec<u32>>,
+    /// Failed writes that a later completed write covered: the last [`FAILED_KEPT`] of each block.
+    covered: BTreeMap<u64, Vec<u32>>,
     generation: u32,
 }
 
@@ -109,6 +115,7 @@ impl Region {
             initial,
             settled: vec![0; blocks],
             undetermined: BTreeMap::new(),
+            covered: BTreeMap::new(),
             generation: 0,
         }
     }
@@ -137,11 +144,21 @@ impl Region {
         for lba in blocks {
             if ok {
                 self.settled[(lba - self.first) as usize] = generation;
-                self.undetermined.remove(&lba);
+                self.cover(lba);
             } else {
                 self.undetermined.entry(lba).or_default().push(generation);
             }
         }
+    }
+
+    /// A completed write, or a failed one that was seen on disk, settles the block: from the next completed write on, none
+    /// of the failed ones may come back.
+    fn cover(&mut self, lba: u64) {
+        let Some(failed) = self.undetermined.remove(&lba) else { return };
+        let covered = self.covered.entry(lba).or_default();
+        covered.extend(failed);
+        let surplus = covered.len().saturating_sub(FAILED_KEPT);
+        covered.drain(..surplus);
     }
 
     /// Judges what a read from `lba` on returned; the first fault of each block goes to `report`. A failed write
@@ -178,10 +195,11 @@ impl Region {
         }
         if self.undetermined.get(&lba).is_some_and(|g| g.contains(&found)) {
             self.settled[at] = found;
-            self.undetermined.remove(&lba);
+            self.cover(lba);
             return Ok(());
         }
-        if found < expected {
+        let failed = self.covered.get(&lba).is_some_and(|g| g.contains(&found));
+        if found < expected && !failed {
             Err(Fault::Stale { found, expected })
         } else {
             Err(Fault::Resurfaced { found, expected })
@@ -247,7 +265,9 @@ mod tests {
         assert_eq!(faults(&mut r, 108, &[0; B])[0].fault, Fault::Stale { found: 0, expected: failed });
         let later = r.stamp(108, &mut kept);
         r.wrote(108..109, later, true);
-        assert_eq!(faults(&mut r, 108, &lost)[0].fault, Fault::Stale { found: failed, expected: later });
+        let resurfaced = faults(&mut r, 108, &lost)[0].fault;
+        assert_eq!(resurfaced, Fault::Resurfaced { found: failed, expected: later });
+        assert_eq!(resurfaced.invariant(), "S4");
         let mut never = [0; B];
         let g = r.stamp(108, &mut never);
         assert_eq!(faults(&mut r, 108, &never)[0].fault, Fault::Resurfaced { found: g, expected: later });
