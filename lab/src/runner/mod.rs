@@ -28,12 +28,31 @@ pub trait Pace {
         now
     }
 
-    /// The time now, after an actor was stepped.
+    /// The time now, directly after an actor was stepped. What lies between is the actor's.
     fn after_step(&mut self, now: Instant) -> Instant;
+
+    /// Between two steps: looks outside when that is due, and returns the new time. No actor is charged for it.
+    fn between(&mut self, now: Instant) -> Instant {
+        now
+    }
 
     /// Nobody is ready: wait until `deadline` or until something outside happens, and return the new time.
     /// `None` means that nothing can ever happen again.
     fn idle(&mut self, now: Instant, deadline: Option<Instant>) -> Option<Instant>;
+
+    /// What running cost so far, apart from the steps.
+    fn overhead(&self) -> Overhead {
+        Overhead::default()
+    }
+}
+
+/// What a runner itself used: the part of a thread's time that belongs to no actor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Overhead {
+    /// Real time of looking outside without waiting.
+    pub polls: Duration,
+    /// CPU time of going to sleep and waking up.
+    pub parks_cpu: Duration,
 }
 
 /// Virtual time: a step costs [`Virtual::STEP`], waiting costs nothing.
@@ -186,10 +205,16 @@ impl Executive {
     }
 
     /// Time spent in the steps of the actor of a place. In virtual time this is the number of its steps times
-    /// [`Virtual::STEP`].
+    /// [`Virtual::STEP`]; in real time it is what the clock says, so it includes what the machine gave to others.
     #[must_use]
     pub fn busy(&self, place: &Place) -> Duration {
         self.entries[place.0.index() as usize].busy
+    }
+
+    /// What running cost so far, apart from the steps.
+    #[must_use]
+    pub fn overhead(&self) -> Overhead {
+        self.pace.overhead()
     }
 
     /// Calls `f` as if it were an actor, now: how a test or a tool acts on the world between steps.
@@ -251,9 +276,9 @@ impl Executive {
                 e.wake.wake();
             }
             self.steps += 1;
-            let before = self.now;
-            self.now = self.pace.after_step(self.now);
-            self.entries[index as usize].busy += self.now - before;
+            let after = self.pace.after_step(self.now);
+            self.entries[index as usize].busy += after - self.now;
+            self.now = self.pace.between(after);
             return true;
         }
         false
