@@ -8,11 +8,52 @@ use std::rc::Rc;
 use bus::pci::Platform;
 use bus::{Actor, ActorId, Budget, Cx, Instant, Progress};
 use driver::adapter::Adapter;
+use driver::user::Ticket;
 
 /// A user of the block API: takes completions and submits requests.
 pub trait User<P: Platform> {
     /// Does what can be done now. Never blocks.
     fn drive(&mut self, cx: &mut Cx<'_>, adapter: &mut Adapter<P>) -> Progress;
+}
+
+/// Which of a user's slots waits for which ticket. It is found by its ticket without a walk over the slots, and
+/// nothing is allocated once it was as full as it gets.
+#[derive(Clone, Debug, Default)]
+pub struct Waiting {
+    /// Ascending by ticket, which is the order in which they are given out.
+    tickets: Vec<(Ticket, usize)>,
+}
+
+impl Waiting {
+    /// Nobody waits; there is room for `slots`.
+    #[must_use]
+    pub fn with_capacity(slots: usize) -> Self {
+        Self { tickets: Vec::with_capacity(slots) }
+    }
+
+    /// `slot` waits for `ticket`.
+    pub fn insert(&mut self, ticket: Ticket, slot: usize) {
+        let at = self.tickets.partition_point(|(t, _)| *t < ticket);
+        self.tickets.insert(at, (ticket, slot));
+    }
+
+    /// `ticket` completed: the slot that waited for it, if one did.
+    pub fn take(&mut self, ticket: Ticket) -> Option<usize> {
+        let at = self.tickets.binary_search_by_key(&ticket, |(t, _)| *t).ok()?;
+        Some(self.tickets.remove(at).1)
+    }
+
+    /// Slots that wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.tickets.len()
+    }
+
+    /// Whether nobody waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.tickets.is_empty()
+    }
 }
 
 /// An adapter with at most one user. See the module.
@@ -38,5 +79,21 @@ impl<P: Platform> Actor for Host<P> {
             p = Progress { done: p.done + again.done, next: again.next };
         }
         Progress { done: p.done + u.done, next: Instant::earliest(p.next, u.next) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_ticket_is_taken_once_whatever_the_order() {
+        let mut waiting = Waiting::with_capacity(4);
+        for (ticket, slot) in [(10, 3), (12, 0), (11, 7)] {
+            waiting.insert(Ticket(ticket), slot);
+        }
+        let taken = [11, 10, 10, 13, 12].map(|t| waiting.take(Ticket(t)));
+        assert_eq!(taken, [Some(7), Some(3), None, None, Some(0)]);
+        assert!(waiting.is_empty());
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! Each session owns a region of a disk. A slot (one of `depth` per session) issues a request of random size,
 //! place, alignment and split over blocks that no other slot of the session is using, waits for its completion,
-//! judges it, thinks, and goes on. First the whole region is written once, so that every later read has something to say. Every byte of a slot's buffer outside the request is a guard byte that must not
-//! change (S6). A completion that no slot waits for is a duplicate (S1); a slot that never completes is lost.
+//! judges it, thinks, and goes on. First the whole region is written once, so that every later read has something to
+//! say. Every byte of a slot's buffer outside the request is a guard byte that must not change (S6). A completion that
+//! no slot waits for is a duplicate (S1); a slot that never completes is lost.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -13,9 +14,9 @@ use bus::pci::{DmaExhausted, Platform};
 use bus::{Cx, Instant, Progress};
 use driver::adapter::Adapter;
 use driver::control::SessionId;
-use driver::user::{Completion, Disk, Extent, Op, Request, SubmitError, Ticket, UserBuf};
+use driver::user::{Completion, Disk, Extent, Op, Request, SubmitError, UserBuf};
 
-use crate::host::User;
+use crate::host::{User, Waiting};
 use crate::oracle::{Finding, Initial, Region};
 
 /// Findings kept with their details; more are only counted.
@@ -70,7 +71,8 @@ pub struct LoadReport {
 struct Slot {
     session: usize,
     buf: UserBuf,
-    ticket: Option<Ticket>,
+    /// Whether its request is outstanding.
+    busy: bool,
     write: Option<u32>,
     blocks: Range<u64>,
     parts: Vec<Extent>,
@@ -92,6 +94,7 @@ pub struct Load {
     config: LoadConfig,
     sessions: Vec<Session>,
     slots: Vec<Slot>,
+    waiting: Waiting,
     scratch: Vec<u8>,
     completions: Vec<Completion>,
     report: LoadReport,
@@ -107,6 +110,7 @@ impl Load {
             config,
             sessions: Vec::new(),
             slots: Vec::new(),
+            waiting: Waiting::default(),
             scratch,
             completions: Vec::new(),
             report: LoadReport::default(),
@@ -134,7 +138,7 @@ impl Load {
             self.slots.push(Slot {
                 session: index,
                 buf,
-                ticket: None,
+                busy: false,
                 write: None,
                 blocks: 0..0,
                 parts: Vec::with_capacity(MAX_PARTS),
@@ -153,7 +157,7 @@ impl Load {
     /// Requests that are outstanding.
     #[must_use]
     pub fn outstanding(&self) -> usize {
-        self.slots.iter().filter(|s| s.ticket.is_some()).count()
+        self.waiting.len()
     }
 
     /// A reset begins: each session is measured until its first completion in a younger age of the adapter.
@@ -185,6 +189,7 @@ impl Load {
     pub fn release<P: Platform>(&mut self, adapter: &mut Adapter<P>) -> usize {
         let kept = self.slots.drain(..).filter(|s| adapter.free(s.buf).is_err()).count();
         self.sessions.clear();
+        self.waiting = Waiting::default();
         kept
     }
 
@@ -217,7 +222,8 @@ impl Load {
                 if fill.is_some() {
                     session.unwritten = blocks.end;
                 }
-                slot.ticket = Some(ticket);
+                slot.busy = true;
+                self.waiting.insert(ticket, i);
                 slot.write = generation;
                 slot.blocks = blocks;
                 true
@@ -257,7 +263,7 @@ impl Load {
             let free = self
                 .slots
                 .iter()
-                .filter(|o| o.session == mine && o.ticket.is_some())
+                .filter(|o| o.session == mine && o.busy)
                 .all(|o| o.blocks.end <= want.start || want.end <= o.blocks.start);
             if free {
                 return Some(want);
@@ -267,11 +273,12 @@ impl Load {
     }
 
     fn complete<P: Platform>(&mut self, cx: &mut Cx<'_>, adapter: &Adapter<P>, c: &Completion) {
-        let Some(slot) = self.slots.iter_mut().find(|s| s.ticket == Some(c.ticket)) else {
+        let Some(i) = self.waiting.take(c.ticket) else {
             self.report.duplicated += 1;
             return;
         };
-        slot.ticket = None;
+        let slot = &mut self.slots[i];
+        slot.busy = false;
         slot.ready_at = cx.now + self.config.think;
         let session = &mut self.sessions[slot.session];
         let report = &mut self.report;
@@ -329,7 +336,7 @@ impl<P: Platform> User<P> for Load {
         let mut next = None;
         if !self.stopping {
             for i in 0..self.slots.len() {
-                if self.slots[i].ticket.is_some() {
+                if self.slots[i].busy {
                     continue;
                 }
                 if self.slots[i].ready_at <= cx.now && self.issue(cx, adapter, i) {
