@@ -71,8 +71,8 @@ pub struct ChipHost {
 }
 
 impl ChipHost {
-    /// Serves `server` at `listener`. The runner wakes the actor for `owner`; `wake` is the actor's own. With `signals` it stops
-    /// on SIGTERM and SIGINT, with `once` when its first client has gone.
+    /// Serves `server` at `listener`. The runner wakes the actor for `owner`; `wake` is the actor's own. With `signals`
+    /// it stops on SIGTERM and SIGINT, with `once` when its first client has gone.
     ///
     /// # Errors
     /// The reactor refuses the descriptors.

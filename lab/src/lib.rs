@@ -1,12 +1,6 @@
 //! The laboratory: assembles worlds from the production actors, runs them in virtual or real time, loads
 //! them with verified I/O, and judges what came out.
 
-#![allow(
-    clippy::disallowed_methods,
-    clippy::disallowed_types,
-    reason = "runners are where the clock and the operating system come in"
-)]
-
 pub mod chip_host;
 pub mod demo;
 pub mod execution;

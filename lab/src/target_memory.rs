@@ -1,8 +1,8 @@
 //! The embedded target at the far end of an in-memory network.
 //!
 //! An actor that moves bytes between the streams of a [`MemoryHost`] and the sans-IO engine
-//! ([`iscsi::target::TargetServer`]). A stream with work waits in a FIFO; serving it once is one work item. The engine and its
-//! disks outlive the process that they model: [`TargetMemory::kill`] resets every stream and stops listening,
+//! ([`iscsi::target::TargetServer`]). A stream with work waits in a FIFO; serving it once is one work item. The engine
+//! and its disks outlive the process that they model: [`TargetMemory::kill`] resets every stream and stops listening,
 //! [`TargetMemory::restart`] listens again over the same blocks.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -57,8 +57,8 @@ impl TargetMemory {
         &self.server
     }
 
-    /// Acts on the engine as an operator of the target does: `f` gets the connections too. Whatever it gave them to say is
-    /// said in the next step.
+    /// Acts on the engine as an operator of the target does: `f` gets the connections too. Whatever it gave them to say
+    /// is said in the next step.
     pub fn operate<R>(&mut self, f: impl FnOnce(&mut TargetServer, &[ConnId]) -> R) -> R {
         let ids: Vec<ConnId> = self.conns.values().map(|c| c.id).collect();
         let r = f(&mut self.server, &ids);
