@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use bus::inproc::SlotConfig;
 use driver::adapter::{AdapterCounters, OperatorRequest};
 use driver::iscsid::NodeRecord;
 use hw_model::fault::{FaultPoint, Trigger};
@@ -78,6 +79,8 @@ pub struct DemoReport {
     pub leaked: u64,
     /// Accesses of the card that the bus refused.
     pub refused_dma: u64,
+    /// Breaches of the rules of the slot: memory that was used or given back while it was lent, or in a later epoch.
+    pub violations: u64,
     /// Recovery times.
     pub recovery_ms: RecoveryMs,
     /// Time that the run took: real seconds, or virtual ones with a seed.
@@ -88,7 +91,7 @@ pub struct DemoReport {
     /// What the armed defect did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub defect: Option<DefectReport>,
-    /// The first blocks that were wrong, and the check that caught each.
+    /// The first blocks that were wrong, and the check that caught each; then the first violations of the slot.
     pub findings: Vec<String>,
     /// The first request that failed, in words.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -131,7 +134,11 @@ pub fn run(config: &DemoConfig, say: impl FnMut(&str)) -> Result<DemoReport, Wor
     let target = ram_target(TARGET, REGION * u64::from(config.sessions), Auth::default());
     let mut world = World::new(match config.seed {
         Some(seed) => WorldConfig::virtual_time(seed, target),
-        None => WorldConfig::real_time(target),
+        // What the bus would forgive is judged in real time too: the price is small.
+        None => WorldConfig {
+            slot: SlotConfig { strict: true, ..SlotConfig::default() },
+            ..WorldConfig::real_time(target)
+        },
     })?;
     let (mut report, counters) = play(&mut world, PORTAL, config, say, |world| {
         let Some(point) = config.defect else { return };
@@ -153,6 +160,8 @@ pub fn run(config: &DemoConfig, say: impl FnMut(&str)) -> Result<DemoReport, Wor
         noticed: (counters.unknown_itt + counters.cq_gaps + counters.timeouts + counters.connections_lost)
             .saturating_sub(wanted),
     });
+    let slot = world.slot().borrow();
+    report.findings.extend(slot.violations().iter().map(|v| format!("check S7, on the bus: {v:?}")));
     report.history = config.seed.map(|_| format!("{:016x}", world.exec().trace().hash()));
     Ok(report)
 }
@@ -246,6 +255,7 @@ fn play<P: Seat + 'static>(
         duplicated: r.duplicated,
         leaked,
         refused_dma: left.audit.refused,
+        violations: left.audit.violations,
         recovery_ms: recovery(&r.recoveries),
         seconds,
         card_lost,
