@@ -1,6 +1,6 @@
 //! CHAP secrets on their way from the command line to a login: never printed, and taken off the process title.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
@@ -78,37 +78,26 @@ fn mask_after_colon(value: &[u8]) -> OsString {
     joined(&[user, b":", MASK.as_bytes()])
 }
 
-/// Masks `user%secret@` and `target_password=` of an iSCSI URL; anything else stays as it is.
+/// Masks `user%secret@` and all from the first `password=` on, in whatever may be meant as an iSCSI URL: a URL with a slash
+/// too few is refused, but it was in the process list before.
 fn mask_url(arg: &[u8]) -> OsString {
-    let Some(at) = find(arg, b"://") else { return OsStr::from_bytes(arg).to_owned() };
-    let (scheme, rest) = arg.split_at(at + 3);
-    let mut shown = scheme.to_vec();
-    // The last `@`, as the parser does: a secret may hold one.
-    match rest.iter().rposition(|&b| b == b'@').map(|at| rest.split_at(at)) {
-        Some((login, place)) => {
-            match login.iter().position(|&b| b == b'%') {
-                Some(p) => shown.extend([&login[..=p], MASK.as_bytes()].concat()),
-                None => shown.extend(login),
-            }
-            shown.extend(place);
-        }
-        None => shown.extend(rest),
+    let mut shown = arg.to_vec();
+    // To the last `@`: a secret may hold one.
+    if let Some(at) = shown.iter().rposition(|&b| b == b'@')
+        && let Some(percent) = shown[..at].iter().position(|&b| b == b'%')
+    {
+        shown.splice(percent + 1..at, MASK.bytes());
     }
     const KEY: &[u8] = b"password=";
-    if let Some(key) = find(&shown, KEY) {
-        let value = key + KEY.len();
-        let end = shown[value..].iter().position(|&b| b == b'&').map_or(shown.len(), |n| value + n);
-        shown.splice(value..end, MASK.bytes());
+    if let Some(key) = shown.windows(KEY.len()).position(|w| w.eq_ignore_ascii_case(KEY)) {
+        shown.truncate(key + KEY.len());
+        shown.extend(MASK.bytes());
     }
     OsString::from_vec(shown)
 }
 
 fn joined(parts: &[&[u8]]) -> OsString {
     OsString::from_vec(parts.concat())
-}
-
-fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack.windows(needle.len()).position(|w| w == needle)
 }
 
 #[cfg(test)]
@@ -138,6 +127,11 @@ mod tests {
             "iscsi://me%geheim?x=1@h/t",
             "iscsi://h/t/0?target_password=geheim@x&a=b",
             "iscsi://h/t?target_password=a%geheim@",
+            "iscsi:/me%geheim@h/t/0",
+            "me%geheim@h/t/0",
+            "iscsi://me%x@h/t?target_password=x&target_password=geheim",
+            "iscsi://me@h/t?target_password=a&geheim",
+            "iscsi://me@h/t?Target_Password=geheim@h",
         ] {
             assert!(!shown_as(&[url])[0].contains("geheim"), "{url}");
         }

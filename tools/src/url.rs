@@ -29,12 +29,7 @@ pub(crate) struct DiskUrl {
 impl DiskUrl {
     /// Parses `text`; `env` looks up an environment variable.
     pub(crate) fn parse(text: &str, env: impl Fn(&str) -> Option<String>) -> Result<Self, Failure> {
-        // A secret may hold a `?`; what stands before the last `@` belongs to it.
-        let after_login = text.rfind('@').unwrap_or(0);
-        let (place, query) = match text[after_login..].find('?') {
-            Some(q) => (&text[..after_login + q], &text[after_login + q + 1..]),
-            None => (text, ""),
-        };
+        let (place, query) = split_query(text);
         let url: IscsiUrl =
             place.parse().map_err(|e: iscsi::names::UrlError| Failure::usage(e.to_string()))?;
         let target =
@@ -91,6 +86,20 @@ impl DiskUrl {
     }
 }
 
+const QUERY_KEYS: [&str; 4] = ["header_digest", "data_digest", "target_user", "target_password"];
+
+/// Both secrets may hold `?` and `@`. The query begins at the first `?` after which there is nothing but options that we know; if
+/// there is none, at the first one after the last `@`.
+fn split_query(text: &str) -> (&str, &str) {
+    let known = |pair: &str| pair.split_once('=').is_some_and(|(key, _)| QUERY_KEYS.contains(&key));
+    let query = text.match_indices('?').map(|(at, _)| at).find(|at| text[at + 1..].split('&').all(known));
+    let login = text.rfind('@').unwrap_or(0);
+    match query.or_else(|| text[login..].find('?').map(|at| login + at)) {
+        Some(at) => (&text[..at], &text[at + 1..]),
+        None => (text, ""),
+    }
+}
+
 const UNKNOWN_QUERY: &str =
     "the URL knows only header_digest, data_digest, target_user and target_password after its `?`";
 
@@ -139,6 +148,10 @@ mod tests {
 
         let u = parse(&format!("iscsi://me%s@h/{DISK}/0?target_user=t&target_password=p")).unwrap();
         assert_eq!(u.mutual, Some(Credentials::new("t", "p")));
+
+        let u = parse(&format!("iscsi://me%s?@h/{DISK}/0?target_user=t&target_password=p@r?k")).unwrap();
+        assert_eq!(u.chap, Some(Credentials::new("me", "s?")));
+        assert_eq!(u.mutual, Some(Credentials::new("t", "p@r?k")));
     }
 
     #[test]
