@@ -1,10 +1,11 @@
 //! The command line: what clap parses. Secrets and URLs stay text here, so that no error of clap's can repeat them.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use driver::error::ExitCode;
 use hw_model::config::Mac;
 use hw_model::fault::FaultPoint;
 
@@ -13,7 +14,7 @@ use crate::size;
 
 /// A software model of a NetXtreme II converged NIC with iSCSI offload, its driver, and a target to try them on.
 #[derive(Debug, Parser)]
-#[command(name = "cnic", version, max_term_width = 110, after_help = EXIT_CODES)]
+#[command(name = "cnic", version, max_term_width = 110, after_help = exit_codes())]
 pub(crate) struct Cli {
     /// Print one JSON object on the last line of standard output.
     #[arg(long, global = true)]
@@ -22,12 +23,24 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes are those of iscsiadm: 0 success, 1 wrong data or another error, 4 connection \
-failure, 5 login failure, 7 invalid parameter, 8 connection timed out, 19 login refused for good, 24 \
-authorization failure.";
+fn exit_codes() -> String {
+    let of_iscsiadm =
+        ExitCode::ALL.into_iter().filter(|code| !matches!(code, ExitCode::Success | ExitCode::Other));
+    let list: Vec<String> =
+        of_iscsiadm.map(|code| format!("{} {}", code.code(), code.text().trim_end_matches('.'))).collect();
+    format!(
+        "Exit codes are those of iscsiadm: 0 success, 1 wrong data or another error, {}.",
+        list.join(", ")
+    )
+}
 
 const URL_HELP: &str =
     "iscsi://[user[%secret]@]host[:port]/iqn/lun; a secret can come from LIBISCSI_CHAP_PASSWORD";
+
+const URL_OPTIONS: &str = "Options of the URL, after `?` and joined by `&` (quote the URL for your shell): \
+header_digest=crc32c, data_digest=crc32c, and for mutual CHAP target_user=NAME, target_password=SECRET. What the URL does \
+not say comes from LIBISCSI_CHAP_USERNAME, LIBISCSI_CHAP_PASSWORD, LIBISCSI_CHAP_TARGET_USERNAME and \
+LIBISCSI_CHAP_TARGET_PASSWORD, where no other user can see it.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -36,10 +49,13 @@ pub(crate) enum Command {
     /// Serve disks over iSCSI until SIGTERM or Ctrl-C.
     Target(Target),
     /// Log in through the modelled card and describe the logical unit.
+    #[command(after_help = URL_OPTIONS)]
     Info(Info),
     /// Read, write or verify a range through the modelled card.
+    #[command(after_help = URL_OPTIONS)]
     Io(Io),
     /// Measure throughput, latency and cost per I/O through the modelled card.
+    #[command(after_help = URL_OPTIONS)]
     Perf(Perf),
     /// Put the modelled card behind a vfio-user socket, for QEMU or a driver of yours, until SIGTERM or Ctrl-C.
     Chip(Chip),
@@ -140,10 +156,16 @@ fn defects() -> clap::builder::PossibleValuesParser {
     FaultPoint::ALL.iter().map(|p| p.name()).collect::<Vec<_>>().into()
 }
 
+/// An address, or a name that the resolver knows.
+fn listen(text: &str) -> Result<SocketAddr, String> {
+    let found = text.to_socket_addrs().ok().and_then(|mut all| all.next());
+    found.ok_or_else(|| "write an address and a port, such as 127.0.0.1:3260 or [::]:3260".to_owned())
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Target {
     /// Where to listen; port 0 takes a free one and prints it.
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = listen)]
     pub(crate) listen: SocketAddr,
     /// Name of the target.
     #[arg(long)]
@@ -253,6 +275,30 @@ mod tests {
             panic!()
         };
         assert_eq!((p.bs, p.extent.iodepth, p.runtime), (65536, 32, Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn a_place_to_listen_is_an_address_or_a_name() {
+        assert_eq!(listen("[::1]:860"), Ok("[::1]:860".parse().unwrap()));
+        assert!(listen("localhost:3260").unwrap().ip().is_loopback());
+        for wrong in ["nowhere", "127.0.0.1", "3260", "127.0.0.1:99999"] {
+            assert!(listen(wrong).unwrap_err().contains("such as"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn help_names_every_exit_code_and_the_options_of_a_url() {
+        let mut help = Cli::command();
+        let text = help.render_help().to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        for code in ExitCode::ALL {
+            assert!(text.contains(&format!(" {} ", code.code())), "{code:?}: {text}");
+        }
+        for command in ["info", "io", "perf"] {
+            let text = help.find_subcommand_mut(command).unwrap().render_help().to_string();
+            for option in ["header_digest", "data_digest", "target_user", "LIBISCSI_CHAP_TARGET_PASSWORD"] {
+                assert!(text.contains(option), "{command}: {option}");
+            }
+        }
     }
 
     #[test]

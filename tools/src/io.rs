@@ -45,7 +45,10 @@ impl Plan {
             return usage(format!("--offset {offset} is beyond the end: the unit has {capacity} bytes"));
         }
         let size = size.unwrap_or(capacity - offset);
-        if size == 0 || size > capacity - offset {
+        if size == 0 {
+            return usage(format!("--size 0 is nothing to do: give at least one block of {block} bytes"));
+        }
+        if size > capacity - offset {
             return usage(format!(
                 "--size {size} does not fit: {} bytes are left from --offset {offset}",
                 capacity - offset
@@ -350,7 +353,7 @@ mod tests {
             (51200, None, 512, 1, "beyond the end"),
             (0, Some(51712), 512, 1, "does not fit"),
             (u64::MAX - 511, Some(512), 512, 1, "beyond the end"),
-            (0, Some(0), 512, 1, "does not fit"),
+            (0, Some(0), 512, 1, "at least one block"),
             (100, None, 512, 1, "--offset 100 is no multiple"),
             (0, Some(1000), 512, 1, "--size 1000 is no multiple"),
             (0, None, 1000, 1, "--bs 1000 is no multiple"),

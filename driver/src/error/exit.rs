@@ -51,6 +51,31 @@ pub enum ExitCode {
 }
 
 impl ExitCode {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 21] = [
+        Self::Success,
+        Self::Other,
+        Self::SessionNotFound,
+        Self::Transport,
+        Self::Login,
+        Self::InvalidParameter,
+        Self::TransportTimeout,
+        Self::Internal,
+        Self::Logout,
+        Self::PduTimeout,
+        Self::TransportCapability,
+        Self::SessionExists,
+        Self::DaemonUnreachable,
+        Self::FatalLogin,
+        Self::NoObjectsFound,
+        Self::HostNotFound,
+        Self::LoginAuthFailed,
+        Self::Busy,
+        Self::Again,
+        Self::NotConnected,
+        Self::RequestTimedOut,
+    ];
+
     /// The number for the shell.
     #[must_use]
     pub const fn code(self) -> u8 {
