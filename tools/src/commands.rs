@@ -57,7 +57,7 @@ fn demo_summary(r: &DemoReport) -> String {
     let mut text = format!(
         "{} sessions, {} resets under load, {} session recoveries (p50 {:.0} ms, slowest {:.0} ms)\n\
          {} requests, {} read and written in {:.1} s\n\
-         lost {}, failed {}, corrupt {}, duplicated {}, leaked {}",
+         lost {}, failed {}, corrupt {}, duplicated {}, leaked {}, bus violations {}",
         r.sessions,
         r.resets,
         r.recovered,
@@ -71,6 +71,7 @@ fn demo_summary(r: &DemoReport) -> String {
         r.corrupt,
         r.duplicated,
         r.leaked,
+        r.violations,
     );
     if let Some(d) = &r.defect {
         text += &format!(
@@ -98,6 +99,8 @@ fn demo_failure(r: &DemoReport) -> String {
         format!("{} requests never completed", r.lost)
     } else if r.failed > 0 {
         format!("{} requests failed: {}", r.failed, r.first_error.as_deref().unwrap_or("no reason given"))
+    } else if r.violations > 0 {
+        format!("the rules of the bus were broken {} times", r.violations)
     } else if r.leaked > 0 {
         format!("{} resources were not given back", r.leaked)
     } else {
@@ -222,13 +225,15 @@ pub(crate) fn perf(options: &cli::Perf, json: bool) -> Result<(), Failure> {
         }
         perf::run(&mut remote, &plan, options.rw, options.runtime, draw()?)
     });
-    let report = finish(remote, outcome)?;
+    let logout = remote.logout();
+    let (report, ended) = outcome?;
     if json {
         crate::print_json(&report);
     } else {
         println!("{}", report.summary());
     }
-    Ok(())
+    ended?;
+    logout.map_err(Failure::already_reported)
 }
 
 fn url(text: &str) -> Result<DiskUrl, Failure> {

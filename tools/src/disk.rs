@@ -1,5 +1,7 @@
 //! A logical unit as the workloads of `io` and `perf` see it, and the pipeline that keeps it busy.
 
+use driver::error::ExitCode;
+
 use crate::failure::Failure;
 
 /// Which way a request goes.
@@ -29,14 +31,32 @@ pub(crate) struct Done {
 /// What the work cost so far, since the login. Differences of two are what a job cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
-    /// Time spent stepping the driver's actors, in nanoseconds.
+    /// Real time spent stepping the driver's actors, in nanoseconds.
     pub(crate) host_ns: u64,
-    /// Time spent stepping the card, its TCP engine included, in nanoseconds.
+    /// Real time spent stepping the card, its TCP engine included, in nanoseconds.
     pub(crate) chip_ns: u64,
+    /// Real time in which the runner looked at sockets without waiting, in nanoseconds.
+    pub(crate) polls_ns: u64,
+    /// CPU time in which the runner went to sleep and woke up, in nanoseconds.
+    pub(crate) parks_ns: u64,
     /// CPU time of the whole process, in nanoseconds.
     pub(crate) process_ns: u64,
     /// I/O system calls.
     pub(crate) system_calls: u64,
+}
+
+impl Usage {
+    /// What was used since `earlier`.
+    pub(crate) fn since(&self, earlier: &Self) -> Self {
+        Self {
+            host_ns: self.host_ns.saturating_sub(earlier.host_ns),
+            chip_ns: self.chip_ns.saturating_sub(earlier.chip_ns),
+            polls_ns: self.polls_ns.saturating_sub(earlier.polls_ns),
+            parks_ns: self.parks_ns.saturating_sub(earlier.parks_ns),
+            process_ns: self.process_ns.saturating_sub(earlier.process_ns),
+            system_calls: self.system_calls.saturating_sub(earlier.system_calls),
+        }
+    }
 }
 
 /// What became of a request that was to be started.
@@ -84,10 +104,14 @@ pub(crate) trait Job {
     fn next(&mut self, disk: &mut dyn Disk, slot: usize) -> Option<Request>;
     /// Takes a completed request.
     fn done(&mut self, disk: &mut dyn Disk, slot: usize, request: Request) -> Result<(), Failure>;
+    /// When it no longer waits for what is under way; `None`: never.
+    fn give_up_ns(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// Keeps a number of requests of a job under way until it has no more and all have completed. After the first failure nothing
-/// new is started, what is under way is waited for, and the failure is the outcome.
+/// new is started, what is under way is waited for, and the failure is the outcome. Past [`Job::give_up_ns`] it is abandoned.
 pub(crate) struct Pipeline<J> {
     job: J,
     under_way: Vec<Option<Request>>,
@@ -99,6 +123,8 @@ pub(crate) struct Pipeline<J> {
     refused: Option<(usize, Request)>,
     /// Requests under way.
     busy: usize,
+    /// What is under way is not waited for any more.
+    abandoned: bool,
 }
 
 impl<J: Job> Pipeline<J> {
@@ -112,6 +138,7 @@ impl<J: Job> Pipeline<J> {
             exhausted: false,
             refused: None,
             busy: 0,
+            abandoned: false,
         }
     }
 
@@ -145,6 +172,17 @@ impl<J: Job> Pipeline<J> {
                 Err(e) => self.outcome = Err(e),
             }
         }
+        if (self.busy > 0 || self.refused.is_some())
+            && self.job.give_up_ns().is_some_and(|at| disk.now_ns() >= at)
+        {
+            self.abandoned = true;
+            if self.outcome.is_ok() {
+                let open = self.busy + usize::from(self.refused.is_some());
+                let text =
+                    format!("{open} requests were not answered in time: check the target and the network");
+                self.outcome = Err(Failure::new(ExitCode::Transport, text));
+            }
+        }
         work
     }
 
@@ -167,9 +205,15 @@ impl<J: Job> Pipeline<J> {
         self.refused.is_some()
     }
 
-    /// Whether nothing is under way and nothing more will be started.
+    /// When it wants to be stepped even if nothing completes, in nanoseconds of real time.
+    pub(crate) fn deadline_ns(&self) -> Option<u64> {
+        self.job.give_up_ns()
+    }
+
+    /// Whether nothing is waited for and nothing more will be started.
     pub(crate) fn finished(&self) -> bool {
-        self.busy == 0 && (self.outcome.is_err() || self.exhausted && self.refused.is_none())
+        self.abandoned
+            || self.busy == 0 && (self.outcome.is_err() || self.exhausted && self.refused.is_none())
     }
 
     /// The job, and how it ended.
@@ -204,6 +248,8 @@ pub(crate) mod memory {
         pub(crate) deepest: usize,
         /// Requests that it takes at a time.
         pub(crate) room: usize,
+        /// From this time of its clock on it answers nothing, and time passes.
+        pub(crate) silent_after: Option<u64>,
         buffers: Vec<Vec<u8>>,
         queue: Vec<(usize, Request)>,
         clock_ns: u64,
@@ -218,6 +264,7 @@ pub(crate) mod memory {
                 defect,
                 deepest: 0,
                 room: usize::MAX,
+                silent_after: None,
                 buffers: Vec::new(),
                 queue: Vec::new(),
                 clock_ns: 0,
@@ -267,7 +314,9 @@ pub(crate) mod memory {
         }
         fn reap(&mut self, done: &mut Vec<Done>) {
             // One at a time, newest first: completions come in any order.
-            if let Some((slot, request)) = self.queue.pop() {
+            if self.silent_after.is_some_and(|at| self.clock_ns >= at) {
+                self.clock_ns += 10_000_000;
+            } else if let Some((slot, request)) = self.queue.pop() {
                 self.clock_ns += 10_000;
                 let result = self.execute(slot, request);
                 done.push(Done { slot, result });
@@ -289,9 +338,12 @@ pub(crate) mod memory {
             self.buffers = vec![vec![0; len]; depth];
             let mut pipeline = Pipeline::new(job, depth);
             while !pipeline.finished() {
-                assert!(pipeline.step(self) > 0, "a memory disk never waits");
+                assert!(
+                    pipeline.step(self) > 0 || self.silent_after.is_some(),
+                    "a memory disk never waits unless it is told to"
+                );
             }
-            assert!(self.queue.is_empty(), "everything was waited for");
+            assert!(self.queue.is_empty() || self.silent_after.is_some(), "everything was waited for");
             pipeline.into_outcome()
         }
         fn now_ns(&self) -> u64 {
@@ -299,7 +351,9 @@ pub(crate) mod memory {
         }
         fn usage(&self) -> Usage {
             let t = self.clock_ns;
-            Usage { host_ns: t / 10, chip_ns: t / 5, process_ns: t, system_calls: t / 20_000 }
+            // Half of the real time of a step was CPU time of this process.
+            let (host_ns, chip_ns, polls_ns) = (t / 5, 2 * t / 5, 6 * t / 5);
+            Usage { host_ns, chip_ns, polls_ns, parks_ns: t / 10, process_ns: t, system_calls: t / 20_000 }
         }
     }
 }

@@ -34,6 +34,11 @@ impl Failure {
         Self { reported: true, ..Self::other(message) }
     }
 
+    /// This failure, when a report that was printed says it.
+    pub(crate) fn already_reported(self) -> Self {
+        Self { reported: true, ..self }
+    }
+
     /// Whether machines have been told.
     pub(crate) fn is_reported(&self) -> bool {
         self.reported

@@ -13,6 +13,8 @@ use crate::progress::Progress;
 
 /// Longest latency that is told apart, in nanoseconds; longer ones count as this.
 const MAX_LATENCY_NS: u64 = 300_000_000_000;
+/// What is under way at the end of the run time gets so long, in nanoseconds.
+const GRACE_NS: u64 = 5_000_000_000;
 /// Share of reads in a mixed job, in percent.
 const MIXED_READS: u64 = 70;
 
@@ -69,14 +71,36 @@ impl Latency {
 /// Cost per I/O.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct Cost {
-    /// Microseconds in the driver.
+    /// Microseconds of CPU in the driver and its user.
     pub(crate) host_us: f64,
-    /// Microseconds in the card and its TCP engine.
+    /// Microseconds of CPU in the card and its TCP engine.
     pub(crate) chip_us: f64,
-    /// Microseconds of CPU of the whole process.
+    /// Microseconds of CPU in the runner: it looks at sockets, sleeps and wakes up.
+    pub(crate) runner_us: f64,
+    /// Microseconds of CPU of the whole process: the sum of the above.
     pub(crate) cpu_us: f64,
     /// System calls.
     pub(crate) system_calls: f64,
+}
+
+impl Cost {
+    /// CPU time is only known for the process. It is split as the clock says that the steps of the two sides and the runner's polls
+    /// share the time in which the process was not parked; what other processes took out of all of them drops out.
+    fn of(used: &Usage, ios: u64) -> Self {
+        let running = used.process_ns.saturating_sub(used.parks_ns) as f64;
+        let stepped = (used.host_ns + used.chip_ns + used.polls_ns) as f64;
+        let cpu_per_ns = (running / stepped.max(1.0)).min(1.0);
+        let us = |ns: f64| ns / 1000.0 / ios.max(1) as f64;
+        let (host_us, chip_us) = (us(used.host_ns as f64 * cpu_per_ns), us(used.chip_ns as f64 * cpu_per_ns));
+        let cpu_us = us(used.process_ns as f64);
+        Self {
+            host_us,
+            chip_us,
+            runner_us: (cpu_us - host_us - chip_us).max(0.0),
+            cpu_us,
+            system_calls: used.system_calls as f64 / ios.max(1) as f64,
+        }
+    }
 }
 
 /// What `cnic perf` reports.
@@ -92,6 +116,9 @@ pub(crate) struct PerfReport {
     pub(crate) mb_per_s: f64,
     pub(crate) latency_us: Latency,
     pub(crate) per_io: Cost,
+    /// Why it ended early, if it did: the figures are those until then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<String>,
 }
 
 impl PerfReport {
@@ -102,7 +129,7 @@ impl PerfReport {
         format!(
             "{name}, {} bytes, depth {}: {:.0} IOPS, {:.1} MB/s over {:.1} s\n\
              latency us  min {:.1}  mean {:.1}  p50 {:.1}  p90 {:.1}  p99 {:.1}  p99.9 {:.1}  max {:.1}\n\
-             per I/O     host {:.2} us, chip {:.2} us, process CPU {:.2} us, {:.2} system calls",
+             per I/O     CPU {:.2} us: host {:.2} us, chip {:.2} us, runner {:.2} us; {:.2} system calls",
             self.bs,
             self.iodepth,
             self.iops,
@@ -115,22 +142,24 @@ impl PerfReport {
             l.p99,
             l.p999,
             l.max,
+            c.cpu_us,
             c.host_us,
             c.chip_us,
-            c.cpu_us,
+            c.runner_us,
             c.system_calls,
         )
     }
 }
 
-/// Runs `pattern` over the plan's range for `runtime`.
+/// Runs `pattern` over the plan's range for `runtime`. What comes back besides the report is how it ended: a job that broke off
+/// still has figures.
 pub(crate) fn run(
     unit: &mut impl Unit,
     plan: &Plan,
     pattern: Pattern,
     runtime: Duration,
     seed: u64,
-) -> Result<PerfReport, Failure> {
+) -> Result<(PerfReport, Result<(), Failure>), Failure> {
     let chunks = plan.size / plan.bs as u64;
     if chunks == 0 {
         return Err(Failure::usage("the range is smaller than one --bs"));
@@ -158,8 +187,10 @@ pub(crate) fn run(
         progress: Progress::new("measuring"),
     };
     let (job, outcome) = unit.run(job, plan.depth, plan.bs);
-    outcome?;
-    Ok(job.report(unit.now_ns() - start_ns, before, unit.usage()))
+    let mut report = job.report(unit.now_ns() - start_ns, &unit.usage().since(&before));
+    let outcome = outcome.map_err(Failure::already_reported);
+    report.error = outcome.as_ref().err().map(ToString::to_string);
+    Ok((report, outcome))
 }
 
 struct Bench {
@@ -181,10 +212,9 @@ struct Bench {
 }
 
 impl Bench {
-    fn report(&self, ns: u64, before: Usage, after: Usage) -> PerfReport {
+    fn report(&self, ns: u64, used: &Usage) -> PerfReport {
         let ios = self.reads + self.writes;
         let seconds = ns as f64 / 1e9;
-        let per_io = |a: u64, b: u64| a.saturating_sub(b) as f64 / ios.max(1) as f64;
         let iops = ios as f64 / seconds.max(1e-9);
         PerfReport {
             rw: self.pattern,
@@ -196,12 +226,8 @@ impl Bench {
             iops,
             mb_per_s: iops * self.plan.bs as f64 / 1e6,
             latency_us: Latency::of(&self.latency),
-            per_io: Cost {
-                host_us: per_io(after.host_ns, before.host_ns) / 1000.0,
-                chip_us: per_io(after.chip_ns, before.chip_ns) / 1000.0,
-                cpu_us: per_io(after.process_ns, before.process_ns) / 1000.0,
-                system_calls: per_io(after.system_calls, before.system_calls),
-            },
+            per_io: Cost::of(used, ios),
+            error: None,
         }
     }
 }
@@ -249,6 +275,10 @@ impl Job for Bench {
         }
         Ok(())
     }
+
+    fn give_up_ns(&self) -> Option<u64> {
+        Some(self.end_ns.saturating_add(GRACE_NS))
+    }
 }
 
 /// A small generator for offsets (splitmix64): nothing secret comes from it.
@@ -276,7 +306,8 @@ mod tests {
         let mut disk = MemoryDisk::new(100, Defect::None);
         let plan = Plan::new(&disk, 0, None, 1024, depth).unwrap();
         let report = run(&mut disk, &plan, pattern, Duration::from_millis(100), 1).unwrap();
-        (report, disk)
+        report.1.unwrap();
+        (report.0, disk)
     }
 
     #[test]
@@ -289,6 +320,7 @@ mod tests {
         assert!((r.latency_us.p50 - 10.0).abs() < 0.1 && (r.latency_us.max - 10.0).abs() < 0.1, "{r:?}");
         let c = r.per_io;
         assert!((c.host_us - 1.0).abs() < 0.01 && (c.chip_us - 2.0).abs() < 0.01, "{c:?}");
+        assert!((c.runner_us - 7.0).abs() < 0.01, "{c:?}");
         assert!((c.cpu_us - 10.0).abs() < 0.01 && (c.system_calls - 0.5).abs() < 0.01, "{c:?}");
         assert!(r.summary().starts_with("read, 1024 bytes, depth 1: 100000 IOPS"), "{}", r.summary());
     }
@@ -305,6 +337,28 @@ mod tests {
         let share = r.reads as f64 / (r.reads + r.writes) as f64;
         assert!((share - 0.7).abs() < 0.05, "{share}");
         assert!(!Pattern::Read.writes() && !Pattern::Randread.writes() && Pattern::Mixed.writes());
+    }
+
+    #[test]
+    fn cpu_is_shared_out_and_never_more_than_there_is() {
+        let used =
+            Usage { host_ns: 10, chip_ns: 30, polls_ns: 40, parks_ns: 20, process_ns: 60, system_calls: 0 };
+        let c = Cost::of(&used, 1);
+        assert!((c.host_us - 0.005).abs() < 1e-9 && (c.chip_us - 0.015).abs() < 1e-9, "{c:?}");
+        let c = Cost::of(&Usage { parks_ns: 0, process_ns: 100, ..used }, 1);
+        assert!((c.host_us - 0.010).abs() < 1e-9, "a step uses no more than it took: {c:?}");
+    }
+
+    #[test]
+    fn a_disk_that_falls_silent_ends_the_job_with_what_it_did() {
+        let mut disk = MemoryDisk::new(100, Defect::None);
+        disk.silent_after = Some(50_000_000);
+        let plan = Plan::new(&disk, 0, None, 1024, 4).unwrap();
+        let (report, outcome) = run(&mut disk, &plan, Pattern::Read, Duration::from_millis(100), 1).unwrap();
+        let e = outcome.unwrap_err();
+        assert_eq!((e.code(), report.reads, report.error), (4, 5000, Some(e.to_string())));
+        assert!(e.to_string().starts_with("4 requests were not answered"), "{e}");
+        assert!((report.seconds - 5.1).abs() < 0.1, "the grace after the run time: {}", report.seconds);
     }
 
     #[test]

@@ -10,6 +10,14 @@ const QUIET: Duration = Duration::from_secs(1);
 const REWRITE: Duration = Duration::from_millis(200);
 const PLAIN: Duration = Duration::from_secs(10);
 
+/// A line that stays, whatever progress is being rewritten.
+pub(crate) fn note(line: &str) {
+    let mut out = std::io::stderr();
+    let wipe = if out.is_terminal() { "\r\x1b[K" } else { "" };
+    // As with progress: that it cannot be shown is no reason to fail.
+    let _ = writeln!(out, "{wipe}cnic: {line}");
+}
+
 /// The progress of one piece of work.
 pub(crate) struct Progress<W: Write = std::io::Stderr> {
     out: W,

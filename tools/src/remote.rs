@@ -9,20 +9,21 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bus::pci::Platform;
-use bus::{Cx, Progress};
-use driver::adapter::Adapter;
+use bus::{Cx, Instant, Progress};
+use driver::adapter::{Adapter, SessionPhase};
 use driver::control::SessionId;
-use driver::error::ExitCode;
+use driver::error::{BlockError, ExitCode};
 use driver::iscsid::{ChapRecord, NodeRecord, SessionEntry};
 use driver::lun::LunInfo;
-use driver::user::{self, Completion, Op, SubmitError, Ticket, UserBuf};
+use driver::user::{self, Completion, Op, SubmitError, UserBuf};
 use iscsi::negotiate::DigestOffer;
 use iscsi::scsi::Lun;
-use lab::host::User;
+use lab::host::{User, Waiting};
 use lab::world::{World, WorldConfig, WorldError};
 
 use crate::disk::{Accepted, Direction, Disk, Done, Job, Pipeline, Request, Unit, Usage};
 use crate::failure::Failure;
+use crate::progress;
 use crate::url::DiskUrl;
 
 /// Repeated attempts to log in: a person who waits for a prompt would rather be told.
@@ -41,6 +42,8 @@ pub(crate) struct Remote {
     lun: Lun,
     portal: SocketAddr,
     info: LunInfo,
+    /// Seconds in which a lost session may come back before requests fail.
+    patience: u32,
     process_cpu_at_login: Duration,
 }
 
@@ -52,7 +55,9 @@ impl Remote {
         let failed = |e: WorldError| failure(&e, &format!("cannot log in to {} at {portal}", url.target));
         let mut world = World::new(WorldConfig::sockets(spin)).map_err(failed)?;
         world.bring_up().map_err(failed)?;
-        let entries = world.login(&record(url, portal, depth), 1).map_err(failed)?;
+        let record = record(url, portal, depth);
+        let patience = u32::try_from(record.settings.replacement_timeout).unwrap_or_default();
+        let entries = world.login(&record, 1).map_err(failed)?;
         let session = entries.into_iter().next().ok_or_else(|| failed(WorldError::Timeout("the login")))?;
         let lun = Lun::from_number(url.lun)
             .ok_or_else(|| Failure::usage(format!("LUN {} is beyond what can be addressed", url.lun)))?;
@@ -65,7 +70,15 @@ impl Remote {
                 return Err(e);
             }
         };
-        Ok(Self { world, session, lun, portal, info, process_cpu_at_login: os::clock::process_cpu() })
+        Ok(Self {
+            world,
+            session,
+            lun,
+            portal,
+            info,
+            patience,
+            process_cpu_at_login: os::clock::process_cpu(),
+        })
     }
 
     /// What LUN bring-up learnt.
@@ -172,13 +185,15 @@ impl Unit for Remote {
         let user = Rc::new(RefCell::new(Worker {
             pipeline: Pipeline::new(job, depth),
             slots: Slots {
-                tickets: vec![None; depth],
+                waiting: Waiting::with_capacity(depth),
                 buffers,
                 session: self.session.session,
                 lun: self.lun,
             },
             block_size: self.block_size(),
             completions: Vec::with_capacity(depth),
+            patience: self.patience,
+            lost: false,
         }));
         self.world.act(|_, host| host.user = Some(user.clone()));
         let watched = user.clone();
@@ -203,9 +218,12 @@ impl Unit for Remote {
 
     fn usage(&self) -> Usage {
         let ns = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
+        let overhead = self.world.exec().overhead();
         Usage {
             host_ns: ns(self.world.host_busy()),
             chip_ns: ns(self.world.chip_busy()),
+            polls_ns: ns(overhead.polls),
+            parks_ns: ns(overhead.parks_cpu),
             process_ns: ns(os::clock::process_cpu().saturating_sub(self.process_cpu_at_login)),
             system_calls: os::count::calls().total(),
         }
@@ -218,10 +236,38 @@ struct Worker<J> {
     slots: Slots,
     block_size: u32,
     completions: Vec<Completion>,
+    patience: u32,
+    /// The session is not logged in, and the person who waits knows.
+    lost: bool,
+}
+
+impl<J: Job> Worker<J> {
+    /// Tells once that nothing will happen for a while, and for how long at most.
+    fn watch<P: Platform>(&mut self, now: Instant, adapter: &Adapter<P>) {
+        let recovering = adapter
+            .sessions()
+            .any(|s| s.id == self.slots.session && matches!(s.phase, SessionPhase::Recovering));
+        if recovering && !self.lost {
+            let left = self.pipeline.deadline_ns().map(|at| (Instant::from_nanos(at) - now).as_secs() + 1);
+            let seconds =
+                left.map_or(self.patience, |s| self.patience.min(u32::try_from(s).unwrap_or(u32::MAX)));
+            progress::note(&format!("connection lost, waiting up to {seconds} s for the target"));
+        }
+        self.lost = recovering;
+    }
+}
+
+/// A request that failed: a connection that did not come back has a code of its own.
+fn refused(e: &BlockError) -> Failure {
+    let code = match e {
+        BlockError::RecoveryTimedOut { .. } | BlockError::Transport(_) => ExitCode::Transport,
+        _ => ExitCode::Other,
+    };
+    Failure::new(code, e.to_string())
 }
 
 struct Slots {
-    tickets: Vec<Option<Ticket>>,
+    waiting: Waiting,
     buffers: Vec<UserBuf>,
     session: SessionId,
     lun: Lun,
@@ -229,6 +275,7 @@ struct Slots {
 
 impl<P: Platform, J: Job> User<P> for Worker<J> {
     fn drive(&mut self, cx: &mut Cx<'_>, adapter: &mut Adapter<P>) -> Progress {
+        self.watch(cx.now, adapter);
         let retry = cx.now + RETRY;
         let mut disk = Turn {
             cx,
@@ -238,7 +285,8 @@ impl<P: Platform, J: Job> User<P> for Worker<J> {
             completions: &mut self.completions,
         };
         let done = self.pipeline.step(&mut disk);
-        Progress { done, next: self.pipeline.refused().then_some(retry) }
+        let give_up = self.pipeline.deadline_ns().map(Instant::from_nanos);
+        Progress { done, next: Instant::earliest(give_up, self.pipeline.refused().then_some(retry)) }
     }
 }
 
@@ -278,7 +326,7 @@ impl<P: Platform> Disk for Turn<'_, '_, P> {
         let wanted = user::Request { lun: self.slots.lun, op, lba, data: &data };
         match self.adapter.submit(self.cx, self.slots.session, &wanted) {
             Ok(ticket) => {
-                self.slots.tickets[slot] = Some(ticket);
+                self.slots.waiting.insert(ticket, slot);
                 Ok(Accepted::Yes)
             }
             Err(SubmitError::Busy { .. }) => Ok(Accepted::NotNow),
@@ -289,10 +337,8 @@ impl<P: Platform> Disk for Turn<'_, '_, P> {
     fn reap(&mut self, done: &mut Vec<Done>) {
         self.adapter.reap(self.completions);
         for c in self.completions.drain(..) {
-            let slot = self.slots.tickets.iter().position(|t| *t == Some(c.ticket));
-            let Some(slot) = slot else { continue };
-            self.slots.tickets[slot] = None;
-            done.push(Done { slot, result: c.result.map_err(|e| Failure::other(e.to_string())) });
+            let Some(slot) = self.slots.waiting.take(c.ticket) else { continue };
+            done.push(Done { slot, result: c.result.map_err(|e| refused(&e)) });
         }
     }
 

@@ -80,6 +80,9 @@ fn perf_reports_both_sides() {
         assert!(n(&r["latency_us"]["p50"]) <= n(&r["latency_us"]["max"]), "{r}");
         let cost = &r["per_io"];
         assert!(n(&cost["host_us"]) > 0.0 && n(&cost["chip_us"]) > 0.0 && n(&cost["cpu_us"]) > 0.0, "{r}");
+        let (both, cpu) = (n(&cost["host_us"]) + n(&cost["chip_us"]), n(&cost["cpu_us"]));
+        assert!(both <= cpu * 1.1, "the two sides use no more than the process: {r}");
+        assert!((both + n(&cost["runner_us"]) - cpu).abs() <= cpu * 0.1, "{r}");
         assert!(n(&cost["system_calls"]) > 0.0 && n(&cost["system_calls"]) < 10.0, "{r}");
         assert_eq!(n(&r["reads"]) > 0.0, rw != "write" && rw != "randwrite", "{r}");
         assert_eq!(n(&r["writes"]) > 0.0, rw != "read" && rw != "randread", "{r}");
