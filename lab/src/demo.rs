@@ -1,5 +1,5 @@
-//! The main job: chip, driver and target in one process, or the chip in one of its own; sessions under verified load; device
-//! resets in the middle of it; and a report that says whether everything came back and nothing was lost.
+//! The main job: chip, driver and target in one process, or the chip in one of its own; sessions under verified load;
+//! device resets in the middle of it; and a report that says whether everything came back and nothing was lost.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -166,8 +166,8 @@ pub fn run(config: &DemoConfig, say: impl FnMut(&str)) -> Result<DemoReport, Wor
     Ok(report)
 }
 
-/// Runs it with the card of the process that listens at `socket`, in real time, with the target on loopback. Seed and defect
-/// of `config` have no effect.
+/// Runs it with the card of the process that listens at `socket`, in real time, with the target on loopback. Seed and
+/// defect of `config` have no effect.
 ///
 /// # Errors
 /// As [`run`], and when the card is lost before the load runs.

@@ -151,8 +151,8 @@ impl Region {
         }
     }
 
-    /// A completed write, or a failed one that was seen on disk, settles the block: from the next completed write on, none
-    /// of the failed ones may come back.
+    /// A completed write, or a failed one that was seen on disk, settles the block: from the next completed write on,
+    /// none of the failed ones may come back.
     fn cover(&mut self, lba: u64) {
         let Some(failed) = self.undetermined.remove(&lba) else { return };
         let covered = self.covered.entry(lba).or_default();

@@ -1,9 +1,9 @@
 //! A world: bus, card, driver roles, path helper, iscsid and network, assembled from the production actors.
 //!
 //! Demo, tests, benches and tools all use it. A *virtual* world runs in virtual time over a strict bus, and is a pure
-//! function of its configuration; a *real* world runs inline in real time, with the target in the same process
-//! or behind host sockets. In a *split* world ([`World::attach`]) the card is in another process. Whoever holds the world is
-//! its operator.
+//! function of its configuration; a *real* world runs inline in real time, with the target in the same process or
+//! behind host sockets. In a *split* world ([`World::attach`]) the card is in another process. Whoever holds the world
+//! is its operator.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
