@@ -6,6 +6,10 @@
 
 mod common;
 
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::time::Duration;
+
 use common::{IQN, Target, cnic, run, text_of};
 use serde_json::Value;
 
@@ -87,6 +91,37 @@ fn perf_reports_both_sides() {
         assert_eq!(n(&r["reads"]) > 0.0, rw != "write" && rw != "randwrite", "{r}");
         assert_eq!(n(&r["writes"]) > 0.0, rw != "read" && rw != "randread", "{r}");
     }
+}
+
+#[test]
+fn a_target_that_dies_is_announced_and_ends_perf_with_what_it_did() {
+    let mut target = Target::spawn(
+        cnic()
+            .args(["target", "--listen", "127.0.0.1:0", "--iqn", IQN, "--lun", "ram:1M"])
+            .stderr(Stdio::piped()),
+    );
+    let perf = cnic()
+        .args(["perf", &target.url("", 0), "--runtime", "1s", "--iodepth", "4", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("cnic starts");
+    let mut log = BufReader::new(target.child.stderr.take().expect("piped"));
+    log.read_line(&mut String::new()).expect("the target tells of the login");
+    std::thread::sleep(Duration::from_millis(500));
+    drop(target);
+    let (code, out, err) = text_of(&perf.wait_with_output().expect("it ends"));
+    assert_eq!(code, 4, "{err}");
+    let (lost, why) = (err.lines().next().unwrap_or_default(), err.lines().last().unwrap_or_default());
+    assert!(lost.starts_with("cnic: connection lost, waiting up to "), "{err}");
+    assert!(why.contains("were not answered in time"), "{err}");
+    let report: Value = serde_json::from_str(out.lines().last().expect("a line")).expect("JSON");
+    assert!(report["reads"].as_u64().expect("a number") > 0, "{report}");
+    assert!(why.ends_with(report["error"].as_str().expect("text")), "{report}");
+    assert!(
+        report["seconds"].as_f64().expect("a number") < 30.0,
+        "not until the replacement timeout: {report}"
+    );
 }
 
 #[test]
