@@ -184,6 +184,8 @@ impl ChipHost {
         // The descriptor is closed right after; an error changes nothing.
         let _ = self.owner.deregister(&link, CLIENT);
         self.server.detach(cx);
+        // Another one may have been waiting in the listener's queue, of which nothing more is heard.
+        self.wake.wake();
         if let Some(why) = why {
             self.tell(why);
             if self.once {

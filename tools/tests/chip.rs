@@ -6,8 +6,10 @@
 
 mod common;
 
-use std::os::unix::net::UnixListener;
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::time::Duration;
 
 use bus::pci::{Bar, Platform};
 use bus::streams::Seeded;
@@ -20,6 +22,8 @@ use common::run;
 use os::unix::Channel;
 use serde_json::Value;
 
+/// Longest wait for what takes milliseconds on an idle machine.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Config space 0x78 and 0x80, mirrored in BAR 0: the window on register space.
 const WINDOW_ADDRESS: u64 = 0x78;
 const WINDOW: u64 = 0x80;
@@ -62,6 +66,31 @@ fn clients_come_and_go_until_sigterm_and_nothing_is_left() {
     assert_eq!((&report["held"], &report["refused"]), (&0.into(), &0.into()), "{report}");
     assert!(report["clients"].as_u64() >= Some(3), "{report}");
     assert!(report.get("unmodelled").is_none());
+}
+
+#[test]
+fn a_client_that_talks_nonsense_is_shut_out_and_others_wait_for_their_turn() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("chip");
+    let mut chip = Chip::start(&path, &["--json"]);
+    let mut first = UnixStream::connect(&path).expect("the chip listens");
+    let mut second = UnixStream::connect(&path).expect("there is room in the queue");
+    first.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    second.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    // A message cannot be shorter than its header.
+    for client in [&mut first, &mut second] {
+        client.write_all(&[0; 64]).expect("it is taken");
+        match client.read(&mut [0; 64]) {
+            Ok(n) => assert_eq!(n, 0, "no answer"),
+            // What was not read resets the connection.
+            Err(e) => assert_eq!(e.kind(), ErrorKind::ConnectionReset),
+        }
+    }
+    assert_eq!(device(&path), 0x1639_14e4);
+    let (status, out) = chip.stop();
+    let report: Value = serde_json::from_str(out.lines().last().expect("a line")).expect("JSON");
+    assert!(status.success() && report["clients"].as_u64() >= Some(3), "{report}");
+    assert_eq!(report["held"], 0, "{report}");
 }
 
 #[test]
