@@ -10,6 +10,8 @@ use core::time::Duration;
 
 use thiserror::Error;
 
+use crate::error::Cause;
+
 /// Names a session of one adapter. A destroyed session's id is never valid again: the generation differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId {
@@ -315,8 +317,8 @@ pub enum FromAdapter {
         session: Option<SessionId>,
         /// The endpoint.
         ep: EpHandle,
-        /// Why.
-        error: ConnFailure,
+        /// Why; [`Cause::verdict`] says what follows.
+        cause: Cause,
     },
     /// Answer to StopConn: the session has no connection now.
     Stopped {

@@ -265,13 +265,13 @@ impl<P: Platform> Adapter<P> {
         }
         if let Some(slot) = session {
             self.connection_lost(cx, slot, cause);
-            if updating {
-                let session = self.session_id(slot);
-                self.say(FromAdapter::Started { session, result: Err(error) });
-            }
         }
-        let session = session.map(|slot| self.session_id(slot));
-        self.say(FromAdapter::ConnError { session, ep: handle, error });
+        // The cause first: the answer to StartConn knows only that it failed.
+        let id = session.map(|slot| self.session_id(slot));
+        self.say(FromAdapter::ConnError { session: id, ep: handle, cause });
+        if let (Some(session), true) = (id, updating) {
+            self.say(FromAdapter::Started { session, result: Err(error) });
+        }
     }
 
     fn answer_connect(&mut self, cid: u16, result: Result<(), EpError>) {

@@ -16,7 +16,8 @@ use super::messages::{IscsidReply, IscsidRequest, MAX_SESSIONS, MgmtError, Sessi
 use super::record::{DiscoveryRecord, NodeRecord, RecordError, Settings};
 use super::session::Session;
 use super::store::{Records, Stored, isid};
-use crate::control::{FromAdapter, SessionId, ToAdapter};
+use crate::control::{ConnFailure, FromAdapter, SessionId, ToAdapter};
+use crate::error::Cause;
 
 /// Messages that wait for room in the port to the adapter, and replies that wait for room in the port to the user. A full
 /// outbox stops the intake; nothing is lost.
@@ -349,13 +350,13 @@ impl Iscsid {
             FromAdapter::Started { session, result } => {
                 self.of(cx, session, |s, env| s.started(result, env));
             }
-            FromAdapter::ConnError { session, ep, error } => {
+            FromAdapter::ConnError { session, ep, cause } => {
                 let owner = self.sessions.values().find(|s| s.ep() == Some(ep)).map(|s| s.tag);
-                let removed = error == crate::control::ConnFailure::InvalidHost;
+                let removed = cause.verdict().conn == ConnFailure::InvalidHost;
                 let owner =
                     owner.or_else(|| session.filter(|_| removed).and_then(|s| self.by_id.get(&s).copied()));
                 match owner {
-                    Some(tag) => self.with(cx, tag, |s, env| s.conn_error(error, env)),
+                    Some(tag) => self.with(cx, tag, |s, env| s.conn_error(cause, env)),
                     None => self.counters.stale += 1,
                 }
             }
@@ -385,7 +386,7 @@ impl Iscsid {
                 (Some(id), _) if id != session => self.orphan(session),
                 // Its ConnError was among what was dropped.
                 (_, SessionStage::LoggedIn | SessionStage::LoggingOut) if !logged_in => {
-                    self.with(cx, tag, |s, env| s.conn_error(crate::control::ConnFailure::ConnFailed, env));
+                    self.with(cx, tag, |s, env| s.conn_error(Cause::Lost(ConnFailure::ConnFailed), env));
                 }
                 _ => {}
             }

@@ -460,11 +460,11 @@ impl Session {
     }
 
     /// The connection failed: the adapter says so.
-    pub(super) fn conn_error(&mut self, failure: ConnFailure, env: &mut Env<'_>) {
-        if failure == ConnFailure::InvalidHost {
+    pub(super) fn conn_error(&mut self, cause: Cause, env: &mut Env<'_>) {
+        if cause.verdict().conn == ConnFailure::InvalidHost {
             return self.give_up(Cause::HostRemoved, env);
         }
-        self.broken(Cause::Lost(failure), env);
+        self.broken(cause, env);
     }
 
     /// The connection is of no use any more, whatever state it is in.

@@ -417,7 +417,7 @@ fn stale_and_foreign_messages_are_counted_and_harmless() {
     b.adapter.say(FromAdapter::ConnError {
         session: Some(entry.session),
         ep,
-        error: ConnFailure::ConnFailed,
+        cause: Cause::Lost(ConnFailure::ConnFailed),
     });
     b.adapter.say(FromAdapter::RecvPdu { ep, bhs: [0x23; 48], data: vec![0; 3] });
     b.adapter.say(FromAdapter::SessionDestroyed { session: nobody });
@@ -487,6 +487,19 @@ fn the_last_failure_is_shown() {
     assert_eq!(failure(&b), Some(Cause::Lost(ConnFailure::NopTimedOut)));
     b.advance_to(3 * S);
     assert_eq!(failure(&b), Some(Cause::Connect(EpError::NoPath)));
+}
+
+/// What the adapter knows about the end of a connection reaches the user, and `iscsiadm`'s code 4 with it.
+#[test]
+fn the_adapters_cause_is_what_a_user_reads() {
+    let mut b = Bench::new();
+    b.login_ok(record());
+    b.lose_for(Cause::Fin);
+    b.advance_to(S);
+    let failure = b.iscsid().sessions().next().and_then(|s| s.last_failure).unwrap();
+    assert_eq!(failure, Cause::Fin);
+    assert_eq!(failure.to_string(), "the target closed the connection");
+    assert_eq!(failure.verdict().exit, ExitCode::Transport);
 }
 
 #[test]

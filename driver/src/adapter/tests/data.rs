@@ -280,7 +280,7 @@ fn t7_a_lost_cleanup_recovers_the_session_after_a_second() {
     let took = rig.run_until(MINUTE, |r| r.adapter.counters().connections_lost == 1);
     assert_eq!(took, Duration::from_secs(1));
     let error = rig.take(|m| match m {
-        FromAdapter::ConnError { error, .. } => Some(*error),
+        FromAdapter::ConnError { cause, .. } => Some(cause.verdict().conn),
         _ => None,
     });
     assert_eq!(error, Some(ConnFailure::EhSessionReset));
@@ -308,7 +308,7 @@ fn a_silent_target_is_pinged_and_given_up_after_10_s() {
     let took = rig.run_until(MINUTE, |r| r.adapter.counters().connections_lost == 1);
     assert_eq!(took, Duration::from_secs(10), "the answered ping counted; the next one is not answered");
     let error = rig.take(|m| match m {
-        FromAdapter::ConnError { error, .. } => Some(*error),
+        FromAdapter::ConnError { cause, .. } => Some(cause.verdict().conn),
         _ => None,
     });
     assert_eq!(error, Some(ConnFailure::NopTimedOut));

@@ -283,7 +283,12 @@ fn r1_a_fin_before_start_is_not_forgotten() {
     rig.card.borrow_mut().send.push(rst);
     rig.settle();
     rig.say(ToAdapter::StartConn { session, params: super::rig::PARAMS });
-    assert!(rig.take(|m| matches!(m, FromAdapter::ConnError { .. }).then_some(())).is_some());
+    assert!(
+        rig.take(
+            |m| matches!(m, FromAdapter::ConnError { cause: crate::error::Cause::Rst, .. }).then_some(())
+        )
+        .is_some()
+    );
     assert!(rig.take(|m| matches!(m, FromAdapter::Started { result: Err(_), .. }).then_some(())).is_some());
     assert_eq!((rig.adapter.counters().logins, rig.adapter.holdings().cids), (0, 0));
 }

@@ -23,6 +23,7 @@ use crate::control::{
     ConnFailure, ConnParams, EpError, EpHandle, FromAdapter, Refused, SessionId, SessionParams, StopFlag,
     ToAdapter,
 };
+use crate::error::Cause;
 use crate::iscsid::*;
 
 pub(super) const TARGET: &str = "iqn.2001-04.com.example:disk1";
@@ -167,11 +168,15 @@ impl FakeAdapter {
 
     /// The connection of an endpoint breaks.
     fn fail(&mut self, ep: EpHandle, error: ConnFailure) {
+        self.fail_for(ep, Cause::Lost(error));
+    }
+
+    fn fail_for(&mut self, ep: EpHandle, cause: Cause) {
         if let Some(e) = self.endpoints.remove(&ep) {
             if let Some(s) = e.session.and_then(|s| self.sessions.get_mut(&s)) {
                 s.1 = false;
             }
-            self.say(FromAdapter::ConnError { session: e.session, ep, error });
+            self.say(FromAdapter::ConnError { session: e.session, ep, cause });
         }
     }
 
@@ -493,8 +498,12 @@ impl Bench {
     }
 
     pub(super) fn lose(&mut self, error: ConnFailure) {
+        self.lose_for(Cause::Lost(error));
+    }
+
+    pub(super) fn lose_for(&mut self, cause: Cause) {
         let ep = *self.adapter.endpoints.keys().next().unwrap();
-        self.adapter.fail(ep, error);
+        self.adapter.fail_for(ep, cause);
     }
 
     /// Kills iscsid with its inbox and starts another.
