@@ -58,7 +58,7 @@ pub enum Refused {
     /// The adapter is not up, or going down (-EPERM).
     #[error("the adapter is not ready")]
     NotReady,
-    /// All 128 cids are taken or in quarantine.
+    /// All connections that the card is licensed for, 128 at most, are taken or in quarantine.
     #[error("no free connection id")]
     NoCid,
     /// No DMA memory for the rings, or no memory for the session.

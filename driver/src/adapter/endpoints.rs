@@ -71,7 +71,10 @@ impl<P: Platform> Adapter<P> {
             self.say(refused(Refused::NotReady));
             return;
         }
-        let Some(guard) = self.cids.take() else {
+        // The chip refuses more than its licence word says, but only after rings were lent.
+        let licensed = self.identity.map_or(0, |id| u32::from(id.max_connections));
+        let guard = if self.cids.taken() < licensed { self.cids.take() } else { None };
+        let Some(guard) = guard else {
             self.say(refused(Refused::NoCid));
             return;
         };

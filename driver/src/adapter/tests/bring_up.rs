@@ -210,3 +210,15 @@ fn nonsense_in_the_shared_memory_header_is_a_failure_of_the_firmware() {
         assert_eq!(rig.adapter.state(), AdapterState::Failed(Failure::Firmware), "{at:#x}");
     }
 }
+
+#[test]
+fn no_more_connections_than_the_card_is_licensed_for() {
+    let mut rig = Rig::new();
+    rig.card.borrow_mut().max_connections = 2;
+    rig.up();
+    rig.login(1);
+    rig.login(2);
+    rig.connect(3);
+    let refused = EpError::Refused(Refused::NoCid);
+    assert_eq!(rig.connected(3), Some(Err(refused)));
+}

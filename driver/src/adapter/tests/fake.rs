@@ -70,6 +70,7 @@ pub(super) struct Card {
     pub(crate) hold_kwq: bool,
     pub(crate) resets_by_register: bool,
     pub(crate) licensed: bool,
+    pub(crate) max_connections: u32,
     pub(crate) firmware: bool,
     /// What the header says about the place of shared memory.
     pub(crate) shmem: u32,
@@ -116,6 +117,7 @@ impl Fake {
             hold_kwq: false,
             resets_by_register: true,
             licensed: true,
+            max_connections: 128,
             firmware: true,
             shmem: SHMEM,
             kwqes: Vec::new(),
@@ -473,7 +475,7 @@ impl PciFunction for Fake {
                     s::SHM_HDR_ADDR_0 => card.shmem,
                     _ if at == SHMEM + s::DEV_INFO_SIGNATURE => s::DEV_INFO_SIGNATURE_MAGIC,
                     _ if at == SHMEM + s::ISCSI_INITIATOR && card.licensed => s::ISCSI_INITIATOR_EN,
-                    _ if at == SHMEM + s::ISCSI_MAX_CONN => 128 << 16,
+                    _ if at == SHMEM + s::ISCSI_MAX_CONN => card.max_connections << 16,
                     _ => self.window.get(&at).copied().unwrap_or(0),
                 }
             }
