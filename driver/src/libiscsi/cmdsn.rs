@@ -2,25 +2,12 @@
 
 use iscsi::serial::Sn;
 
-/// What happened at the window so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct WindowCounters {
-    /// Times a command found the window closed.
-    pub closed: u64,
-    /// Updates from the target that the RFC says to ignore: MaxCmdSN below ExpCmdSN - 1.
-    pub ignored: u64,
-    /// Numbers given back.
-    pub given_back: u64,
-}
-
 /// The initiator's side of the command window of one session.
 #[derive(Clone, Debug)]
 pub struct CmdSnWindow {
     next: Sn,
     exp: Sn,
     max: Sn,
-    /// What happened so far.
-    pub counters: WindowCounters,
 }
 
 impl CmdSnWindow {
@@ -28,12 +15,12 @@ impl CmdSnWindow {
     /// a bind in libiscsi.
     #[must_use]
     pub fn new(cmd_sn: Sn) -> Self {
-        Self { next: cmd_sn, exp: cmd_sn, max: cmd_sn, counters: WindowCounters::default() }
+        Self { next: cmd_sn, exp: cmd_sn, max: cmd_sn }
     }
 
-    /// Starts over after a new login with `cmd_sn`, whose final response carried `exp` and `max`. Counters stay.
+    /// Starts over after a new login with `cmd_sn`, whose final response carried `exp` and `max`.
     pub fn restart(&mut self, cmd_sn: Sn, exp: Sn, max: Sn) {
-        *self = Self { counters: self.counters, ..Self::new(cmd_sn) };
+        *self = Self::new(cmd_sn);
         self.update(exp, max);
     }
 
@@ -43,39 +30,24 @@ impl CmdSnWindow {
         self.next
     }
 
-    /// Spends a number on a non-immediate command; `None` (counted) when the window is closed.
+    /// Spends a number on a non-immediate command; `None` when the window is closed.
     pub fn take(&mut self) -> Option<Sn> {
         if !self.next.le(self.max) {
-            self.counters.closed += 1;
             return None;
         }
         Some(self.next.take())
-    }
-
-    /// Returns the number that was taken last, because its command was not posted. Tells whether it was the last one: a
-    /// number in the middle cannot be returned, its gap would stop the target.
-    pub fn give_back(&mut self, sn: Sn) -> bool {
-        let last = self.next.sub(1) == sn && sn.ge(self.exp);
-        if last {
-            self.next = sn;
-            self.counters.given_back += 1;
-        }
-        last
     }
 
     /// Takes ExpCmdSN and MaxCmdSN of any PDU from the target. Each only moves forward, and both are ignored when
     /// MaxCmdSN lies before ExpCmdSN - 1. Tells whether a closed window has opened.
     pub fn update(&mut self, exp: Sn, max: Sn) -> bool {
         if iscsi::serial::window(exp, max).is_none() {
-            self.counters.ignored += 1;
             return false;
         }
         let was_closed = !self.is_open();
         // A target cannot have received what was never sent; such an ExpCmdSN would only poison the window.
         if exp.le(self.next) {
             self.exp.raise(exp);
-        } else {
-            self.counters.ignored += 1;
         }
         self.max.raise(max);
         was_closed && self.is_open()
@@ -114,7 +86,6 @@ mod tests {
     fn one_command_fits_before_the_target_speaks() {
         let mut w = CmdSnWindow::new(Sn(7));
         assert_eq!((w.take(), w.take()), (Some(Sn(7)), None));
-        assert_eq!(w.counters.closed, 1);
         assert_eq!(w.immediate(), Sn(8));
         assert!(w.update(Sn(8), Sn(9)), "opened");
         assert_eq!(w.room(), 2);
@@ -137,21 +108,8 @@ mod tests {
         assert!(!w.update(Sn(9), Sn(15)), "older values");
         assert_eq!(w.room(), 11);
         w.update(Sn(10), Sn(8));
-        assert_eq!((w.room(), w.counters.ignored), (11, 1), "max < exp - 1");
+        assert_eq!(w.room(), 11, "max < exp - 1");
         w.update(Sn(30), Sn(40));
-        assert_eq!(w.counters.ignored, 2, "acknowledges what was never sent");
         assert!(!w.is_received(Sn(10)));
-    }
-
-    #[test]
-    fn only_the_last_number_comes_back() {
-        let mut w = window(5, 5, 10);
-        let (a, b) = (w.take().unwrap(), w.take().unwrap());
-        assert!(!w.give_back(a), "a gap would stop the target");
-        assert!(w.give_back(b));
-        assert!(w.give_back(a));
-        assert_eq!(w.take(), Some(Sn(5)));
-        w.update(Sn(6), Sn(10));
-        assert!(!w.give_back(Sn(5)), "the target has it");
     }
 }

@@ -13,7 +13,7 @@ mod task;
 pub mod timeout;
 mod tmf;
 
-pub use cmdsn::{CmdSnWindow, WindowCounters};
+pub use cmdsn::CmdSnWindow;
 pub use keepalive::{Keepalive, KeepaliveAction};
 pub use session::{Admit, SessionGate, SessionState};
 pub use task::{
