@@ -3,7 +3,7 @@
 //! In the real chip this is the firmware of the transmit, receive and completion processors. It owns the connection
 //! contexts: where the rings are, which tasks are active, what has been sent and received, and the state of TCP. The
 //! front end turns kernel work requests and doorbells into calls, and [`EngineEvent`]s into completions; the
-//! transport below is any [`TcpEngine`]. Everything that the engine does to the host names the [`Grant`] that it took
+//! transport below is any [`TcpEngine`]. Everything that the engine does to the host names the [`Grant`](bus::pci::Grant) that it took
 //! when the connection was offloaded, so after a reset nothing can be touched by mistake.
 //!
 //! Data enters in two places: `tx` fetches send-queue entries and builds PDUs into a bounded buffer on the card
@@ -138,7 +138,7 @@ pub const MAX_RQ_BUFFER_SIZE: u16 = 4096;
 pub const MAX_TASKS: u16 = 512;
 /// R2Ts of one task that the chip keeps. UPDATE_CONN with a larger MaxOutstandingR2T is refused.
 pub const MAX_R2TS: usize = 8;
-/// [I] How long CLOSE waits for the peer's FIN; then the connection is reset and CLOSE completes.
+/// \[I\] How long CLOSE waits for the peer's FIN; then the connection is reset and CLOSE completes.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Work items after which a connection goes to the back of the ready list.
