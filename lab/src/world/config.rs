@@ -1,0 +1,195 @@
+//! What a world is made of, what can go wrong with it, and what is left of it.
+
+use std::path::PathBuf;
+
+use bus::inproc::{Audit, SlotConfig};
+use bus::vfio_user::client::{AttachError, ClientConfig};
+use driver::adapter::{Failure, Holdings, OperatorError};
+use driver::config::{ConfigError, DriverConfig};
+use driver::iscsid::{MgmtError, RecordError};
+use hw_model::config::ChipConfig;
+use iscsi::target::TargetServer;
+use thiserror::Error;
+
+/// How time passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Time {
+    /// Virtual, with all randomness from this seed, and every event recorded.
+    Virtual {
+        /// The seed.
+        seed: u64,
+    },
+    /// Real, parked when idle.
+    Real,
+    /// Real, polling when idle.
+    Spinning,
+}
+
+/// What carries offloaded connections.
+pub enum Network {
+    /// Streams in memory, with this target at [`PORTAL`].
+    Memory(Box<TargetServer>),
+    /// Sockets of the host's kernel. Needs real time.
+    Sockets,
+}
+
+/// What a world is made of.
+pub struct WorldConfig {
+    /// Time.
+    pub time: Time,
+    /// The carrier.
+    pub network: Network,
+    /// The card.
+    pub chip: ChipConfig,
+    /// The driver.
+    pub driver: DriverConfig,
+    /// The slot between them.
+    pub slot: SlotConfig,
+}
+
+impl WorldConfig {
+    /// A virtual world over a strict bus, with the embedded target.
+    #[must_use]
+    pub fn virtual_time(seed: u64, target: TargetServer) -> Self {
+        Self {
+            time: Time::Virtual { seed },
+            network: Network::Memory(Box::new(target)),
+            chip: ChipConfig::default(),
+            driver: DriverConfig::default(),
+            slot: SlotConfig { strict: true, ..SlotConfig::default() },
+        }
+    }
+
+    /// A real world with the embedded target in the same process.
+    #[must_use]
+    pub fn real_time(target: TargetServer) -> Self {
+        Self { time: Time::Real, slot: SlotConfig::default(), ..Self::virtual_time(0, target) }
+    }
+
+    /// A real world whose connections are sockets of the host.
+    #[must_use]
+    pub fn sockets(spin: bool) -> Self {
+        Self {
+            time: if spin { Time::Spinning } else { Time::Real },
+            network: Network::Sockets,
+            chip: ChipConfig::default(),
+            driver: DriverConfig::default(),
+            slot: SlotConfig::default(),
+        }
+    }
+}
+
+/// What a split world is made of.
+pub struct FarConfig {
+    /// Where the card's process listens.
+    pub socket: PathBuf,
+    /// The driver.
+    pub driver: DriverConfig,
+    /// The driver's end of the slot.
+    pub client: ClientConfig,
+    /// A target to serve on a free port of loopback ([`World::portal`]).
+    pub target: Option<TargetServer>,
+}
+
+impl FarConfig {
+    /// Defaults, with the card's process at `socket`.
+    #[must_use]
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Self {
+            socket: socket.into(),
+            driver: DriverConfig::default(),
+            client: ClientConfig::default(),
+            target: None,
+        }
+    }
+}
+
+/// Why a world did not do what was asked.
+#[derive(Debug, Error)]
+pub enum WorldError {
+    /// The driver's configuration is out of range.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Sockets need real time.
+    #[error("host sockets cannot run in virtual time")]
+    SocketsInVirtualTime,
+    /// The operating system refused a resource.
+    #[error("the operating system refused: {0}")]
+    Os(#[from] std::io::Error),
+    /// The adapter does not come up.
+    #[error("the adapter failed: {0}")]
+    Adapter(#[from] Failure),
+    /// The adapter refused an operator's request.
+    #[error(transparent)]
+    Operator(#[from] OperatorError),
+    /// The daemon refused or failed a request.
+    #[error(transparent)]
+    Daemon(#[from] MgmtError),
+    /// A record cannot be used.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// A load could not be started.
+    #[error("cannot start the load: {0}")]
+    Load(&'static str),
+    /// Nobody listens where a card should be.
+    #[error("no card listens at {}: {cause}; start one there with `cnic chip --socket`", path.display())]
+    NoCard {
+        /// The path that was asked for.
+        path: PathBuf,
+        /// What the kernel said.
+        cause: std::io::Error,
+    },
+    /// The card's process has no card for us.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// The card's process has died, or does not answer any more.
+    #[error("the card was lost: its process died or does not answer")]
+    CardLost,
+    /// Something did not happen in the time that it may take.
+    #[error("{0} did not happen in time")]
+    Timeout(&'static str),
+}
+
+/// What a load left behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unfinished {
+    /// Requests that never completed.
+    pub lost: u64,
+    /// Buffers that could not be freed.
+    pub kept: u64,
+}
+
+/// What is left after a shutdown. Everything is zero when nothing leaked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Leftovers {
+    /// The slot's view: memory, loans, violations.
+    pub audit: Audit,
+    /// The driver's view.
+    pub holdings: Holdings,
+    /// Connections and path groups on the card, before the last reset or after it.
+    pub on_card: usize,
+    /// Streams of an in-memory network.
+    pub streams: usize,
+}
+
+impl Leftovers {
+    /// How many things leaked. Violations and refused accesses are not leaks.
+    #[must_use]
+    pub fn leaked(&self) -> u64 {
+        let h = &self.holdings;
+        let held = [
+            h.cids,
+            h.ports,
+            h.path_groups,
+            h.quarantined,
+            h.loans,
+            h.dma_buffers,
+            h.user_buffers,
+            h.timers,
+            h.sessions,
+            h.requests,
+        ];
+        let card = self.audit.buffers + self.audit.loans + self.on_card + self.streams;
+        held.into_iter().map(u64::from).sum::<u64>() + card as u64
+    }
+}
