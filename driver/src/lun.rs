@@ -2,8 +2,8 @@
 //! INQUIRY, TEST UNIT READY, the VPD pages 00, 80, 83 and B0, READ CAPACITY and MODE SENSE.
 //!
 //! Sans-IO: the adapter runs one [`BringUp`] until it has ended once, posts each [`ScsiCommand`], and feeds the end of it
-//! back; a lost connection makes it begin again after the next login. Whoever looks again later compares with
-//! [`LunInfo::same_disk`]. Not modelled: devices other than disks, multipath, protection information.
+//! back; a lost connection makes it begin again after the next login. After a re-login it runs once more, and the adapter
+//! compares with [`LunInfo::same_disk`]. Not modelled: devices other than disks, multipath, protection information.
 
 use core::fmt;
 use core::time::Duration;

@@ -40,7 +40,7 @@ impl<P: Platform> Adapter<P> {
             return done;
         }
         done += self.pump_answers(cx, slot, cid);
-        if self.session(slot).is_some_and(|s| !s.brought_up) {
+        if self.session(slot).is_some_and(|s| !s.brought_up || s.recheck.is_some()) {
             done += self.pump_bring_up(cx, slot, cid);
         }
         while done < budget && self.pump_command(cx, slot, cid) {
@@ -65,6 +65,7 @@ impl<P: Platform> Adapter<P> {
             return false;
         };
         let room = s.brought_up
+            && s.recheck.is_none()
             && s.gate.admit() == Admit::Run
             && s.tasks.scsi_in_use() < depth.min(s.params.queue_depth.max(1)).min(s.tasks.scsi_capacity())
             && s.window.is_open()
@@ -157,13 +158,13 @@ impl<P: Platform> Adapter<P> {
         if s.gate.admit() != Admit::Run || !s.window.is_open() || !ep.qp.room_for_command() {
             return 0;
         }
-        match s.bring_up.poll(cx.now) {
+        match s.probing().poll(cx.now) {
             Some(BringUpAction::Submit(c)) => {
                 let Some(probe) = &s.probe else { return 0 };
                 let mut bds = BdList::new();
                 let len = c.read_len as usize;
                 if len > probe.len() || bds.push(probe.addr(), len).is_err() {
-                    s.bring_up.failed(BlockError::Aborted);
+                    s.probing().failed(BlockError::Aborted);
                     self.make_runnable(slot);
                     return 0;
                 }

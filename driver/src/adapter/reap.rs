@@ -173,7 +173,7 @@ impl<P: Platform> Adapter<P> {
                 if let Some(probe) = &s.probe {
                     probe.read(0, &mut bytes);
                 }
-                s.bring_up.answered(r.response, status, sense, &bytes, now);
+                s.probing().answered(r.response, status, sense, &bytes, now);
             }
             _ => {}
         }
@@ -209,7 +209,7 @@ impl<P: Platform> Adapter<P> {
                 TaskData::Command(id) => {
                     s.queue.complete(id, Outcome::Failed(BlockError::Aborted), now);
                 }
-                TaskData::Probe(_) => s.bring_up.failed(BlockError::Aborted),
+                TaskData::Probe(_) => s.probing().failed(BlockError::Aborted),
                 _ => {}
             }
         }

@@ -55,6 +55,8 @@ pub(super) struct Session {
     pub(super) ep: Option<u16>,
     pub(super) negotiated: Option<ConnParams>,
     pub(super) bring_up: BringUp,
+    /// After a re-login: looks whether the same disks answer. Until it has ended no command is posted.
+    pub(super) recheck: Option<BringUp>,
     /// Bring-up has ended once.
     pub(super) brought_up: bool,
     /// Memory that bring-up reads into.
@@ -101,10 +103,15 @@ impl Session {
         }
     }
 
+    /// The bring-up that is under way.
+    pub(super) fn probing(&mut self) -> &mut BringUp {
+        self.recheck.as_mut().unwrap_or(&mut self.bring_up)
+    }
+
     fn phase(&self) -> SessionPhase {
         use crate::libiscsi::SessionState as S;
         match self.gate.state() {
-            S::LoggedIn if self.brought_up => SessionPhase::Ready,
+            S::LoggedIn if self.brought_up && self.recheck.is_none() => SessionPhase::Ready,
             S::LoggedIn => SessionPhase::BringUp,
             S::RecoveryFailed | S::Terminate => SessionPhase::Offline,
             _ => SessionPhase::Recovering,
@@ -205,6 +212,7 @@ impl<P: Platform> Adapter<P> {
             ep: None,
             negotiated: None,
             bring_up: BringUp::new(),
+            recheck: None,
             brought_up: false,
             probe,
             disks: Vec::new(),
@@ -278,7 +286,9 @@ impl<P: Platform> Adapter<P> {
         }
         if s.params.discovery {
             s.brought_up = true;
-        } else if !s.brought_up {
+        } else if s.brought_up {
+            s.recheck = Some(BringUp::new());
+        } else {
             s.bring_up = BringUp::new();
         }
         self.counters.logins += 1;
@@ -323,7 +333,7 @@ impl<P: Platform> Adapter<P> {
                     s.queue.requeue(command, why, counts, now);
                     requeued += 1;
                 }
-                Some(TaskData::Probe(_)) => s.bring_up = BringUp::new(),
+                Some(TaskData::Probe(_)) => *s.probing() = BringUp::new(),
                 _ => {}
             }
         }
@@ -440,8 +450,24 @@ impl<P: Platform> Adapter<P> {
         }
     }
 
-    /// Bring-up ended: what it found becomes the disks of the session.
+    /// Bring-up ended: what it found becomes the disks of the session. After a re-login the disks must be those that
+    /// requests were accepted for: a write repeated on another one would destroy it.
     pub(super) fn brought_up(&mut self, cx: &mut Cx<'_>, slot: u16) {
+        let Some(s) = self.session(slot) else { return };
+        if let Some(later) = s.recheck.take() {
+            let same = s
+                .bring_up
+                .found()
+                .iter()
+                .filter_map(|(lun, info)| Some((*lun, info.as_ref().ok()?)))
+                .all(|(lun, info)| later.unit(lun).is_ok_and(|later| info.same_disk(later)));
+            s.bring_up = later;
+            if !same {
+                s.queue.fail_all(BlockError::DiskChanged);
+                self.counters.disks_changed += 1;
+                self.collect_done(cx, slot);
+            }
+        }
         let Some(s) = self.session(slot) else { return };
         s.brought_up = true;
         s.disks.clear();

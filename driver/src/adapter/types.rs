@@ -143,6 +143,8 @@ pub struct AdapterCounters {
     pub cleanups: u64,
     /// Commands posted again after a re-login.
     pub requeued: u64,
+    /// Re-logins after which another disk answered.
+    pub disks_changed: u64,
     /// Requests submitted.
     pub requests: u64,
     /// Requests refused because a queue was full.

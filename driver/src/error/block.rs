@@ -39,6 +39,11 @@ pub enum BlockError {
     /// The adapter was removed or shut down.
     #[error("the adapter is gone: log in through another one")]
     AdapterGone,
+    /// After a re-login another disk answers under the target's name. Nothing was written to it.
+    #[error(
+        "another disk answers at the target after recovery: check the target's configuration, then submit again"
+    )]
+    DiskChanged,
     /// The command was aborted after its timeout.
     #[error("the command took longer than its timeout and was aborted: check the target's load, then retry")]
     Aborted,
@@ -91,6 +96,7 @@ impl BlockError {
             Self::Status(_) => 8,
             Self::TargetFailure(_) => 9,
             Self::Short { .. } => 10,
+            Self::DiskChanged => 11,
         }
     }
 
@@ -98,7 +104,7 @@ impl BlockError {
     #[must_use]
     pub const fn retry(&self) -> Retry {
         match self {
-            Self::SessionClosed | Self::AdapterGone => Retry::Never,
+            Self::SessionClosed | Self::AdapterGone | Self::DiskChanged => Retry::Never,
             Self::RecoveryTimedOut { .. } | Self::Transport(_) => Retry::AfterRecovery,
             Self::Aborted | Self::TargetFailure(_) | Self::Short { .. } | Self::NoSense => {
                 Retry::Undetermined

@@ -27,7 +27,7 @@ pub enum Time {
 
 /// What carries offloaded connections.
 pub enum Network {
-    /// Streams in memory, with this target at [`PORTAL`].
+    /// Streams in memory, with this target at [`PORTAL`](super::PORTAL).
     Memory(Box<TargetServer>),
     /// Sockets of the host's kernel. Needs real time.
     Sockets,
@@ -87,7 +87,7 @@ pub struct FarConfig {
     pub driver: DriverConfig,
     /// The driver's end of the slot.
     pub client: ClientConfig,
-    /// A target to serve on a free port of loopback ([`World::portal`]).
+    /// A target to serve on a free port of loopback ([`World::portal`](super::World::portal)).
     pub target: Option<TargetServer>,
 }
 
