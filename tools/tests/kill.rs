@@ -12,6 +12,7 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::rc::Rc;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bus::trace::{EventKind, Trace};
@@ -114,8 +115,15 @@ fn bury(mut world: World<FarCard>, load: Option<Rc<RefCell<Load>>>, n: u64) {
     assert_eq!((left.leaked(), left.audit.bytes), (0, 0), "{n}: {left:?}");
 }
 
+/// These tests count the descriptors of the process, so one runs at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[test]
 fn a_driver_survives_the_death_of_its_card_while_it_brings_the_card_up() {
+    let _alone = alone();
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("chip");
     let before = descriptors();
@@ -145,6 +153,7 @@ fn a_driver_survives_the_death_of_its_card_while_it_brings_the_card_up() {
 
 #[test]
 fn a_driver_survives_the_death_of_its_card_under_load() {
+    let _alone = alone();
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("chip");
     let before = descriptors();
@@ -189,6 +198,7 @@ fn run(chip: &mut ChipWorld, done: impl FnMut(&Executive) -> bool) {
 
 #[test]
 fn a_card_survives_the_death_of_its_driver() {
+    let _alone = alone();
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("chip");
     let listener = ChannelListener::bind(&path).expect("a socket");
