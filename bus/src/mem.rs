@@ -175,6 +175,87 @@ impl DmaBuf {
     }
 }
 
+impl DmaBuf {
+    /// The same bytes for a third party: the helper's rings. Panics when the range leaves the buffer.
+    #[must_use]
+    pub fn view(&self, range: std::ops::Range<usize>) -> View {
+        View::new(&self.mem, range)
+    }
+}
+
+/// Part of an allocation as a third party sees it: no bus address, nothing to free. The bytes live as long as the view.
+#[derive(Clone)]
+pub struct View {
+    mem: Rc<SharedMem>,
+    from: usize,
+    len: usize,
+}
+
+impl View {
+    fn new(mem: &Rc<SharedMem>, range: std::ops::Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= mem.len(), "a view of {range:?} of {}", mem.len());
+        Self { mem: mem.clone(), from: range.start, len: range.len() }
+    }
+
+    /// Bytes of a mapped file. Panics when the range leaves the mapping.
+    #[must_use]
+    pub fn mapped(mapping: &Rc<os::shm::Mapping>, range: std::ops::Range<usize>) -> Self {
+        Self::new(&SharedMem::window(mapping, range.start, range.len()), 0..range.len())
+    }
+
+    /// Zeroed memory of its own, for tests and stand-ins.
+    #[must_use]
+    pub fn zeroed(len: usize) -> Self {
+        Self::new(&SharedMem::new(len), 0..len)
+    }
+
+    /// Length in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    fn at(&self, offset: usize, len: usize) -> usize {
+        let fits = offset.checked_add(len).is_some_and(|end| end <= self.len);
+        assert!(fits, "a view: {offset}+{len} of {}", self.len);
+        self.from + offset
+    }
+
+    /// Copies bytes out. Panics when the range leaves the view.
+    pub fn read(&self, offset: usize, out: &mut [u8]) {
+        self.mem.read(self.at(offset, out.len()), out);
+    }
+
+    /// Copies bytes in. Panics when the range leaves the view.
+    pub fn write(&self, offset: usize, data: &[u8]) {
+        self.mem.write(self.at(offset, data.len()), data);
+    }
+
+    /// Loads a published 16-bit index: everything the card wrote before publishing it is visible after.
+    #[must_use]
+    pub fn load16(&self, offset: usize) -> u16 {
+        self.mem.load16(self.at(offset, 2))
+    }
+
+    /// Loads a published 32-bit word: everything the card wrote before publishing it is visible after.
+    #[must_use]
+    pub fn load32(&self, offset: usize) -> u32 {
+        self.mem.load32(self.at(offset, 4))
+    }
+}
+
+impl std::fmt::Debug for View {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "View({:#x})", self.len)
+    }
+}
+
 impl std::fmt::Debug for DmaBuf {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "DmaBuf({:#x}+{:#x})", self.addr, self.len())
@@ -199,6 +280,19 @@ mod tests {
         assert_eq!(out, [2, 3, 4, 5]);
         m.fill(8, 3, 0xff);
         assert_eq!(m.load32(8), 0x04ff_ffff);
+    }
+
+    #[test]
+    fn a_view_is_the_same_bytes_and_no_more() {
+        let m = SharedMem::new(8192);
+        let v = View::new(&m, 4096..4104);
+        v.write(2, &[3, 4]);
+        assert_eq!(
+            (m.load32(4096), v.load16(2), v.load32(0), v.len()),
+            (0x0403_0000, 0x0403, 0x0403_0000, 8)
+        );
+        let outside = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| v.write(7, &[0; 2])));
+        assert!(outside.is_err());
     }
 
     #[test]
