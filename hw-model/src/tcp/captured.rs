@@ -411,7 +411,7 @@ mod tests {
         }
 
         fn event(&mut self, event: TcpEvent) {
-            self.bench.now = self.bench.now + Duration::from_micros(1);
+            self.bench.now += Duration::from_micros(1);
             self.tcp.tcp.events.push((ID, event));
             let mut out = Vec::new();
             self.bench.with(|cx| self.tcp.poll(cx, &mut out));
