@@ -8,10 +8,21 @@ mod common;
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use common::chip::Chip;
 use common::run;
+use driver::adapter::OperatorRequest;
+use driver::iscsid::NodeRecord;
+use iscsi::target::Auth;
+use lab::load::LoadConfig;
+use lab::oracle::Initial;
+use lab::world::{FarConfig, World};
 use serde_json::Value;
+
+const TARGET: &str = "iqn.2026-01.org.example:captured";
+/// Longest wait for what takes seconds on an idle machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What tshark prints of `file`: the fields of every packet that passes `filter`, one packet a line.
 fn tshark(program: &Path, decode: &str, file: &Path, filter: &str, fields: &[&str]) -> Vec<String> {
@@ -27,15 +38,40 @@ fn tshark(program: &Path, decode: &str, file: &Path, filter: &str, fields: &[&st
     text.lines().map(str::to_owned).collect()
 }
 
+/// Two sessions under verified load, and an MTU change. Requests are small: tshark 4.0 loses its place in PDUs of many
+/// segments now and then.
+fn small_requests_and_a_reset(socket: &Path) {
+    let target = lab::demo::ram_target(TARGET, 2048, Auth::default());
+    let config = FarConfig { target: Some(target), ..FarConfig::new(socket) };
+    let mut world = World::attach(config).expect("the chip listens");
+    world.bring_up().expect("the adapter comes up");
+    let portal = world.portal().expect("there is a target");
+    let sessions = world.login(&NodeRecord::new(TARGET, portal), 2).expect("both log in");
+    let load = LoadConfig {
+        depth: 4,
+        max_bytes: 1024,
+        write_percent: 50,
+        think: Duration::from_millis(1),
+        run: 1,
+        initial: Initial::Zero,
+    };
+    let load = world.start_load(&sessions, load, 1024).expect("there is room");
+    world.run_for(Duration::from_millis(200));
+    load.borrow_mut().expect_recovery(world.now(), world.host().borrow().adapter.age());
+    world.operate(OperatorRequest::ChangeMtu(9000)).expect("the adapter is up");
+    assert!(world.run(PATIENCE, |_| load.borrow().recovering() == 0), "the sessions come back");
+    assert_eq!(world.finish_load(&load, PATIENCE).lost, 0);
+    world.shutdown().expect("it ends");
+    assert_eq!((load.borrow().report().failed, load.borrow().report().corrupt), (0, 0));
+}
+
 #[test]
 fn sessions_and_a_reset_under_load_open_as_iscsi() {
     let Some(program) = tests::peer("tshark", "tshark") else { return };
     let dir = tempfile::tempdir().expect("a directory");
     let (path, file) = (dir.path().join("chip"), dir.path().join("wire.pcapng"));
     let mut chip = Chip::start(&path, &["--json", "--pcap", file.to_str().expect("text")]);
-    let socket = path.to_str().expect("text");
-    let (code, out, err) = run(&["demo", "--json", "--sessions", "2", "--resets", "1", "--socket", socket]);
-    assert_eq!(code, 0, "{out}{err}");
+    small_requests_and_a_reset(&path);
     let (status, out) = chip.stop();
     let report: Value = serde_json::from_str(out.lines().last().expect("a line")).expect("JSON");
     assert!(status.success() && report["pcap"].get("error").is_none(), "{report}");
