@@ -115,6 +115,10 @@ pub(crate) struct Chip {
     /// List at the end which registers outside of the table were used.
     #[arg(long)]
     pub(crate) unmodelled: bool,
+    /// Record what crosses the wire in FILE, for Wireshark: the frames of the Ethernet rings, and the segments that offloaded
+    /// connections amount to.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pcap: Option<PathBuf>,
 }
 
 /// The address of one station, as people write it.

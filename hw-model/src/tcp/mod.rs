@@ -1,5 +1,6 @@
 //! The TCP seam: what the offload engine needs of a transport, whatever carries it.
 
+pub mod captured;
 pub mod host;
 pub mod memory;
 
@@ -111,4 +112,47 @@ pub trait TcpEngine {
 
     /// Whether the transport can reach that address family at all.
     fn supports(&self, remote: IpAddr) -> bool;
+}
+
+impl<T: TcpEngine + ?Sized> TcpEngine for Box<T> {
+    fn connect(&mut self, cx: &mut DevCx<'_>, id: TcpId, request: &ConnectRequest) {
+        (**self).connect(cx, id, request);
+    }
+
+    fn close(&mut self, cx: &mut DevCx<'_>, id: TcpId) {
+        (**self).close(cx, id);
+    }
+
+    fn abort(&mut self, cx: &mut DevCx<'_>, id: TcpId) {
+        (**self).abort(cx, id);
+    }
+
+    fn send(&mut self, cx: &mut DevCx<'_>, id: TcpId, bytes: &[u8]) -> usize {
+        (**self).send(cx, id, bytes)
+    }
+
+    fn recv(
+        &mut self,
+        cx: &mut DevCx<'_>,
+        id: TcpId,
+        sink: &mut dyn FnMut(&mut DevCx<'_>, &[u8]) -> usize,
+    ) -> usize {
+        (**self).recv(cx, id, sink)
+    }
+
+    fn poll(&mut self, cx: &mut DevCx<'_>, out: &mut Vec<(TcpId, TcpEvent)>) {
+        (**self).poll(cx, out);
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        (**self).next_deadline()
+    }
+
+    fn reset(&mut self, cx: &mut DevCx<'_>) {
+        (**self).reset(cx);
+    }
+
+    fn supports(&self, remote: IpAddr) -> bool {
+        (**self).supports(remote)
+    }
 }
