@@ -2,6 +2,7 @@
 
 pub mod host;
 pub mod memory;
+pub mod nat;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
