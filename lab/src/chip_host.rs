@@ -25,9 +25,10 @@ use hw_model::fault::Faults;
 use hw_model::tcp::TcpEngine;
 use hw_model::tcp::captured::Captured;
 use hw_model::tcp::host::HostTcp;
+use hw_model::tcp::nat::Nat;
 use hw_model::wire::{Recording, Responder, Tee};
 use os::reactor::{Owner, Reactor, Ready};
-use os::signals::StopSignals;
+use os::signals::{CableSignals, StopSignals};
 use os::unix::ChannelListener;
 
 use crate::runner::Executive;
@@ -41,8 +42,9 @@ const LISTENER: u32 = 0;
 const SIGNALS: u32 = 1;
 const KICK: u32 = 2;
 const CLIENT: u32 = 3;
+const CABLE: u32 = 4;
 
-/// What happens to clients.
+/// What happens to clients, and to the cable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientEvent {
     /// One has attached.
@@ -51,7 +53,12 @@ pub enum ClientEvent {
     Left,
     /// It was shut out: what it sent makes no sense, or it did not answer. The card was reset.
     Expelled,
+    /// Whether somebody has plugged the cable in (or pulled it).
+    Cable(bool),
 }
+
+/// Plugs the cable in, or pulls it.
+type Plug = Box<dyn FnMut(bool)>;
 
 /// Takes what happens to clients.
 pub type EventSink = Box<dyn FnMut(ClientEvent)>;
@@ -65,6 +72,7 @@ pub struct ChipHost {
     accept_ready: bool,
     accept_again: Option<Instant>,
     signals: Option<StopSignals>,
+    cable: Option<(CableSignals, Plug)>,
     client: Option<SocketLink>,
     clients: u64,
     once: bool,
@@ -99,6 +107,7 @@ impl ChipHost {
             accept_ready: true,
             accept_again: None,
             signals,
+            cable: None,
             client: None,
             clients: 0,
             once,
@@ -110,6 +119,16 @@ impl ChipHost {
     /// Reports what happens to clients to `sink` from now on.
     pub fn set_sink(&mut self, sink: EventSink) {
         self.sink = Some(sink);
+    }
+
+    /// Lets signals pull the cable and plug it in; `plug` does it.
+    ///
+    /// # Errors
+    /// The reactor refuses the descriptor.
+    pub fn watch_cable(&mut self, signals: CableSignals, plug: Plug) -> io::Result<()> {
+        self.owner.register(&signals, CABLE)?;
+        self.cable = Some((signals, plug));
+        Ok(())
     }
 
     /// The slot: its counters, and what it holds.
@@ -145,12 +164,24 @@ impl ChipHost {
         for r in ready.drain(..) {
             match r.token {
                 LISTENER => self.accept_ready = true,
+                CABLE => self.move_cable(),
                 SIGNALS if self.signals.as_ref().is_some_and(StopSignals::take) => self.stop(cx),
                 // The client's bytes and kicks are looked for in every step.
                 _ => {}
             }
         }
         self.ready = ready;
+    }
+
+    fn move_cable(&mut self) {
+        while let Some((signals, plug)) = &mut self.cable
+            && let Some(inserted) = signals.take()
+        {
+            plug(inserted);
+            self.tell(ClientEvent::Cable(inserted));
+            // The card learns of it in its next step.
+            self.wake.wake();
+        }
     }
 
     fn accept(&mut self, cx: &mut Cx<'_>) {
@@ -249,13 +280,14 @@ pub struct ChipWorld {
 }
 
 impl ChipWorld {
-    /// Assembles it. `signals` and `once` as in [`ChipHost::new`]; `trace` takes the events, `recording` what
-    /// crosses the wire.
+    /// Assembles it. Connections go where `nat` says; `signals` and `once` as in [`ChipHost::new`]; `trace` takes the events,
+    /// `recording` what crosses the wire.
     ///
     /// # Errors
     /// The operating system refuses a descriptor.
     pub fn new(
         config: ChipConfig,
+        nat: Nat,
         listener: ChannelListener,
         signals: Option<StopSignals>,
         once: bool,
@@ -271,7 +303,7 @@ impl ChipWorld {
         wakers.join(owner.index(), place.wake());
         wakers.join(sockets.index(), place.wake());
         let pages = doorbell_pages(&config);
-        let tcp = HostTcp::new(sockets);
+        let tcp = HostTcp::new(sockets).with_nat(nat);
         // Who records nothing has nothing in the way.
         let tcp: Box<dyn TcpEngine> = match &recording {
             Some(recording) => Box::new(Captured::new(tcp, recording.clone())),
@@ -288,6 +320,17 @@ impl ChipWorld {
         let host = Rc::new(RefCell::new(host));
         exec.install(&place, host.clone());
         Ok(Self { exec, host, card })
+    }
+
+    /// Lets signals pull the card's cable and plug it in.
+    ///
+    /// # Errors
+    /// The operating system refuses the descriptor.
+    pub fn watch_cable(&self, signals: CableSignals) -> io::Result<()> {
+        let card = self.card.clone();
+        self.host
+            .borrow_mut()
+            .watch_cable(signals, Box::new(move |inserted| card.with(|c| c.set_link(inserted))))
     }
 
     /// What is held for a client, on the card and in the slot: nothing when nobody is attached.

@@ -1,4 +1,5 @@
-//! SIGTERM and SIGINT as events of the reactor, so that a long-running command can stop cleanly.
+//! Signals as events of the reactor: SIGTERM and SIGINT, so that a long-running command can stop cleanly, and SIGUSR1
+//! and SIGUSR2 for who wants to pull a cable.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -16,12 +17,7 @@ impl StopSignals {
     /// # Errors
     /// The kernel refuses one more descriptor.
     pub fn new() -> io::Result<Self> {
-        let mut set = SigSet::empty();
-        set.add(Signal::SIGTERM);
-        set.add(Signal::SIGINT);
-        let fd = SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
-        set.thread_block()?;
-        Ok(Self(fd))
+        watch([Signal::SIGTERM, Signal::SIGINT]).map(Self)
     }
 
     /// Whether one arrived since the last call.
@@ -35,6 +31,40 @@ impl AsFd for StopSignals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+/// The request to pull the cable of a port (SIGUSR1) or to plug it in (SIGUSR2).
+#[derive(Debug)]
+pub struct CableSignals(SignalFd);
+
+impl CableSignals {
+    /// Takes both signals away from their default action, for this thread and those that it starts later.
+    ///
+    /// # Errors
+    /// The kernel refuses one more descriptor.
+    pub fn new() -> io::Result<Self> {
+        watch([Signal::SIGUSR1, Signal::SIGUSR2]).map(Self)
+    }
+
+    /// The next request: whether the cable is to be in. Equal ones that were not taken yet count once.
+    #[must_use]
+    pub fn take(&self) -> Option<bool> {
+        let signal = self.0.read_signal().ok().flatten()?;
+        Some(signal.ssi_signo == Signal::SIGUSR2 as u32)
+    }
+}
+
+impl AsFd for CableSignals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn watch(signals: [Signal; 2]) -> io::Result<SignalFd> {
+    let set = SigSet::from_iter(signals);
+    let fd = SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+    set.thread_block()?;
+    Ok(fd)
 }
 
 #[cfg(test)]
@@ -58,5 +88,15 @@ mod tests {
         assert_eq!(woken, [owner.index()]);
         assert!(stop.take());
         assert!(!stop.take());
+    }
+
+    #[test]
+    fn a_cable_is_pulled_and_plugged() {
+        let cable = CableSignals::new().unwrap();
+        assert_eq!(cable.take(), None);
+        nix::sys::signal::raise(Signal::SIGUSR1).unwrap();
+        assert_eq!((cable.take(), cable.take()), (Some(false), None));
+        nix::sys::signal::raise(Signal::SIGUSR2).unwrap();
+        assert_eq!((cable.take(), cable.take()), (Some(true), None));
     }
 }

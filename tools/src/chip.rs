@@ -1,6 +1,7 @@
 //! `cnic chip`: the modelled card behind a vfio-user socket, until SIGTERM or Ctrl-C.
 //!
 //! Offloaded connections are sockets of this machine; whoever else the host talks to over Ethernet is the responder.
+//! SIGUSR1 pulls the cable, SIGUSR2 plugs it in again.
 
 use std::fs::File;
 use std::path::Path;
@@ -10,9 +11,10 @@ use bus::Instant;
 use bus::trace::Trace;
 use driver::error::ExitCode;
 use hw_model::config::{ChipConfig, DoorbellLayout, LinkSpeed};
+use hw_model::tcp::nat::Nat;
 use hw_model::wire::Recording;
 use lab::chip_host::{ChipWorld, ClientEvent};
-use os::signals::StopSignals;
+use os::signals::{CableSignals, StopSignals};
 use os::unix::ChannelListener;
 use serde::Serialize;
 
@@ -84,13 +86,25 @@ pub(crate) fn run(options: &cli::Chip, json: bool) -> Result<(), Failure> {
     let broken = |e: std::io::Error| Failure::new(ExitCode::Internal, format!("cannot serve: {e}"));
     let listener = ChannelListener::bind(&options.socket)
         .map_err(|e| Failure::new(ExitCode::Transport, e.to_string()))?;
+    let cli::Wire::Nat = options.wire;
+    let nat = Nat::new(&options.nat)
+        .map_err(|e| Failure::new(ExitCode::InvalidParameter, format!("--nat: {e}")))?;
     let signals = StopSignals::new().map_err(broken)?;
     let pcap = options.pcap.as_deref().map(record).transpose()?;
-    let mut world =
-        ChipWorld::new(config(options), listener, Some(signals), options.once, Trace::off(), pcap.clone())
-            .map_err(broken)?;
+    let cable = CableSignals::new().map_err(broken)?;
+    let mut world = ChipWorld::new(
+        config(options),
+        nat,
+        listener,
+        Some(signals),
+        options.once,
+        Trace::off(),
+        pcap.clone(),
+    )
+    .map_err(broken)?;
     let host = world.host.clone();
     host.borrow_mut().set_sink(Box::new(log));
+    world.watch_cable(cable).map_err(broken)?;
 
     println!(
         "listening on {}, BCM5709, licence for {} connection(s)",
@@ -187,5 +201,7 @@ fn log(event: ClientEvent) {
         ClientEvent::Expelled => {
             eprintln!("the client broke the protocol and was shut out; the card was reset")
         }
+        ClientEvent::Cable(false) => eprintln!("the cable is out"),
+        ClientEvent::Cable(true) => eprintln!("the cable is in"),
     }
 }

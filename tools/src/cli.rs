@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use driver::error::ExitCode;
 use hw_model::config::Mac;
 use hw_model::fault::FaultPoint;
+use hw_model::tcp::nat::NatRule;
 
 use crate::perf::Pattern;
 use crate::size;
@@ -86,6 +87,21 @@ pub(crate) enum Link {
     Down,
 }
 
+/// What is at the other end of the cable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Wire {
+    /// Sockets of this machine carry the offloaded connections, and a responder is everyone on the Ethernet.
+    Nat,
+}
+
+/// A kind of wire, as `KIND` or `KIND:NAME`.
+fn wire(text: &str) -> Result<Wire, String> {
+    match text {
+        "nat" => Ok(Wire::Nat),
+        _ => Err("write nat".to_owned()),
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Chip {
     /// Which card.
@@ -106,6 +122,14 @@ pub(crate) struct Chip {
     /// What the port is connected to.
     #[arg(long, default_value = "1g")]
     pub(crate) link: Link,
+    /// Network: `nat` (offloaded connections are sockets of this machine; all addresses answer ARP, ND and ping, one is a
+    /// DHCP server).
+    #[arg(long, value_name = "KIND", default_value = "nat", value_parser = wire)]
+    pub(crate) wire: Wire,
+    /// Where an address of the guest's world is found here, such as 10.0.0.2=127.0.0.1 or 10.0.0.2:3260=127.0.0.1:3261
+    /// ([ADDRESS]:PORT for IPv6). May be repeated. An address without a rule means itself.
+    #[arg(long = "nat", value_name = "ADDR[:PORT]=ADDR[:PORT]")]
+    pub(crate) nat: Vec<NatRule>,
     /// Whether the function has MSI-X; without it the stock driver takes MSI.
     #[arg(long, default_value = "on")]
     pub(crate) msix: Switch,
@@ -314,6 +338,28 @@ mod tests {
             (model.mac, model.iscsi_mac, model.licensed_connections)
         );
         assert_eq!((c.model, c.link, c.msix), (Model::Bcm5709, Link::Gigabit, Switch::On));
+    }
+
+    #[test]
+    fn wires_have_names_and_nat_rules_say_what_is_wrong() {
+        let parse = |more: &[&str]| {
+            let cli = Cli::try_parse_from(["cnic", "chip", "--socket", "s"].iter().chain(more));
+            cli.map(|cli| match cli.command {
+                Command::Chip(c) => (c.wire, c.nat.len()),
+                other => panic!("{other:?}"),
+            })
+        };
+        assert_eq!(parse(&[]).unwrap(), (Wire::Nat, 0));
+        let two = ["--wire", "nat", "--nat", "10.0.0.2=127.0.0.1", "--nat", "[fd00::2]:3260=[::1]:3261"];
+        assert_eq!(parse(&two).unwrap(), (Wire::Nat, 2));
+        for (wrong, why) in [
+            (["--wire", "carrier-pigeon"], "write nat"),
+            (["--nat", "10.0.0.2"], "FROM=TO"),
+            (["--nat", "10.0.0.2=localhost"], "`localhost`"),
+        ] {
+            let error = parse(&wrong).unwrap_err().to_string();
+            assert!(error.contains(why), "{wrong:?}: {error}");
+        }
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! A connection costs one receive and one send per wake-up: a receive goes into one large staging buffer that all
 //! connections share, and only what the engine leaves behind is kept for the connection. Readiness comes from the
 //! reactor, edge-triggered; the runner waits on it and wakes the card. The kernel does retransmission and TIME-WAIT,
-//! and chooses source address and port, so a request's link header, MSS and buffer sizes have no effect here.
+//! and chooses source address and port, so a request's source address, link header, MSS and buffer sizes have no effect here.
+//! Destinations go through a table ([`Nat`]); with an empty one they mean themselves.
 
 use std::collections::VecDeque;
 use std::io;
@@ -14,6 +15,7 @@ use bus::pci::DevCx;
 use os::net::{ConnectState, Received, TcpStream};
 use os::reactor::{Owner, Ready};
 
+use super::nat::Nat;
 use super::{CONNECT_TIMEOUT, ConnectError, ConnectRequest, TcpEngine, TcpEvent, TcpId};
 
 /// Bytes of the staging buffer: what one receive can bring, and what is kept for a connection at most.
@@ -43,6 +45,7 @@ struct Socket {
 /// The transport.
 pub struct HostTcp {
     owner: Owner,
+    nat: Nat,
     sockets: Vec<Option<Socket>>,
     /// Deadlines of handshakes, in order: the timeout is the same for all.
     connecting: VecDeque<(Instant, TcpId, u64)>,
@@ -58,6 +61,7 @@ impl HostTcp {
     pub fn new(owner: Owner) -> Self {
         Self {
             owner,
+            nat: Nat::default(),
             sockets: Vec::new(),
             connecting: VecDeque::new(),
             events: VecDeque::new(),
@@ -67,9 +71,16 @@ impl HostTcp {
         }
     }
 
+    /// The same with translated destinations.
+    #[must_use]
+    pub fn with_nat(mut self, nat: Nat) -> Self {
+        self.nat = nat;
+        self
+    }
+
     /// Opens the socket and has it watched.
     fn open(&mut self, id: TcpId, request: &ConnectRequest) -> io::Result<()> {
-        let stream = TcpStream::connect(request.remote)?;
+        let stream = TcpStream::connect(self.nat.destination(request.remote))?;
         self.owner.register(&stream, u32::from(id.0))?;
         self.serial += 1;
         let socket = Socket {
@@ -299,6 +310,7 @@ mod tests {
     use os::net::TcpListener;
     use os::reactor::Reactor;
 
+    use super::super::nat::NatRule;
     use super::*;
     use crate::testing::{Bench, connect_request};
 
@@ -445,6 +457,18 @@ mod tests {
         assert_eq!(w.poll(), [TcpEvent::Closed]);
         assert_eq!(peer.recv(&mut [0; 9]).unwrap(), Received::Fin);
         assert!(w.tcp.sockets[7].is_none());
+    }
+
+    #[test]
+    fn a_destination_that_a_rule_names_is_elsewhere() {
+        let mut w = World::new();
+        let here = w.listener.local_addr().unwrap();
+        let rule = format!("[fd00::2]:3260={here}").parse::<NatRule>().unwrap();
+        w.tcp = HostTcp::new(w.reactor.owner().unwrap()).with_nat(Nat::new(&[rule]).unwrap());
+        // Source addresses are the host's, which this machine does not have.
+        w.connect("[fd00::2]:3260".parse().unwrap());
+        w.wait(TcpEvent::Connected);
+        assert!(w.listener.accept().unwrap().is_some());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub mod captured;
 pub mod host;
 pub mod memory;
+pub mod nat;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
