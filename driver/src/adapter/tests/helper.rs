@@ -4,7 +4,6 @@ use core::time::Duration;
 use bus::uio::{
     BUFFER_BYTES, FromHelper, OpenRefused, PathHandle, PathUpdate, RX_BUFFERS, ToHelper, UioMaps, Value,
 };
-use hsi::View;
 use hsi::l2::{RxBd, TxBd};
 use hsi::l4::{L4KwqConnectReq3, L4KwqOffloadPg};
 use hsi::{ctx, regs as r};
