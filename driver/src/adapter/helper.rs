@@ -217,16 +217,18 @@ impl<P: Platform> Adapter<P> {
         self.helper.close_due = self.helper.is_open().then_some(due);
     }
 
-    /// Takes the ring away, whether the helper has closed it or not.
-    pub(super) fn shut_ring(&mut self, cx: &mut Cx<'_>) {
+    /// Takes the ring away, whether the helper has closed it or not. `present`: the card still has it.
+    pub(super) fn shut_ring(&mut self, cx: &mut Cx<'_>, present: bool) {
         self.counters.helper_not_closed += u64::from(self.helper.is_open());
         self.helper.ring = Ring::Closed;
         self.helper.close_due = None;
         self.timers.disarm(TimerKey::Ring);
         let Some(shared) = self.helper.shared.as_ref().filter(|s| s.is_lent()) else { return };
         shared.mark_shut();
-        // Without room the reset that follows does it.
-        let _ = self.submit_kwqes(cx, &[uio::flush()]);
+        if present {
+            // Without room the reset that follows does it.
+            let _ = self.submit_kwqes(cx, &[uio::flush()]);
+        }
     }
 
     /// The chip was reset.

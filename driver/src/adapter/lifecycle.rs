@@ -134,7 +134,7 @@ impl<P: Platform> Adapter<P> {
                 {
                     return false;
                 }
-                self.shut_ring(cx);
+                self.shut_ring(cx, true);
                 self.set_state(cx, AdapterState::Resetting);
                 self.begin_reset(cx);
                 true
@@ -262,7 +262,7 @@ impl<P: Platform> Adapter<P> {
                 self.counters.connections_lost += self.bound_endpoints();
                 self.go_down_at_once(cx);
             }
-            self.shut_ring(cx);
+            self.shut_ring(cx, false);
             self.set_state(cx, AdapterState::Resetting);
             // Until now memory may have been lent in the younger epoch too: only a reset of our own covers it.
             self.stage = Stage::HardReset { until: cx.now + self.config.deadlines.stop };

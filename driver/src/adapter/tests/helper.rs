@@ -149,11 +149,11 @@ fn frames_are_counted_and_wake_the_helper_although_its_port_is_full() {
     let mut rig = up();
     let maps = rig.open();
     rig.deaf = true;
+    while rig.wakes.pop().is_some() {}
     rig.card.borrow_mut().ring_index = Some((0, 2));
     rig.settle();
     assert_eq!((maps.events.get(), maps.status.load16(22)), (1, 2));
-    let helper = std::iter::from_fn(|| rig.wakes.pop()).count();
-    assert!(helper > 0);
+    assert!(std::iter::from_fn(|| rig.wakes.pop()).any(|n| n == rig.helper_index));
     rig.card.borrow_mut().ring_index = Some((1, 2));
     rig.settle();
     assert_eq!((maps.events.get(), maps.status.load16(14)), (2, 1));

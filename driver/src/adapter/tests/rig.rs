@@ -63,6 +63,8 @@ pub(super) struct Rig {
     /// A helper that takes nothing from its port.
     pub(super) deaf: bool,
     pub(super) wakes: WakeSet,
+    /// By which `wakes` names the helper.
+    pub(super) helper_index: u32,
 }
 
 impl Rig {
@@ -83,6 +85,7 @@ impl Rig {
         let (control_out, said) = port("control-out", 1024, wakes.register());
         let (helper, path_in) = port("path-in", 256, wakes.register());
         let helper_wake = wakes.register();
+        let helper_index = helper_wake.index();
         let (path_out, asked) = port("path-out", 256, helper_wake.clone());
         let ports = AdapterPorts { control_in, control_out, path_in, path_out, helper_wake };
         let adapter =
@@ -104,6 +107,7 @@ impl Rig {
             requests: Vec::new(),
             deaf: false,
             wakes,
+            helper_index,
         }
     }
 
