@@ -14,7 +14,7 @@ use crate::neighbours::Mac;
 use crate::ring::LARGEST_TX;
 
 /// Frames that wait for the transmit buffer.
-pub const QUEUE: usize = 32;
+pub(crate) const QUEUE: usize = 32;
 
 const ETHERNET: usize = 14;
 const ARP: usize = 28;
@@ -69,7 +69,14 @@ impl Out {
     }
 
     /// A frame with room for `payload` bytes, filled by `fill`. Too long or one too many: dropped and counted.
-    fn push(&mut self, link: Link, to: Mac, kind: EthernetProtocol, payload: usize, fill: impl FnOnce(&mut [u8])) {
+    fn push(
+        &mut self,
+        link: Link,
+        to: Mac,
+        kind: EthernetProtocol,
+        payload: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) {
         if ETHERNET + payload > LARGEST_TX {
             self.oversize += 1;
             return;
@@ -88,7 +95,14 @@ impl Out {
     }
 
     /// An ARP request or reply.
-    pub(crate) fn arp(&mut self, link: Link, to: Mac, operation: ArpOperation, from: Ipv4Addr, target: (Mac, Ipv4Addr)) {
+    pub(crate) fn arp(
+        &mut self,
+        link: Link,
+        to: Mac,
+        operation: ArpOperation,
+        from: Ipv4Addr,
+        target: (Mac, Ipv4Addr),
+    ) {
         let repr = ArpRepr::EthernetIpv4 {
             operation,
             source_hardware_addr: EthernetAddress(link.mac),
@@ -100,7 +114,14 @@ impl Out {
     }
 
     /// An ICMP echo.
-    pub(crate) fn echo4(&mut self, link: Link, to: Mac, from: Ipv4Addr, dst: Ipv4Addr, icmp: &Icmpv4Repr<'_>) {
+    pub(crate) fn echo4(
+        &mut self,
+        link: Link,
+        to: Mac,
+        from: Ipv4Addr,
+        dst: Ipv4Addr,
+        icmp: &Icmpv4Repr<'_>,
+    ) {
         let repr = Ipv4Repr {
             src_addr: from,
             dst_addr: dst,
@@ -115,7 +136,15 @@ impl Out {
     }
 
     /// An ICMPv6 message.
-    pub(crate) fn icmp6(&mut self, link: Link, to: Mac, from: Ipv6Addr, dst: Ipv6Addr, hops: u8, icmp: &Icmpv6Repr<'_>) {
+    pub(crate) fn icmp6(
+        &mut self,
+        link: Link,
+        to: Mac,
+        from: Ipv6Addr,
+        dst: Ipv6Addr,
+        hops: u8,
+        icmp: &Icmpv6Repr<'_>,
+    ) {
         let repr = Ipv6Repr {
             src_addr: from,
             dst_addr: dst,
@@ -131,7 +160,14 @@ impl Out {
     }
 
     /// A UDP datagram.
-    pub(crate) fn udp(&mut self, link: Link, to: Mac, from: (IpAddr, u16), dst: (IpAddr, u16), payload: &[u8]) {
+    pub(crate) fn udp(
+        &mut self,
+        link: Link,
+        to: Mac,
+        from: (IpAddr, u16),
+        dst: (IpAddr, u16),
+        payload: &[u8],
+    ) {
         let udp = UdpRepr { src_port: from.1, dst_port: dst.1 };
         let length = UDP + payload.len();
         let caps = ChecksumCapabilities::default();
@@ -143,7 +179,8 @@ impl Out {
         match (from.0, dst.0) {
             (IpAddr::V4(s), IpAddr::V4(d)) => {
                 let next_header = IpProtocol::Udp;
-                let ip = Ipv4Repr { src_addr: s, dst_addr: d, next_header, payload_len: length, hop_limit: 64 };
+                let ip =
+                    Ipv4Repr { src_addr: s, dst_addr: d, next_header, payload_len: length, hop_limit: 64 };
                 self.push(link, to, EthernetProtocol::Ipv4, IPV4 + length, |b| {
                     ip.emit(&mut Ipv4Packet::new_unchecked(&mut *b), &caps);
                     datagram(&mut b[IPV4..], s.into(), d.into());
@@ -152,7 +189,8 @@ impl Out {
             (IpAddr::V6(s), IpAddr::V6(d)) => {
                 // A client's messages stay on the link.
                 let next_header = IpProtocol::Udp;
-                let ip = Ipv6Repr { src_addr: s, dst_addr: d, next_header, payload_len: length, hop_limit: 1 };
+                let ip =
+                    Ipv6Repr { src_addr: s, dst_addr: d, next_header, payload_len: length, hop_limit: 1 };
                 self.push(link, to, EthernetProtocol::Ipv6, IPV6 + length, |b| {
                     ip.emit(&mut Ipv6Packet::new_unchecked(&mut *b));
                     datagram(&mut b[IPV6..], s.into(), d.into());

@@ -104,7 +104,9 @@ impl IfaceConfig {
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum BadIface {
     /// A word that means nothing.
-    #[error("`{0}` is not understood; write dhcp, dhcp6, auto6 or ip=ADDRESS/PREFIX, then gw=, vlan=, pcp=, mtu=")]
+    #[error(
+        "`{0}` is not understood; write dhcp, dhcp6, auto6 or ip=ADDRESS/PREFIX, then gw=, vlan=, pcp=, mtu="
+    )]
     Word(String),
     /// A value that is none of its kind.
     #[error("`{0}` is not a valid {1}")]
@@ -178,14 +180,15 @@ impl FromStr for IfaceConfig {
                 "auto6" if value.is_empty() => address = Some(v6(V6Mode::Auto)),
                 "ip" => {
                     address = Some(match address_and_prefix(value)? {
-                        (IpAddr::V4(address), prefix) => Addressing::StaticV4 { address, prefix, gateway: None },
+                        (IpAddr::V4(address), prefix) => {
+                            Addressing::StaticV4 { address, prefix, gateway: None }
+                        }
                         (IpAddr::V6(address), prefix) => v6(V6Mode::Static { address, prefix }),
                     });
                 }
                 "gw" => {
-                    gateway = Some(
-                        value.parse::<IpAddr>().map_err(|_| BadIface::Value(value.into(), "address"))?,
-                    );
+                    gateway =
+                        Some(value.parse::<IpAddr>().map_err(|_| BadIface::Value(value.into(), "address"))?);
                 }
                 "vlan" => {
                     let id = number("VLAN id")?;
@@ -242,7 +245,9 @@ pub(crate) fn address_and_prefix(text: &str) -> Result<(IpAddr, u8), BadIface> {
     };
     let prefix = match prefix {
         None => default,
-        Some(p) => p.parse().ok().filter(|p| (1..=most).contains(p)).ok_or(BadIface::Value(p.into(), "prefix"))?,
+        Some(p) => {
+            p.parse().ok().filter(|p| (1..=most).contains(p)).ok_or(BadIface::Value(p.into(), "prefix"))?
+        }
     };
     Ok((ip, prefix))
 }

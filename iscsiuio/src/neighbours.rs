@@ -12,9 +12,9 @@ use bus::Instant;
 pub(crate) type Mac = [u8; 6];
 
 /// How long an entry is believed without confirmation.
-pub const LIFE: Duration = Duration::from_secs(300);
+pub(crate) const LIFE: Duration = Duration::from_secs(300);
 /// Entries of each family.
-pub const ENTRIES: usize = 16;
+pub(crate) const ENTRIES: usize = 16;
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
@@ -87,8 +87,13 @@ impl Neighbours {
         }
     }
 
+    /// Forgets everything.
+    pub(crate) fn clear(&mut self) {
+        self.tables.iter_mut().for_each(Vec::clear);
+    }
+
     #[cfg(test)]
-    pub(crate) fn len(&self) -> usize {
+    fn len(&self) -> usize {
         self.tables.iter().map(Vec::len).sum()
     }
 }

@@ -256,14 +256,18 @@ impl Paths {
     }
 
     fn wanted(&self, io: &PathIo<'_>, route: Route) -> bool {
-        self.waiting.iter().any(|(q, _)| io.stack.route(q.dst, q.vlan) == Some(route))
+        let key = (route.iface, route.hop);
+        self.waiting
+            .iter()
+            .any(|(q, _)| io.stack.route(q.dst, q.vlan).is_some_and(|r| (r.iface, r.hop) == key))
     }
 
     /// Fails the requests that wait for a hop.
     fn fail_hop(&mut self, io: &PathIo<'_>, route: Route) {
         for _ in 0..self.waiting.len() {
             let Some((req, deadline)) = self.waiting.pop_front() else { break };
-            if io.stack.route(req.dst, req.vlan).is_some_and(|r| (r.iface, r.hop) == (route.iface, route.hop)) {
+            if io.stack.route(req.dst, req.vlan).is_some_and(|r| (r.iface, r.hop) == (route.iface, route.hop))
+            {
                 self.fail(&req);
             } else {
                 self.waiting.push_back((req, deadline));

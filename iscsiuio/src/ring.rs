@@ -21,8 +21,8 @@ use hsi::l2::{
     L2_FHDR_ERRORS_TCP_XSUM, L2_FHDR_ERRORS_TOO_SHORT, L2_FHDR_ERRORS_UDP_XSUM, L2_FHDR_STATUS_L2_VLAN_TAG,
     L2Fhdr, TX_BD_FLAGS_END, TX_BD_FLAGS_START, TX_BD_FLAGS_VLAN_TAG, TxBd,
 };
-use hsi::regs::{EMAC_RX_MODE, EMAC_RX_MODE_KEEP_VLAN_TAG, RPM_SORT_USER2};
 use hsi::regs::TSCH_TSS_CFG;
+use hsi::regs::{EMAC_RX_MODE, EMAC_RX_MODE_KEEP_VLAN_TAG, RPM_SORT_USER2};
 use thiserror::Error;
 
 /// Bytes in front of a received frame: its header and two of padding.

@@ -57,10 +57,15 @@ pub(crate) enum Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Selecting,
-    Requesting { offer: Ipv4Addr, server: Ipv4Addr },
+    Requesting {
+        offer: Ipv4Addr,
+        server: Ipv4Addr,
+    },
     Bound,
     /// Asking the server of the lease, or anybody.
-    Renewing { anybody: bool },
+    Renewing {
+        anybody: bool,
+    },
 }
 
 /// The client.
@@ -112,7 +117,8 @@ impl Client {
         if let Some(Lease { end: Some(end), address, .. }) = self.lease
             && io.now >= end
         {
-            io.log.add(Level::Error, || format!("the lease of {address} has expired: the address is given up"));
+            io.log
+                .add(Level::Error, || format!("the lease of {address} has expired: the address is given up"));
             self.lease = None;
             self.restart(io.now);
             return Some(Event::Lost);
@@ -204,7 +210,8 @@ impl Client {
                 None
             }
             (State::Renewing { .. }, DhcpMessageType::Nak) => {
-                io.log.add(Level::Error, || "the DHCP server took the address back: starting over".to_owned());
+                io.log
+                    .add(Level::Error, || "the DHCP server took the address back: starting over".to_owned());
                 io.counters.naks += 1;
                 self.lease = None;
                 self.restart(io.now);

@@ -188,7 +188,8 @@ impl Client {
                 }
                 let (Some(ia), now) = (ia, io.now) else { return None };
                 let span = |s: u32| Duration::from_secs(u64::from(s));
-                let shortest = addresses.iter().map(|a| a.preferred_life.min(a.valid_life)).min().unwrap_or(0).max(2);
+                let shortest =
+                    addresses.iter().map(|a| a.preferred_life.min(a.valid_life)).min().unwrap_or(0).max(2);
                 let t1 = if ia.t1 == 0 || ia.t1 > shortest { shortest / 2 } else { ia.t1 };
                 let t2 = if ia.t2 <= t1 || ia.t2 > shortest { shortest / 5 * 4 } else { ia.t2 };
                 self.leased = addresses
@@ -277,7 +278,11 @@ fn association(m: &Message, mac: Mac) -> (Option<&IANA>, bool) {
 fn good_addresses(ia: &IANA) -> Vec<&IAAddr> {
     let all = ia.opts.get_all(OptionCode::IAAddr).unwrap_or_default();
     let good = all.iter().filter_map(|o| match o {
-        DhcpOption::IAAddr(a) if a.valid_life != 0 && unicast6(a.addr) && status(&a.opts) == Status::Success => Some(a),
+        DhcpOption::IAAddr(a)
+            if a.valid_life != 0 && unicast6(a.addr) && status(&a.opts) == Status::Success =>
+        {
+            Some(a)
+        }
         _ => None,
     });
     good.take(ADDRESSES).collect()

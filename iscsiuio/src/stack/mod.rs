@@ -162,7 +162,13 @@ impl Stack {
     }
 
     /// Adds or replaces one interface; the others go on.
-    pub(crate) fn configure(&mut self, index: usize, config: &IfaceConfig, neighbours: &mut Neighbours, now: Instant) {
+    pub(crate) fn configure(
+        &mut self,
+        index: usize,
+        config: &IfaceConfig,
+        neighbours: &mut Neighbours,
+        now: Instant,
+    ) {
         let iface = Iface::new(config.clone(), self.mac, now);
         neighbours.forget(index);
         match self.ifaces.get_mut(index) {
@@ -366,7 +372,8 @@ fn ipv4(
     match ip.next_header {
         IpProtocol::Udp if v4.wants_dhcp() => {
             let (s, d) = (IpAddress::Ipv4(ip4.from), IpAddress::Ipv4(ip4.to));
-            let udp = UdpPacket::new_checked(ip4.payload).and_then(|p| Ok((UdpRepr::parse(&p, &s, &d, &caps)?, p)));
+            let udp =
+                UdpPacket::new_checked(ip4.payload).and_then(|p| Ok((UdpRepr::parse(&p, &s, &d, &caps)?, p)));
             let Ok((udp, datagram)) = udp else {
                 io.counters.malformed += 1;
                 return None;
@@ -382,7 +389,8 @@ fn ipv4(
             if own.is_some_and(|n| same_net(n, ip4.from)) {
                 io.learned |= io.neighbours.heard(index, ip4.from.into(), mac, io.now);
             }
-            let Ok(icmp) = Icmpv4Packet::new_checked(ip4.payload).and_then(|p| Icmpv4Repr::parse(&p, &caps).map(|r| (p, r)))
+            let Ok(icmp) = Icmpv4Packet::new_checked(ip4.payload)
+                .and_then(|p| Icmpv4Repr::parse(&p, &caps).map(|r| (p, r)))
             else {
                 io.counters.malformed += 1;
                 return None;

@@ -19,9 +19,9 @@ use crate::log::Level;
 use crate::neighbours::Mac;
 
 /// Probes for an address before it is used.
-pub const PROBES: u8 = 3;
+pub(crate) const PROBES: u8 = 3;
 /// Time after each probe.
-pub const PROBE_GAP: Duration = Duration::from_millis(150);
+pub(crate) const PROBE_GAP: Duration = Duration::from_millis(150);
 /// Announcements of a new address, and the time between them.
 const ANNOUNCEMENTS: u8 = 2;
 const ANNOUNCE_GAP: Duration = Duration::from_secs(2);
@@ -229,7 +229,9 @@ impl V4 {
                     return false;
                 }
                 let Some(client) = &mut self.dhcp else { return false };
-                io.log.add(Level::Error, || format!("{} keeps our IP address {}: given up", who(), net.address));
+                io.log.add(Level::Error, || {
+                    format!("{} keeps our IP address {}: given up", who(), net.address)
+                });
                 client.decline(io, link);
                 (self.net, self.phase) = (None, Phase::Without);
                 true

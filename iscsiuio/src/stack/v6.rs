@@ -14,8 +14,8 @@ use bus::Instant;
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
     Icmpv6Message, Icmpv6Packet, Icmpv6Repr, IpAddress, IpProtocol, Ipv6Packet, Ipv6Repr, NdiscNeighborFlags,
-    NdiscOption, NdiscOptionRepr, NdiscPrefixInfoFlags, NdiscPrefixInformation, NdiscRepr, RawHardwareAddress,
-    UdpPacket, UdpRepr,
+    NdiscOption, NdiscOptionRepr, NdiscPrefixInfoFlags, NdiscPrefixInformation, NdiscRepr,
+    RawHardwareAddress, UdpPacket, UdpRepr,
 };
 
 use super::dhcp6::{self, Client, Event, Leased};
@@ -27,11 +27,11 @@ use crate::log::Level;
 use crate::neighbours::Mac;
 
 /// Addresses of one interface.
-pub const ADDRESSES: usize = 8;
+pub(crate) const ADDRESSES: usize = 8;
 /// Default routers of one interface.
-pub const ROUTERS: usize = 4;
+pub(crate) const ROUTERS: usize = 4;
 /// On-link prefixes of one interface.
-pub const PREFIXES: usize = 8;
+pub(crate) const PREFIXES: usize = 8;
 /// Router solicitations, and the time between them.
 const SOLICITATIONS: u8 = 3;
 const SOLICITATION_GAP: Duration = Duration::from_secs(4);
@@ -97,7 +97,13 @@ pub(crate) struct V6 {
 }
 
 impl V6 {
-    pub(crate) fn new(mode: V6Mode, link_local: Option<Ipv6Addr>, router: Option<Ipv6Addr>, mac: Mac, now: Instant) -> Self {
+    pub(crate) fn new(
+        mode: V6Mode,
+        link_local: Option<Ipv6Addr>,
+        router: Option<Ipv6Addr>,
+        mac: Mac,
+        now: Instant,
+    ) -> Self {
         let eui64 = [mac[0] ^ 2, mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]];
         let own = with_identifier(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), eui64);
         let mut v6 = Self {
@@ -147,15 +153,17 @@ impl V6 {
         match self.mode {
             V6Mode::Static { .. } => has(Origin::Static),
             V6Mode::Dhcp => has(Origin::Dhcp),
-            V6Mode::Auto => has(Origin::Router) || (has(Origin::LinkLocal) && self.solicited == SOLICITATIONS),
+            V6Mode::Auto => {
+                has(Origin::Router) || (has(Origin::LinkLocal) && self.solicited == SOLICITATIONS)
+            }
         }
     }
 
     /// Whether somebody else has the address that was asked for.
     pub(crate) fn conflict(&self) -> bool {
-        self.addresses.iter().any(|a| {
-            a.phase == Phase::Duplicate && matches!(a.origin, Origin::LinkLocal | Origin::Static)
-        })
+        self.addresses
+            .iter()
+            .any(|a| a.phase == Phase::Duplicate && matches!(a.origin, Origin::LinkLocal | Origin::Static))
     }
 
     pub(crate) fn link_up(&mut self, now: Instant) {
@@ -309,7 +317,8 @@ impl V6 {
         changed: &mut bool,
     ) -> Option<EchoReply> {
         let caps = ChecksumCapabilities::default();
-        let Ok((ip, packet)) = Ipv6Packet::new_checked(bytes).and_then(|p| Ok((Ipv6Repr::parse(&p)?, p))) else {
+        let Ok((ip, packet)) = Ipv6Packet::new_checked(bytes).and_then(|p| Ok((Ipv6Repr::parse(&p)?, p)))
+        else {
             io.counters.malformed += 1;
             return None;
         };
@@ -369,7 +378,9 @@ impl V6 {
                 let udp = UdpPacket::new_checked(packet.payload())
                     .and_then(|p| Ok((UdpRepr::parse(&p, &s, &d, &caps)?, p)));
                 match (udp, &mut self.dhcp) {
-                    (Ok((u, datagram)), Some(c)) if (u.src_port, u.dst_port) == (dhcp6::SERVER_PORT, dhcp6::CLIENT_PORT) => {
+                    (Ok((u, datagram)), Some(c))
+                        if (u.src_port, u.dst_port) == (dhcp6::SERVER_PORT, dhcp6::CLIENT_PORT) =>
+                    {
                         if let Some(event) = c.input(io, link, datagram.payload()) {
                             *changed = self.apply(io, &event);
                         }
@@ -393,7 +404,15 @@ impl V6 {
     }
 
     /// Takes a message of neighbour discovery. Returns whether addresses or routes changed.
-    fn discovery(&mut self, io: &mut Io<'_>, link: Link, iface: usize, (mac, from): (Mac, Ipv6Addr), nd: &NdiscRepr<'_>, options: &[u8]) -> bool {
+    fn discovery(
+        &mut self,
+        io: &mut Io<'_>,
+        link: Link,
+        iface: usize,
+        (mac, from): (Mac, Ipv6Addr),
+        nd: &NdiscRepr<'_>,
+        options: &[u8],
+    ) -> bool {
         let said = |l: &Option<RawHardwareAddress>| l.and_then(|l| Mac::try_from(l.as_bytes()).ok());
         match nd {
             NdiscRepr::NeighborSolicit { target_addr, lladdr } => {
@@ -402,7 +421,15 @@ impl V6 {
                     Phase::Tentative { .. } if from.is_unspecified() => self.duplicate(io, link, i),
                     Phase::Usable if from.is_unspecified() => {
                         io.counters.arp_replies += 1;
-                        advertise(io, link, *target_addr, *target_addr, ALL_NODES, group_mac(ALL_NODES), false);
+                        advertise(
+                            io,
+                            link,
+                            *target_addr,
+                            *target_addr,
+                            ALL_NODES,
+                            group_mac(ALL_NODES),
+                            false,
+                        );
                         false
                     }
                     Phase::Usable => {
@@ -441,7 +468,9 @@ impl V6 {
                 }
                 false
             }
-            NdiscRepr::RouterAdvert { router_lifetime, lladdr, flags, .. } if from.is_unicast_link_local() => {
+            NdiscRepr::RouterAdvert { router_lifetime, lladdr, flags, .. }
+                if from.is_unicast_link_local() =>
+            {
                 self.solicit_at = None;
                 if let Some(mac) = said(lladdr) {
                     io.learned |= io.neighbours.learn(iface, from.into(), mac, io.now);
@@ -496,7 +525,11 @@ impl V6 {
     /// Takes a prefix: on the link, for an address, or both.
     fn prefix(&mut self, io: &mut Io<'_>, p: &NdiscPrefixInformation) -> bool {
         let (bits, seconds) = (p.prefix_len, p.valid_lifetime.secs());
-        if bits > 128 || p.prefix.is_multicast() || p.prefix.is_unicast_link_local() || p.preferred_lifetime > p.valid_lifetime {
+        if bits > 128
+            || p.prefix.is_multicast()
+            || p.prefix.is_unicast_link_local()
+            || p.preferred_lifetime > p.valid_lifetime
+        {
             return false;
         }
         let end = (seconds != u64::from(u32::MAX)).then(|| io.now + Duration::from_secs(seconds));
@@ -516,7 +549,10 @@ impl V6 {
                 _ => {}
             }
         }
-        if p.flags.contains(NdiscPrefixInfoFlags::ADDRCONF) && bits == 64 && !matches!(self.mode, V6Mode::Static { .. }) {
+        if p.flags.contains(NdiscPrefixInfoFlags::ADDRCONF)
+            && bits == 64
+            && !matches!(self.mode, V6Mode::Static { .. })
+        {
             let ip = with_identifier(p.prefix, self.eui64);
             match self.addresses.iter_mut().find(|a| a.ip == ip) {
                 Some(a) if a.origin == Origin::Router => {
@@ -568,7 +604,15 @@ impl V6 {
     }
 }
 
-fn advertise(io: &mut Io<'_>, link: Link, target: Ipv6Addr, from: Ipv6Addr, to: Ipv6Addr, mac: Mac, solicited: bool) {
+fn advertise(
+    io: &mut Io<'_>,
+    link: Link,
+    target: Ipv6Addr,
+    from: Ipv6Addr,
+    to: Ipv6Addr,
+    mac: Mac,
+    solicited: bool,
+) {
     let mut flags = NdiscNeighborFlags::OVERRIDE;
     flags.set(NdiscNeighborFlags::SOLICITED, solicited);
     let lladdr = Some(RawHardwareAddress::from_bytes(&link.mac));
