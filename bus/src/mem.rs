@@ -5,6 +5,8 @@
 //! file that both processes share. A [`DmaBuf`] is the host's handle to one allocation and knows its bus address.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::rc::Rc;
 
@@ -24,8 +26,12 @@ pub(crate) struct SharedMem {
 /// What keeps the bytes.
 enum Backing {
     Heap(Layout),
-    /// Held for its `Drop`.
-    Mapped(#[expect(dead_code, reason = "keeps the mapping alive")] Rc<os::shm::Mapping>),
+    Mapped {
+        /// Held for its `Drop`.
+        _mapping: Rc<os::shm::Mapping>,
+        /// The file and where in it the bytes begin, if it may be passed on.
+        file: Option<(Rc<OwnedFd>, u64)>,
+    },
 }
 
 impl SharedMem {
@@ -39,17 +45,52 @@ impl SharedMem {
         Rc::new(Self { base, len, backing: Backing::Heap(layout) })
     }
 
+    /// Zeroed memory in an anonymous file of its own.
+    pub(crate) fn shareable(len: usize) -> io::Result<Rc<Self>> {
+        let bytes = len.max(1).next_multiple_of(PAGE_SIZE);
+        let file = os::shm::memfd("dma", bytes as u64)?;
+        let mapping = Rc::new(os::shm::Mapping::new(file.as_fd(), 0, bytes as u64, true)?);
+        Ok(Self::in_file(&mapping, &Rc::new(file), 0, len))
+    }
+
+    /// [`SharedMem::window`] of a mapping of the whole `file`.
+    pub(crate) fn in_file(
+        mapping: &Rc<os::shm::Mapping>,
+        file: &Rc<OwnedFd>,
+        offset: usize,
+        len: usize,
+    ) -> Rc<Self> {
+        let file = Some((file.clone(), offset as u64));
+        Self::part(mapping, offset, len, file)
+    }
+
     /// `len` bytes of a mapping, from `offset`. Nothing may be written to a read-only one.
     pub(crate) fn window(mapping: &Rc<os::shm::Mapping>, offset: usize, len: usize) -> Rc<Self> {
+        Self::part(mapping, offset, len, None)
+    }
+
+    fn part(
+        mapping: &Rc<os::shm::Mapping>,
+        offset: usize,
+        len: usize,
+        file: Option<(Rc<OwnedFd>, u64)>,
+    ) -> Rc<Self> {
         let fits = offset.checked_add(len).is_some_and(|end| end <= mapping.len());
         assert!(fits, "a window of {offset}+{len} in a mapping of {}", mapping.len());
         // SAFETY: the offset is inside the mapping, checked above, and the mapping outlives `self`.
         let base = unsafe { mapping.base().add(offset) };
-        Rc::new(Self { base, len, backing: Backing::Mapped(mapping.clone()) })
+        Rc::new(Self { base, len, backing: Backing::Mapped { _mapping: mapping.clone(), file } })
     }
 
     pub(crate) fn len(&self) -> usize {
         self.len
+    }
+
+    fn file(&self) -> Option<(BorrowedFd<'_>, u64)> {
+        match &self.backing {
+            Backing::Mapped { file: Some((file, at)), .. } => Some((file.as_fd(), *at)),
+            _ => None,
+        }
     }
 
     fn at(&self, offset: usize, len: usize) -> *mut u8 {
@@ -113,7 +154,8 @@ impl SharedMem {
 
 impl Drop for SharedMem {
     fn drop(&mut self) {
-        if let Backing::Heap(layout) = self.backing {
+        if let Backing::Heap(layout) = &self.backing {
+            let layout = *layout;
             // SAFETY: allocated in `new` with this layout; the last handle is gone.
             unsafe { dealloc(self.base.as_ptr(), layout) }
         }
@@ -176,6 +218,12 @@ impl DmaBuf {
 }
 
 impl DmaBuf {
+    /// The file that the buffer lives in, and where in it, if another process may map it.
+    #[must_use]
+    pub fn file(&self) -> Option<(BorrowedFd<'_>, u64)> {
+        self.mem.file()
+    }
+
     /// The same bytes for a third party: the helper's rings. Panics when the range leaves the buffer.
     #[must_use]
     pub fn view(&self, range: std::ops::Range<usize>) -> View {
@@ -207,6 +255,12 @@ impl View {
     #[must_use]
     pub fn zeroed(len: usize) -> Self {
         Self::new(&SharedMem::new(len), 0..len)
+    }
+
+    /// The file that the bytes live in, and where in it, if another process may map it.
+    #[must_use]
+    pub fn file(&self) -> Option<(BorrowedFd<'_>, u64)> {
+        self.mem.file().map(|(fd, at)| (fd, at + self.from as u64))
     }
 
     /// Length in bytes.

@@ -14,4 +14,5 @@ pub mod stamp;
 pub mod streams;
 pub mod target_host;
 pub mod target_memory;
+pub mod uio_export;
 pub mod world;

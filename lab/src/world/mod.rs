@@ -294,7 +294,13 @@ impl<P: Seat + 'static> World<P> {
         exec.install(&places.paths, Rc::new(RefCell::new(PathAnswerer::new(path_requests, path_answers))));
         let (control_out, control_in) = port("to-iscsid", PORT, places.iscsid.wake());
         let (to_adapter, from_iscsid) = port("from-iscsid", PORT, places.host.wake());
-        let ports = AdapterPorts { control_in: from_iscsid, control_out, path_in, path_out };
+        let ports = AdapterPorts {
+            control_in: from_iscsid,
+            control_out,
+            path_in,
+            path_out,
+            helper_wake: places.paths.wake(),
+        };
         let adapter = Adapter::new(ActorId::new("adapter", 0), platform, driver, ports)?;
         let host = Rc::new(RefCell::new(Host { adapter, user: None }));
         exec.install(&places.host, host.clone());

@@ -12,6 +12,8 @@
 //!
 //! Not modelled: the real `/dev/uioN`, the 57810's four-page ring.
 
+pub mod socket;
+
 use std::cell::Cell;
 use std::net::IpAddr;
 use std::rc::Rc;
