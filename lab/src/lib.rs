@@ -9,6 +9,7 @@ pub mod host;
 pub mod load;
 pub mod oracle;
 pub mod path_answerer;
+pub mod perfetto;
 pub mod runner;
 pub mod stamp;
 pub mod streams;

@@ -20,6 +20,7 @@ use serde::Serialize;
 
 use crate::cli;
 use crate::failure::Failure;
+use crate::trace::{TraceFile, Traced, cannot_write};
 
 /// Where viewers expect iSCSI.
 const ISCSI_PORT: u16 = 3260;
@@ -43,6 +44,8 @@ struct Report {
     unlisted: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pcap: Option<Recorded>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace: Option<Traced>,
 }
 
 /// What became of a file that was recorded.
@@ -92,16 +95,14 @@ pub(crate) fn run(options: &cli::Chip, json: bool) -> Result<(), Failure> {
     let signals = StopSignals::new().map_err(broken)?;
     let pcap = options.pcap.as_deref().map(record).transpose()?;
     let cable = CableSignals::new().map_err(broken)?;
-    let mut world = ChipWorld::new(
-        config(options),
-        nat,
-        listener,
-        Some(signals),
-        options.once,
-        Trace::off(),
-        pcap.clone(),
-    )
-    .map_err(broken)?;
+    let traced = options.trace.as_deref().map(TraceFile::create).transpose()?;
+    let mut trace = Trace::off();
+    if let Some(file) = &traced {
+        trace.set_sink(file.perfetto.sink());
+    }
+    let mut world =
+        ChipWorld::new(config(options), nat, listener, Some(signals), options.once, trace, pcap.clone())
+            .map_err(broken)?;
     let host = world.host.clone();
     host.borrow_mut().set_sink(Box::new(log));
     world.watch_cable(cable).map_err(broken)?;
@@ -132,6 +133,7 @@ pub(crate) fn run(options: &cli::Chip, json: bool) -> Result<(), Failure> {
             }),
             unlisted: options.unmodelled.then(|| registers.unlisted()),
             pcap: None,
+            trace: traced.as_ref().map(TraceFile::end),
         }
     });
     let report = Report { pcap: options.pcap.as_deref().zip(pcap.as_ref()).map(recorded), ..report };
@@ -140,6 +142,7 @@ pub(crate) fn run(options: &cli::Chip, json: bool) -> Result<(), Failure> {
     } else {
         print!("{}", report.summary());
     }
+    report.trace.as_ref().map_or(Ok(()), Traced::check)?;
     match report.pcap {
         Some(Recorded { file, error: Some(error), .. }) => {
             Err(Failure::reported(format!("{file} is not complete: {error}")))
@@ -153,10 +156,6 @@ fn record(path: &Path) -> Result<Recording, Failure> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let origin = (now.as_nanos() as u64).wrapping_sub(os::clock::now_ns());
     File::create(path).and_then(|file| Recording::new(file, origin)).map_err(|e| cannot_write(path, &e))
-}
-
-fn cannot_write(path: &Path, e: &std::io::Error) -> Failure {
-    Failure::usage(format!("cannot write {}: {e}; name another file", path.display()))
 }
 
 /// Ends a recording.
@@ -188,6 +187,9 @@ impl Report {
         if let Some(Recorded { file, frames, decode_as, .. }) = &self.pcap {
             let options: String = decode_as.iter().map(|rule| format!("-d {rule} ")).collect();
             text += &format!("{frames} frames are in {file}: wireshark {options}{file}\n");
+        }
+        if let Some(trace) = &self.trace {
+            text += &format!("{}\n", trace.summary());
         }
         text
     }

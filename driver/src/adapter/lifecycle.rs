@@ -9,7 +9,7 @@ use bus::Instant;
 use bus::actor::Cx;
 use bus::mem::PAGE_SIZE;
 use bus::pci::{Dir, Platform, Proof, ResetKind, Revoked};
-use bus::trace::EventKind;
+use bus::trace::{Event, EventKind};
 use core::time::Duration;
 use hsi::kcq::CompletionStatus;
 use hsi::shmem;
@@ -96,7 +96,9 @@ impl<P: Platform> Adapter<P> {
     pub(super) fn set_state(&mut self, cx: &mut Cx<'_>, state: AdapterState) {
         if self.state != state {
             self.state = state;
-            cx.event(EventKind::Adapter, state.number(), u64::from(self.age));
+            // Its own event, also while an operator's request is looked at.
+            let (a, b) = (state.number(), u64::from(self.age));
+            cx.trace.emit(|| Event { time: cx.now, actor: self.name, kind: EventKind::Adapter, a, b });
         }
     }
 

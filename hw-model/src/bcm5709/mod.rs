@@ -338,6 +338,8 @@ impl<T: TcpEngine> Bcm5709<T> {
                 }
                 continue;
             };
+            let what = u64::from(e.opcode()) | u64::from(e.layer().0) << 8;
+            cx.event(EventKind::Kwqe, what, u64::from(e.kwqe_info0.get()));
             self.execute(cx, &e);
             done += 1;
         }
@@ -355,7 +357,11 @@ impl<T: TcpEngine> Bcm5709<T> {
             }
             let mut written = std::mem::take(&mut self.written);
             let outcome = self.kcq.post(cx, &mut written);
-            written.drain(..).for_each(|e| self.kcqe_written(&e));
+            for e in written.drain(..) {
+                let what = u64::from(e.opcode()) | u64::from(e.layer().0) << 8;
+                cx.event(EventKind::Kcqe, what, u64::from(e.kcqe_info0.get()));
+                self.kcqe_written(&e);
+            }
             self.written = written;
             let posted = match outcome {
                 Ok(posted) => posted,

@@ -18,7 +18,7 @@ use bus::inproc::{CardActor, InProcess, Slot};
 use bus::pci::PciFunction;
 use bus::port::{PortRx, PortTx, port};
 use bus::streams::Seeded;
-use bus::trace::{EventKind, Trace};
+use bus::trace::{EventKind, Sink, Trace};
 use bus::vfio_user::link::SocketLink;
 use bus::wake::Wake;
 use bus::{ActorId, Budget, Cx, Instant};
@@ -333,6 +333,11 @@ impl<P: Seat + 'static> World<P> {
     #[must_use]
     pub fn exec(&self) -> &Executive {
         &self.exec
+    }
+
+    /// Hands every event from now on to `sink`, in virtual and in real time.
+    pub fn set_sink(&mut self, sink: Sink) {
+        self.exec.set_sink(sink);
     }
 
     /// The time.
