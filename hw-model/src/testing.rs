@@ -8,7 +8,7 @@ use bus::trace::Trace;
 
 use std::net::SocketAddr;
 
-use crate::tcp::{ConnectRequest, LinkHeader};
+use crate::tcp::{ConnectRequest, LinkHeader, TcpOptions};
 
 /// Bus address of the first byte of memory: address 0 is nobody's.
 pub(crate) const BASE: u64 = 0x1_0000_0000;
@@ -115,5 +115,6 @@ pub(crate) fn connect_request(remote: SocketAddr) -> ConnectRequest {
         rcv_buf: 65536,
         snd_buf: 65536,
         link: LinkHeader::default(),
+        options: TcpOptions::default(),
     }
 }

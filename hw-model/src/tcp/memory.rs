@@ -19,7 +19,7 @@ use bus::pci::DevCx;
 use bus::wake::Wake;
 use thiserror::Error;
 
-use super::{CONNECT_TIMEOUT, ConnectError, ConnectRequest, TcpEngine, TcpEvent, TcpId};
+use super::{CONNECT_TIMEOUT, ConnectError, ConnectRequest, LinkHeader, TcpEngine, TcpEvent, TcpId};
 
 /// Bytes that each direction of a stream holds by default; a sender that is this far ahead has to wait.
 pub const WINDOW: usize = 256 * 1024;
@@ -448,6 +448,8 @@ impl TcpEngine for MemoryTcp {
         net.tell_ends(index);
         taken
     }
+
+    fn set_link(&mut self, _id: TcpId, _link: LinkHeader) {}
 
     fn poll(&mut self, cx: &mut DevCx<'_>, out: &mut Vec<(TcpId, TcpEvent)>) {
         let card = &mut self.net.borrow_mut().cards[self.card];
