@@ -80,6 +80,7 @@ impl Streams for NoRandomness {
 pub(crate) struct Bench {
     pub(crate) now: Instant,
     pub(crate) host: FlatHost,
+    pub(crate) rng: Box<dyn Streams>,
     trace: Trace,
 }
 
@@ -90,7 +91,7 @@ impl Bench {
 
     pub(crate) fn with_memory(bytes: usize) -> Self {
         let host = FlatHost { mem: vec![0; bytes], epoch: Epoch(1), writes: Vec::new() };
-        Self { now: Instant::ZERO, host, trace: Trace::off() }
+        Self { now: Instant::ZERO, host, rng: Box::new(NoRandomness), trace: Trace::off() }
     }
 
     /// Calls the card.
@@ -98,7 +99,7 @@ impl Bench {
         call(&mut DevCx {
             now: self.now,
             actor: ActorId::new("card", 0),
-            rng: &mut NoRandomness,
+            rng: &mut *self.rng,
             trace: &mut self.trace,
             host: &mut self.host,
         })

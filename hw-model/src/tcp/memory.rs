@@ -46,6 +46,20 @@ pub struct StreamId {
     serial: u32,
 }
 
+impl StreamId {
+    /// The name of a stream of another network that uses these names: a place, and what tells its users apart.
+    #[must_use]
+    pub const fn new(index: u32, serial: u32) -> Self {
+        Self { index, serial }
+    }
+
+    /// The place.
+    #[must_use]
+    pub const fn index(self) -> u32 {
+        self.index
+    }
+}
+
 /// What happened to a host's stream since the last [`MemoryHost::drain`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostEvent {

@@ -434,7 +434,7 @@ mod tests {
         a.send_at(at(0), &mut rng, &frame(2, 976));
         a.send_at(at(50), &mut rng, &frame(3, 976));
         assert_eq!(b.next_arrival(), Some(at(108)));
-        assert_eq!(arrived(&b, at(107)), []);
+        assert!(arrived(&b, at(107)).is_empty());
         assert_eq!(arrived(&b, at(116)), [1, 2]);
         assert_eq!(b.next_arrival(), Some(at(158)));
     }

@@ -44,8 +44,8 @@ use crate::path_answerer::PathAnswerer;
 use crate::runner::inline::{Inline, Wakers};
 use crate::runner::{Ended, Executive, Place, Virtual};
 use crate::streams::Secret;
+use crate::target::Target;
 use crate::target_host::TargetHost;
-use crate::target_memory::TargetMemory;
 
 pub use config::{FarConfig, Leftovers, Network, Time, Unfinished, WorldConfig, WorldError};
 use seat::AnyCard;
@@ -149,7 +149,7 @@ impl World {
                 let network = MemoryNet::new(WINDOW);
                 let card = fit(config.chip, &faults, network.card(places.card.wake()));
                 let place = exec.place();
-                let actor = TargetMemory::new(*server, network.host(place.wake()), PORTAL)
+                let actor = Target::new(*server, network.host(place.wake()), PORTAL)
                     .expect("nobody else listens on a new network");
                 let actor = Rc::new(RefCell::new(actor));
                 exec.install(&place, actor.clone());
@@ -191,7 +191,7 @@ impl World {
 
     /// The embedded target, if there is one.
     #[must_use]
-    pub fn target(&self) -> Option<&Rc<RefCell<TargetMemory>>> {
+    pub fn target(&self) -> Option<&Rc<RefCell<Target>>> {
         self.side.target.as_ref()
     }
 

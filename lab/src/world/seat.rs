@@ -14,8 +14,8 @@ use hw_model::tcp::host::HostTcp;
 use hw_model::tcp::memory::MemoryNet;
 
 use crate::far_card::FarCard;
+use crate::target::Target;
 use crate::target_host::TargetHost;
-use crate::target_memory::TargetMemory;
 
 /// A card of either carrier, for its counters.
 pub(super) enum AnyCard {
@@ -58,7 +58,7 @@ pub struct NearSide {
     pub(super) chip: ChipConfig,
     pub(super) faults: Faults,
     pub(super) net: Option<MemoryNet>,
-    pub(super) target: Option<Rc<RefCell<TargetMemory>>>,
+    pub(super) target: Option<Rc<RefCell<Target>>>,
     pub(super) target_wake: Option<Wake>,
 }
 

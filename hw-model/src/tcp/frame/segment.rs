@@ -35,6 +35,13 @@ pub struct Segment {
 }
 
 impl Segment {
+    /// The segment in a frame. `None`: no TCP, a fragment, or too short for its headers.
+    #[must_use]
+    pub fn find(frame: &[u8]) -> Option<Self> {
+        let ip = ether::parse(frame).filter(|ip| ip.protocol == ether::TCP && !ip.fragment)?;
+        Self::parse(frame, ip)
+    }
+
     /// Looks at an IP datagram that says it is TCP and is no fragment. `None`: too short for its headers.
     pub(crate) fn parse(frame: &[u8], ip: Ip) -> Option<Self> {
         let tcp = frame.get(ip.l4..ip.end)?;
