@@ -20,7 +20,8 @@ pub trait Carrier {
     fn accept(&mut self) -> Option<(StreamId, SocketAddr)>;
 
     /// Offers what was received to `take`, which says how much it took.
-    fn recv_with(&mut self, now: Instant, id: StreamId, take: &mut dyn FnMut(&[u8]) -> usize) -> HostReceived;
+    fn recv_with(&mut self, now: Instant, id: StreamId, take: &mut dyn FnMut(&[u8]) -> usize)
+    -> HostReceived;
 
     /// Queues bytes; how many there was room for.
     fn send(&mut self, id: StreamId, bytes: &[u8]) -> usize;

@@ -27,7 +27,7 @@ struct Conn {
 pub struct Target {
     server: TargetServer,
     host: Box<dyn Carrier>,
-    portal: SocketAddr,
+    portals: Vec<SocketAddr>,
     conns: BTreeMap<StreamId, Conn>,
     streams: BTreeMap<ConnId, StreamId>,
     queue: VecDeque<StreamId>,
@@ -49,13 +49,23 @@ impl Target {
         Ok(Self {
             server,
             host: Box::new(host),
-            portal,
+            portals: vec![portal],
             conns: BTreeMap::new(),
             streams: BTreeMap::new(),
             queue: VecDeque::new(),
             happened: Vec::new(),
             executions: Executions::default(),
         })
+    }
+
+    /// Serves at one more address.
+    ///
+    /// # Errors
+    /// Somebody listens there.
+    pub fn also_at(&mut self, portal: SocketAddr) -> Result<(), AddressInUse> {
+        self.host.listen(portal)?;
+        self.portals.push(portal);
+        Ok(())
     }
 
     /// The engine: its counters, sessions and disks.
@@ -88,7 +98,7 @@ impl Target {
     /// # Errors
     /// It is running.
     pub fn restart(&mut self) -> Result<(), AddressInUse> {
-        self.host.listen(self.portal)
+        self.portals.iter().try_for_each(|&portal| self.host.listen(portal))
     }
 
     /// The machine of the target falls silent, without FIN or RST, or is heard again.

@@ -329,6 +329,12 @@ fn happens(rng: &mut dyn Streams, name: StreamName, probability: u32) -> bool {
 pub struct LinkControl(Rc<RefCell<Link>>);
 
 impl LinkControl {
+    /// The card's end once more: for the card that replaces another one.
+    #[must_use]
+    pub fn card_end(&self) -> LinkEnd {
+        LinkEnd { link: self.0.clone(), side: 0 }
+    }
+
     /// What the link is made of now.
     #[must_use]
     pub fn config(&self) -> LinkConfig {
@@ -420,7 +426,11 @@ mod tests {
         }
         assert_eq!((b.next_arrival(), a.next_arrival()), (Some(at(0)), None));
         assert_eq!((arrived(&b, at(0)), arrived(&a, at(0))), (vec![0, 1, 2], vec![]));
-        assert_eq!(rng.next_u64("link.up.loss"), Seeded::new(1).next_u64("link.up.loss"), "nothing was drawn");
+        assert_eq!(
+            rng.next_u64("link.up.loss"),
+            Seeded::new(1).next_u64("link.up.loss"),
+            "nothing was drawn"
+        );
         let (up, down) = control.counters();
         assert_eq!((up.sent, up.delivered, down), (3, 3, LinkCounters::default()));
     }

@@ -50,10 +50,8 @@ impl Segment {
         }
         let port = |at| u16::from_be_bytes([tcp[at], tcp[at + 1]]);
         let (source, destination) = addresses(&ip, frame);
-        let tuple = Tuple {
-            local: SocketAddr::new(destination, port(2)),
-            remote: SocketAddr::new(source, port(0)),
-        };
+        let tuple =
+            Tuple { local: SocketAddr::new(destination, port(2)), remote: SocketAddr::new(source, port(0)) };
         Some(Self { ip, tuple, flags: tcp[13], window_zero: port(14) == 0 })
     }
 

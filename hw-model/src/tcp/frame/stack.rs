@@ -5,6 +5,7 @@
 //! connections; whoever owns the stack chooses them.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bus::Instant;
@@ -226,6 +227,26 @@ impl Stack {
         }
     }
 
+    /// Changes the MAC that a connection's frames come from.
+    pub fn set_source(&mut self, id: u16, mac: [u8; 6]) {
+        if let Some(s) = stream(&mut self.streams, id) {
+            s.set_source(mac);
+        }
+    }
+
+    /// This end's address of a connection.
+    #[must_use]
+    pub fn local(&self, id: u16) -> Option<SocketAddr> {
+        Some(self.streams.get(usize::from(id))?.as_ref()?.tuple.local)
+    }
+
+    /// The peer's FIN has come, and everything before it was taken.
+    #[must_use]
+    pub fn is_at_end(&self, id: u16) -> bool {
+        let s = self.streams.get(usize::from(id)).and_then(Option::as_ref);
+        s.is_some_and(|s| s.fin_received() && s.socket().recv_queue() == 0)
+    }
+
     /// Queues bytes; how many there was room for. Less than all: [`TcpEvent::Writable`] follows.
     pub fn send(&mut self, id: u16, bytes: &[u8]) -> usize {
         let Some(s) = stream(&mut self.streams, id).filter(|s| s.connected && !s.closed) else { return 0 };
@@ -363,17 +384,20 @@ impl Stack {
         if s.connected && waiting > 0 && !std::mem::replace(&mut s.told, true) {
             self.events.push_back((id, TcpEvent::Readable));
         }
-        let (room, all) =
-            (s.socket().send_capacity() - s.socket().send_queue(), s.socket().send_capacity());
+        let (room, all) = (s.socket().send_capacity() - s.socket().send_queue(), s.socket().send_capacity());
         if s.starved && room >= all / 4 {
             s.starved = false;
             self.events.push_back((id, TcpEvent::Writable));
         }
         let over = ending == Some(Ending::Graceful);
-        if s.connected && (over || s.fin_received() && waiting == 0) && !std::mem::replace(&mut s.fin_told, true) {
+        if s.connected
+            && (over || s.fin_received() && waiting == 0)
+            && !std::mem::replace(&mut s.fin_told, true)
+        {
             self.events.push_back((id, TcpEvent::Fin));
         }
-        let graceful = over || s.fin_told && s.state() == smoltcp::socket::tcp::State::TimeWait && !s.farewell.is_empty();
+        let graceful = over
+            || s.fin_told && s.state() == smoltcp::socket::tcp::State::TimeWait && !s.farewell.is_empty();
         if graceful {
             if let Some(s) = self.remove(id) {
                 self.start_time_wait(now, s);

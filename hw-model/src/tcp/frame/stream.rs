@@ -16,7 +16,7 @@ use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpEndpoint, IpListenEndp
 
 use super::segment::Tuple;
 use crate::ether;
-use crate::tcp::{ConnectRequest, LinkHeader, TcpOptions};
+use crate::tcp::{ConnectRequest, KeepAlive, LinkHeader, TcpOptions};
 use crate::wire::LARGEST_FRAME;
 
 /// \[I\] How long sent bytes may stay unacknowledged before the connection is given up.
@@ -96,9 +96,13 @@ pub(super) struct Stream {
     pub(super) fin_told: bool,
     /// The owner has closed it.
     pub(super) closed: bool,
-    /// The peer's window is closed and being probed.
-    persist: bool,
-    keepalive: Option<SmolDuration>,
+    /// The peer's window is closed.
+    shut: bool,
+    keepalive: Option<KeepAlive>,
+    /// When the peer was last heard.
+    heard: Instant,
+    /// Since when something is unacknowledged and nothing was heard.
+    unanswered: Option<Instant>,
     /// The last ACK after both FINs.
     pub(super) farewell: Vec<u8>,
 }
@@ -122,7 +126,7 @@ impl Stream {
             SocketBuffer::new(vec![0; bytes])
         };
         let mut socket = Socket::new(buffer(r.rcv_buf), buffer(r.snd_buf));
-        let keepalive = configure(&mut socket, &r.options);
+        configure(&mut socket, &r.options);
         let mut sockets = SocketSet::new(vec![SocketStorage::EMPTY]);
         let handle = sockets.add(socket);
         Self {
@@ -143,8 +147,10 @@ impl Stream {
             told: false,
             fin_told: false,
             closed: false,
-            persist: false,
-            keepalive,
+            shut: false,
+            keepalive: r.options.keepalive,
+            heard: now,
+            unanswered: None,
             farewell: Vec::new(),
         }
     }
@@ -168,6 +174,10 @@ impl Stream {
 
     pub(super) fn set_link(&mut self, link: LinkHeader) {
         self.link = link;
+    }
+
+    pub(super) fn set_source(&mut self, mac: [u8; 6]) {
+        self.link.source = mac;
     }
 
     /// Frames go back to where this one came from.
@@ -207,7 +217,7 @@ impl Stream {
             iface.poll_ingress_single(now, port, sockets);
             false
         });
-        self.probe(window_zero);
+        (self.shut, self.heard, self.unanswered) = (window_zero, now, None);
         match self.state() {
             State::Closed | State::Listen if before == State::LastAck => Some(Ending::Graceful),
             State::Closed | State::Listen => Some(Ending::Reset),
@@ -222,6 +232,12 @@ impl Stream {
         scratch: &mut Scratch,
         emit: Emit<'_>,
     ) -> (bool, Option<Ending>) {
+        self.unanswered = if self.is_pending() { self.unanswered.or(Some(now)) } else { None };
+        if self.limit().is_some_and(|at| at <= now) {
+            self.abort(now, scratch, emit);
+            return (false, Some(Ending::TimedOut));
+        }
+        self.pace_probes(now);
         let before = scratch.sent;
         let mut more = false;
         for n in 1..=BURST {
@@ -233,15 +249,11 @@ impl Stream {
             }
             more = n == BURST;
         }
-        match self.state() {
-            State::Closed => (false, Some(Ending::TimedOut)),
-            State::TimeWait if scratch.sent != before => {
-                self.farewell.clear();
-                self.farewell.extend_from_slice(&scratch.frame[scratch.start..scratch.end]);
-                (false, None)
-            }
-            _ => (more, None),
+        if self.state() == State::TimeWait && scratch.sent != before {
+            self.farewell.clear();
+            self.farewell.extend_from_slice(&scratch.frame[scratch.start..scratch.end]);
         }
+        (more, None)
     }
 
     /// Ends it with RST.
@@ -266,7 +278,7 @@ impl Stream {
         let at = self.iface.poll_at(time(now), &self.sockets);
         // What it wants at once it has just had its turn for; it comes again soon, and not in an endless loop.
         let at = at.map(|at| instant(at).max(now + Duration::from_micros(100)));
-        Instant::earliest(at, self.handshake)
+        Instant::earliest(at, Instant::earliest(self.limit(), self.handshake))
     }
 
     /// The peer's FIN has come.
@@ -274,13 +286,29 @@ impl Stream {
         matches!(self.state(), State::CloseWait | State::LastAck | State::Closing | State::TimeWait)
     }
 
-    /// smoltcp has no persist timer: a lost window update would stop a connection for good. Its keep-alive asks
-    /// the same question.
-    fn probe(&mut self, window_zero: bool) {
-        let persist = window_zero && self.connected && self.socket().send_queue() > 0;
-        if persist != self.persist {
-            self.persist = persist;
-            let interval = if persist { Some(PERSIST) } else { self.keepalive };
+    /// Something was sent that is not acknowledged, or waits for the window.
+    fn is_pending(&self) -> bool {
+        self.socket().send_queue() > 0
+            || matches!(self.state(), State::FinWait1 | State::LastAck | State::Closing)
+    }
+
+    /// When a silent peer is given up. smoltcp has a limit of its own, which does not tell an idle connection from a
+    /// dead one.
+    fn limit(&self) -> Option<Instant> {
+        let idle = self.keepalive.map(|k| self.heard + k.interval + k.timeout * u32::from(k.probes));
+        Instant::earliest(idle, self.unanswered.map(|at| at + RETRANSMISSION_LIMIT))
+    }
+
+    /// How often smoltcp's keep-alive asks. It has no persist timer, and without one a lost window update would stop a
+    /// connection for good; keep-alive asks the same question.
+    fn pace_probes(&mut self, now: Instant) {
+        let interval = match self.keepalive {
+            _ if self.shut && self.connected && self.socket().send_queue() > 0 => Some(PERSIST),
+            Some(k) if now.since(self.heard) >= k.interval => Some(smol(k.timeout)),
+            Some(k) => Some(smol(k.interval)),
+            None => None,
+        };
+        if self.socket().keep_alive() != interval {
             self.socket_mut().set_keep_alive(interval);
         }
     }
@@ -318,19 +346,15 @@ impl Stream {
     }
 }
 
-fn configure(socket: &mut Socket<'_>, o: &TcpOptions) -> Option<SmolDuration> {
-    let smol = |d: Duration| SmolDuration::from_micros(d.as_micros().try_into().unwrap_or(u64::MAX));
-    let interval = o.keepalive.map(|k| smol(k.interval.max(Duration::from_millis(1))));
-    // smoltcp has one limit: with keep-alive, a silent peer is given up when the probes have had their time.
-    let limit = o.keepalive.map_or(RETRANSMISSION_LIMIT, |k| {
-        (k.interval + k.timeout * u32::from(k.probes)).max(RETRANSMISSION_LIMIT)
-    });
-    socket.set_timeout(Some(smol(limit)));
-    socket.set_keep_alive(interval);
+fn configure(socket: &mut Socket<'_>, o: &TcpOptions) {
     socket.set_ack_delay(o.delayed_ack.then_some(ACK_DELAY));
     socket.set_nagle_enabled(o.nagle);
     socket.set_hop_limit((o.ttl != 0).then_some(o.ttl));
-    interval
+}
+
+/// At least a millisecond: what a host asks for may be 0.
+fn smol(d: Duration) -> SmolDuration {
+    SmolDuration::from_micros(d.as_micros().clamp(1000, u64::MAX.into()) as u64)
 }
 
 fn time(now: Instant) -> SmolInstant {
