@@ -36,7 +36,7 @@ use hsi::kcq::CompletionStatus;
 
 use crate::config::ChipConfig;
 use crate::fault::Faults;
-use crate::tcp::{ConnectError, ConnectRequest, TcpEngine, TcpEvent, TcpId};
+use crate::tcp::{ConnectError, ConnectRequest, LinkHeader, TcpEngine, TcpEvent, TcpId};
 
 use conn::{Conn, Link};
 pub use counters::EngineCounters;
@@ -246,6 +246,11 @@ impl<T: TcpEngine> Engine<T> {
         }
         conn.link = Link::Connecting;
         self.tcp.connect(cx, id, request);
+    }
+
+    /// UPDATE_PG of a path group that the connection uses.
+    pub fn set_link(&mut self, id: TcpId, link: LinkHeader) {
+        self.tcp.set_link(id, link);
     }
 
     /// UPDATE_CONN: applied between two received PDUs. Ends with [`EngineEvent::UpdateComplete`].

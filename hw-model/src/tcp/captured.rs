@@ -293,6 +293,13 @@ impl<T: TcpEngine> TcpEngine for Captured<T> {
         })
     }
 
+    fn set_link(&mut self, id: TcpId, link: LinkHeader) {
+        if let Some(Some(flow)) = self.flows.get_mut(usize::from(id.0)) {
+            flow.link = link;
+        }
+        self.tcp.set_link(id, link);
+    }
+
     fn poll(&mut self, cx: &mut DevCx<'_>, out: &mut Vec<(TcpId, TcpEvent)>) {
         let before = out.len();
         self.tcp.poll(cx, out);
@@ -357,6 +364,8 @@ mod tests {
             }
             n
         }
+        fn set_link(&mut self, _: TcpId, _: LinkHeader) {}
+
         fn poll(&mut self, _: &mut DevCx<'_>, out: &mut Vec<(TcpId, TcpEvent)>) {
             out.append(&mut self.events);
         }

@@ -16,7 +16,7 @@ use os::net::{ConnectState, Received, TcpStream};
 use os::reactor::{Owner, Ready};
 
 use super::nat::Nat;
-use super::{CONNECT_TIMEOUT, ConnectError, ConnectRequest, TcpEngine, TcpEvent, TcpId};
+use super::{CONNECT_TIMEOUT, ConnectError, ConnectRequest, LinkHeader, TcpEngine, TcpEvent, TcpId};
 
 /// Bytes of the staging buffer: what one receive can bring, and what is kept for a connection at most.
 pub const STAGING: usize = 256 * 1024;
@@ -264,6 +264,8 @@ impl TcpEngine for HostTcp {
         self.report_end(id);
         consumed
     }
+
+    fn set_link(&mut self, _id: TcpId, _link: LinkHeader) {}
 
     fn poll(&mut self, cx: &mut DevCx<'_>, out: &mut Vec<(TcpId, TcpEvent)>) {
         let mut ready = std::mem::take(&mut self.ready);

@@ -1,11 +1,13 @@
 //! Wires: what a port of the card is plugged into.
 //!
 //! A wire takes the frames that the card sends and hands over those that arrive. The card is the only caller. Here are
-//! the [`Responder`], which answers ARP and ICMP echo for every address; [`Tee`], which puts what passes into a [`Recording`],
-//! a pcapng file; and [`NoPeer`], a cable with a carrier and nobody at the other end. Rate, delay and loss are not modelled yet.
+//! the virtual [`link`], with a rate, a delay and harm; the [`Responder`], which answers ARP and ICMP echo for every address;
+//! [`Tee`], which puts what passes into a [`Recording`], a pcapng file; and [`NoPeer`], a cable with a carrier and nobody at
+//! the other end.
 //!
 //! Frames on a wire have neither preamble, padding nor FCS; the MAC of each side adds and removes them.
 
+pub mod link;
 pub(crate) mod pcapng;
 mod queue;
 mod responder;
