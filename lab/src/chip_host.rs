@@ -315,7 +315,9 @@ impl ChipWorld {
     /// The operating system refuses the descriptor.
     pub fn watch_cable(&self, signals: CableSignals) -> io::Result<()> {
         let card = self.card.clone();
-        self.host.borrow_mut().watch_cable(signals, Box::new(move |inserted| card.with(|c| c.set_link(inserted))))
+        self.host
+            .borrow_mut()
+            .watch_cable(signals, Box::new(move |inserted| card.with(|c| c.set_link(inserted))))
     }
 
     /// What is held for a client, on the card and in the slot: nothing when nobody is attached.

@@ -64,7 +64,8 @@ pub(crate) fn run(options: &cli::Chip, json: bool) -> Result<(), Failure> {
     let listener = ChannelListener::bind(&options.socket)
         .map_err(|e| Failure::new(ExitCode::Transport, e.to_string()))?;
     let cli::Wire::Nat = options.wire;
-    let nat = Nat::new(&options.nat).map_err(|e| Failure::new(ExitCode::InvalidParameter, format!("--nat: {e}")))?;
+    let nat = Nat::new(&options.nat)
+        .map_err(|e| Failure::new(ExitCode::InvalidParameter, format!("--nat: {e}")))?;
     let signals = StopSignals::new().map_err(broken)?;
     let cable = CableSignals::new().map_err(broken)?;
     let mut world = ChipWorld::new(config(options), nat, listener, Some(signals), options.once, Trace::off())

@@ -54,9 +54,8 @@ impl FromStr for Place {
             let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or("");
             bare.parse().map(|ip: std::net::Ipv6Addr| Self { ip: ip.into(), port: None })
         });
-        let place = place.or_else(|_| {
-            text.parse().map(|a: SocketAddr| Self { ip: a.ip(), port: Some(a.port()) })
-        });
+        let place =
+            place.or_else(|_| text.parse().map(|a: SocketAddr| Self { ip: a.ip(), port: Some(a.port()) }));
         let place = place.map_err(|_| NatError::Address(text.to_owned()))?;
         if place.port == Some(0) || place.ip.is_unspecified() || place.ip.is_multicast() {
             return Err(NatError::Nowhere(text.to_owned()));
@@ -139,11 +138,9 @@ mod tests {
             assert_eq!(n.destination(asked.parse().unwrap()), found.parse().unwrap(), "{asked}");
         }
         let n = nat(&["fd00::2=::1", "[fd00::3]=127.0.0.1", "[fd00::2]:3260=[::1]:3261"]);
-        for (asked, found) in [
-            ("[fd00::2]:3260", "[::1]:3261"),
-            ("[fd00::2]:1", "[::1]:1"),
-            ("[fd00::3]:9", "127.0.0.1:9"),
-        ] {
+        for (asked, found) in
+            [("[fd00::2]:3260", "[::1]:3261"), ("[fd00::2]:1", "[::1]:1"), ("[fd00::3]:9", "127.0.0.1:9")]
+        {
             assert_eq!(n.destination(asked.parse().unwrap()), found.parse().unwrap(), "{asked}");
         }
     }

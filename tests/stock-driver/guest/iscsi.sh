@@ -172,7 +172,7 @@ load_ended() { [ -e /tmp/load.failed ] || [ "$(ls /tmp/load.ended.* 2>/dev/null 
 # recovered WHAT: sessions and load are back. iscsiuio can lock up by itself when it is asked twice in a row during a
 # reset (futexes in all its threads): it is then started anew and counted.
 recovered() {
-  if ! wait_for 40 logged_in; then
+  if ! wait_for 25 logged_in; then
     restarts=$((restarts + 1))
     [ "$restarts" -le "${RESTARTS:-3}" ] || die "sessions are $(echo $(session_states)) after: $1"
     say "sessions are $(echo $(session_states)): iscsiuio is started anew"
