@@ -1,6 +1,8 @@
 # shellcheck shell=dash
-# The stock user land on top of lib.sh: `. /guest/iscsi.sh` after it. From `run --env`:
-#   TARGET_IQN (needed), TARGET_IP, TARGET_PORT   what to log in to
+# The stock user land on top of lib.sh: `. /guest/iscsi.sh` after it. Debian's fio would make the guest three times as big;
+# `verify` does. From `run --env`:
+#   TARGET_IQN (needed), TARGET_IP, TARGET_PORT   what to log in to; an IPv6 address makes all of this IPv6
+#   HOST_ADDR6                                    address of the guest's NIC then
 #   ISCSI_IP, ISCSI_MASK                          address of the iSCSI function; ISCSI_IP=dhcp: the helper asks for one
 #   SESSIONS                                      to the same target, each with its own disk nodes
 #   CHAP_USER, CHAP_PASS, CHAP_USER_IN, CHAP_PASS_IN
@@ -8,6 +10,7 @@
 #   VLAN                                          of the iSCSI function
 TARGET_IP=${TARGET_IP:-10.0.0.2} TARGET_PORT=${TARGET_PORT:-3260} ISCSI_IP=${ISCSI_IP:-10.0.0.3}
 ISCSI_MASK=${ISCSI_MASK:-255.255.255.0} SESSIONS=${SESSIONS:-1}
+HOST_ADDR6=${HOST_ADDR6:-fd00::1/64}
 case $TARGET_IP in *:*) portal="[$TARGET_IP]:$TARGET_PORT" ;; *) portal=$TARGET_IP:$TARGET_PORT ;; esac
 restarts=0
 
@@ -47,10 +50,17 @@ stack_up() {
   bring_up
   iscsiuio_up
   iscsid_up
-  iscsiadm -m iface >/dev/null # makes a record for every host
-  case $TARGET_IP in *:*) iface=ipv6 ;; *) iface=ipv4 ;; esac
-  iface=$(iscsiadm -m iface | awk -v kind="\\.$iface\\." '/^bnx2i\./ && $1 ~ kind { print $1; exit }')
+  # makes a record for every host, of IPv4
+  iface=$(iscsiadm -m iface | awk '/^bnx2i\./ { print $1; exit }')
   [ -n "$iface" ] || die "no iface record of bnx2i: $(iscsiadm -m iface)"
+  case $TARGET_IP in
+    *:*)
+      ip -6 addr add "$HOST_ADDR6" dev "$dev" # the route of the driver's look-up
+      iface=bnx2i.ipv6
+      iscsiadm -m iface -I "$iface" -o new >/dev/null || die "iface $iface"
+      iface_set transport_name bnx2i
+      iface_set hwaddress "$(cat /sys/class/iscsi_host/host*/hwaddress)" ;;
+  esac
   if [ "$ISCSI_IP" = dhcp ]; then
     case $iface in *ipv6*) iface_set ipaddress :: ;; *) iface_set ipaddress 0.0.0.0 ;; esac
   else
