@@ -50,19 +50,12 @@ stack_up() {
   bring_up
   iscsiuio_up
   iscsid_up
-  # makes a record for every host, of IPv4
+  # makes a record for every host; it says ipv4, but its addresses decide
   iface=$(iscsiadm -m iface | awk '/^bnx2i\./ { print $1; exit }')
   [ -n "$iface" ] || die "no iface record of bnx2i: $(iscsiadm -m iface)"
-  case $TARGET_IP in
-    *:*)
-      ip -6 addr add "$HOST_ADDR6" dev "$dev" # the route of the driver's look-up
-      iface=bnx2i.ipv6
-      iscsiadm -m iface -I "$iface" -o new >/dev/null || die "iface $iface"
-      iface_set transport_name bnx2i
-      iface_set hwaddress "$(cat /sys/class/iscsi_host/host*/hwaddress)" ;;
-  esac
+  case $TARGET_IP in *:*) ip -6 addr add "$HOST_ADDR6" dev "$dev" ;; esac # the route of the driver's look-up
   if [ "$ISCSI_IP" = dhcp ]; then
-    case $iface in *ipv6*) iface_set ipaddress :: ;; *) iface_set ipaddress 0.0.0.0 ;; esac
+    case $TARGET_IP in *:*) iface_set ipaddress :: ;; *) iface_set ipaddress 0.0.0.0 ;; esac
   else
     iface_set ipaddress "$ISCSI_IP"
     case $ISCSI_IP in *:*) ;; *) iface_set subnet_mask "$ISCSI_MASK" ;; esac
@@ -151,20 +144,21 @@ file_system() {
 }
 
 # ---- load and disturbances ---------------------------------------------------------------------------------
-# load_up: verified I/O on every disk, 1 MB after the other, until load_down
+# load_up: verified I/O on every disk, 1 MB after the other, until load_down. All are the same unit: each has its own 8 MB.
 load_up() {
-  local disk
+  local disk base=0
   rm -f /tmp/stop /tmp/load.*
   for disk in $disks; do
     (
       n=0
       until [ -e /tmp/stop ]; do
-        verify "$disk" 1 $((n % 4)) || { echo "pass $n on $disk" >/tmp/load.failed; exit 1; }
+        verify "$disk" 1 $((base + n % 4)) || { echo "pass $n on $disk" >/tmp/load.failed; exit 1; }
         n=$((n + 1))
         echo "$n" >"/tmp/load.${disk##*/}"
       done
       touch "/tmp/load.ended.${disk##*/}"
     ) &
+    base=$((base + 8))
   done
   passes_before
   wait_for 60 progress || die "no I/O"
