@@ -416,6 +416,11 @@ impl<T: TcpEngine> Engine<T> {
         }
     }
 
+    /// The port's link came or went. Whoever calls this wakes the card.
+    pub fn set_link(&mut self, up: bool) {
+        self.tcp.set_link(up);
+    }
+
     /// Takes what the transport reports; the number of reports.
     fn poll(&mut self, cx: &mut DevCx<'_>) -> u32 {
         let mut polled = std::mem::take(&mut self.polled);

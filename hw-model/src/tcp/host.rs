@@ -5,6 +5,10 @@
 //! reactor, edge-triggered; the runner waits on it and wakes the card. The kernel does retransmission and TIME-WAIT,
 //! and chooses source address and port, so a request's source address, link header, MSS and buffer sizes have no effect here.
 //! Destinations go through a table ([`Nat`]); with an empty one they mean themselves.
+//!
+//! While the card has no link, nothing is read, written or reported, and handshakes run into their timeout: to the engine
+//! it looks like segments that get lost. Not modelled: the kernel itself goes on, so FIN and RST of a link that is down
+//! still reach the peer, and nothing is ever given up for too many retransmissions.
 
 use std::collections::VecDeque;
 use std::io;
@@ -46,6 +50,7 @@ struct Socket {
 pub struct HostTcp {
     owner: Owner,
     nat: Nat,
+    link: bool,
     sockets: Vec<Option<Socket>>,
     /// Deadlines of handshakes, in order: the timeout is the same for all.
     connecting: VecDeque<(Instant, TcpId, u64)>,
@@ -62,6 +67,7 @@ impl HostTcp {
         Self {
             owner,
             nat: Nat::default(),
+            link: true,
             sockets: Vec::new(),
             connecting: VecDeque::new(),
             events: VecDeque::new(),
@@ -207,7 +213,12 @@ impl TcpEngine for HostTcp {
     }
 
     fn send(&mut self, _cx: &mut DevCx<'_>, id: TcpId, bytes: &[u8]) -> usize {
+        let link = self.link;
         let Some(socket) = self.socket(id).filter(|s| s.connected) else { return 0 };
+        if !link {
+            socket.starved = true;
+            return 0;
+        }
         match socket.stream.send(bytes) {
             Ok(n) => {
                 socket.starved = n < bytes.len();
@@ -239,7 +250,7 @@ impl TcpEngine for HostTcp {
             socket.kept.clear();
             socket.kept_at = 0;
         }
-        if socket.edge && !socket.fin {
+        if socket.edge && !socket.fin && self.link {
             match socket.stream.recv(&mut self.staging) {
                 Ok(Received::Bytes(n)) => {
                     let bytes = &self.staging[..n];
@@ -269,7 +280,9 @@ impl TcpEngine for HostTcp {
 
     fn poll(&mut self, cx: &mut DevCx<'_>, out: &mut Vec<(TcpId, TcpEvent)>) {
         let mut ready = std::mem::take(&mut self.ready);
-        self.owner.drain(&mut ready);
+        if self.link {
+            self.owner.drain(&mut ready);
+        }
         for r in ready.drain(..) {
             self.handle(r);
         }
@@ -298,6 +311,23 @@ impl TcpEngine for HostTcp {
         }
         self.connecting.clear();
         self.events.clear();
+    }
+
+    fn set_link(&mut self, up: bool) {
+        if up && !std::mem::replace(&mut self.link, up) {
+            // What came meanwhile, and who could not send.
+            for (index, socket) in self.sockets.iter_mut().enumerate() {
+                let Some(socket) = socket.as_mut().filter(|s| s.connected) else { continue };
+                let id = TcpId(index as u16);
+                if socket.edge {
+                    self.events.push_back((id, TcpEvent::Readable));
+                }
+                if std::mem::take(&mut socket.starved) {
+                    self.events.push_back((id, TcpEvent::Writable));
+                }
+            }
+        }
+        self.link = up;
     }
 
     fn supports(&self, _remote: IpAddr) -> bool {
@@ -471,6 +501,38 @@ mod tests {
         w.connect("[fd00::2]:3260".parse().unwrap());
         w.wait(TcpEvent::Connected);
         assert!(w.listener.accept().unwrap().is_some());
+    }
+
+    #[test]
+    fn without_a_link_nothing_passes_and_nothing_is_lost() {
+        let (mut w, peer) = World::connected();
+        w.tcp.set_link(false);
+        peer.send(b"late").unwrap();
+        w.reactor.wait(Some(Duration::from_secs(1)), &mut Vec::new()).unwrap();
+        assert_eq!((w.poll(), w.recv(9)), (vec![], vec![]));
+        assert_eq!(w.bench.with(|cx| w.tcp.send(cx, ID, b"x")), 0);
+        w.tcp.set_link(true);
+        let told = w.poll();
+        assert!(told.contains(&TcpEvent::Writable) && told.contains(&TcpEvent::Readable), "{told:?}");
+        assert_eq!(w.recv(9), b"late");
+
+        // Half of it was read when the link went.
+        peer.send(&[7; STAGING]).unwrap();
+        w.wait(TcpEvent::Readable);
+        w.tcp.set_link(false);
+        assert_eq!(w.recv(9).len(), 0);
+        w.tcp.set_link(true);
+        assert!(w.poll().contains(&TcpEvent::Readable));
+        assert_eq!(w.recv(9), [7; 9]);
+
+        // A handshake that cannot get through times out.
+        let mut w = World::new();
+        w.tcp.set_link(false);
+        w.connect(w.listener.local_addr().unwrap());
+        w.reactor.wait(Some(Duration::from_secs(1)), &mut Vec::new()).unwrap();
+        assert_eq!(w.poll(), []);
+        w.bench.now = Instant::ZERO + CONNECT_TIMEOUT;
+        assert_eq!(w.poll(), [TcpEvent::ConnectFailed(ConnectError::TimedOut)]);
     }
 
     #[test]

@@ -150,6 +150,9 @@ pub trait TcpEngine {
     /// Aborts everything and forgets it: the chip was reset.
     fn reset(&mut self, cx: &mut DevCx<'_>);
 
+    /// The link came or went. A transport whose frames go over the port's wire needs not be told: its frames do not arrive.
+    fn set_link(&mut self, _up: bool) {}
+
     /// Whether the transport can reach that address family at all.
     fn supports(&self, remote: IpAddr) -> bool;
 }

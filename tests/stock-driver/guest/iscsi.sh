@@ -1,6 +1,8 @@
 # shellcheck shell=dash
-# The stock user land on top of lib.sh: `. /guest/iscsi.sh` after it. From `run --env`:
-#   TARGET_IQN (needed), TARGET_IP, TARGET_PORT   what to log in to
+# The stock user land on top of lib.sh: `. /guest/iscsi.sh` after it. Debian's fio would make the guest three times as big;
+# `verify` does. From `run --env`:
+#   TARGET_IQN (needed), TARGET_IP, TARGET_PORT   what to log in to; an IPv6 address makes all of this IPv6
+#   HOST_ADDR6                                    address of the guest's NIC then
 #   ISCSI_IP, ISCSI_MASK                          address of the iSCSI function; ISCSI_IP=dhcp: the helper asks for one
 #   SESSIONS                                      to the same target, each with its own disk nodes
 #   CHAP_USER, CHAP_PASS, CHAP_USER_IN, CHAP_PASS_IN
@@ -8,6 +10,7 @@
 #   VLAN                                          of the iSCSI function
 TARGET_IP=${TARGET_IP:-10.0.0.2} TARGET_PORT=${TARGET_PORT:-3260} ISCSI_IP=${ISCSI_IP:-10.0.0.3}
 ISCSI_MASK=${ISCSI_MASK:-255.255.255.0} SESSIONS=${SESSIONS:-1}
+HOST_ADDR6=${HOST_ADDR6:-fd00::1/64}
 case $TARGET_IP in *:*) portal="[$TARGET_IP]:$TARGET_PORT" ;; *) portal=$TARGET_IP:$TARGET_PORT ;; esac
 restarts=0
 
@@ -47,12 +50,12 @@ stack_up() {
   bring_up
   iscsiuio_up
   iscsid_up
-  iscsiadm -m iface >/dev/null # makes a record for every host
-  case $TARGET_IP in *:*) iface=ipv6 ;; *) iface=ipv4 ;; esac
-  iface=$(iscsiadm -m iface | awk -v kind="\\.$iface\\." '/^bnx2i\./ && $1 ~ kind { print $1; exit }')
+  # makes a record for every host; it says ipv4, but its addresses decide
+  iface=$(iscsiadm -m iface | awk '/^bnx2i\./ { print $1; exit }')
   [ -n "$iface" ] || die "no iface record of bnx2i: $(iscsiadm -m iface)"
+  case $TARGET_IP in *:*) ip -6 addr add "$HOST_ADDR6" dev "$dev" ;; esac # the route of the driver's look-up
   if [ "$ISCSI_IP" = dhcp ]; then
-    case $iface in *ipv6*) iface_set ipaddress :: ;; *) iface_set ipaddress 0.0.0.0 ;; esac
+    case $TARGET_IP in *:*) iface_set ipaddress :: ;; *) iface_set ipaddress 0.0.0.0 ;; esac
   else
     iface_set ipaddress "$ISCSI_IP"
     case $ISCSI_IP in *:*) ;; *) iface_set subnet_mask "$ISCSI_MASK" ;; esac
@@ -141,20 +144,21 @@ file_system() {
 }
 
 # ---- load and disturbances ---------------------------------------------------------------------------------
-# load_up: verified I/O on every disk, 1 MB after the other, until load_down
+# load_up: verified I/O on every disk, 1 MB after the other, until load_down. All are the same unit: each has its own 8 MB.
 load_up() {
-  local disk
+  local disk base=0
   rm -f /tmp/stop /tmp/load.*
   for disk in $disks; do
     (
       n=0
       until [ -e /tmp/stop ]; do
-        verify "$disk" 1 $((n % 4)) || { echo "pass $n on $disk" >/tmp/load.failed; exit 1; }
+        verify "$disk" 1 $((base + n % 4)) || { echo "pass $n on $disk" >/tmp/load.failed; exit 1; }
         n=$((n + 1))
         echo "$n" >"/tmp/load.${disk##*/}"
       done
       touch "/tmp/load.ended.${disk##*/}"
     ) &
+    base=$((base + 8))
   done
   passes_before
   wait_for 60 progress || die "no I/O"
@@ -172,7 +176,7 @@ load_ended() { [ -e /tmp/load.failed ] || [ "$(ls /tmp/load.ended.* 2>/dev/null 
 # recovered WHAT: sessions and load are back. iscsiuio can lock up by itself when it is asked twice in a row during a
 # reset (futexes in all its threads): it is then started anew and counted.
 recovered() {
-  if ! wait_for 40 logged_in; then
+  if ! wait_for 25 logged_in; then
     restarts=$((restarts + 1))
     [ "$restarts" -le "${RESTARTS:-3}" ] || die "sessions are $(echo $(session_states)) after: $1"
     say "sessions are $(echo $(session_states)): iscsiuio is started anew"
