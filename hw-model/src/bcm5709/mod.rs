@@ -212,7 +212,7 @@ impl<T: TcpEngine> Bcm5709<T> {
             config,
             faults,
         };
-        card.engine.set_link(card.link);
+        card.engine.set_carrier(card.link);
         card.show_link();
         card.hc.set_attention(card.link_attention());
         card
@@ -267,7 +267,7 @@ impl<T: TcpEngine> Bcm5709<T> {
         self.phy.set_carrier(self.cable && self.rings.carrier());
         if self.link != self.phy.link() {
             self.link = self.phy.link();
-            self.engine.set_link(self.link);
+            self.engine.set_carrier(self.link);
             self.show_link();
             self.hc.attend(STATUS_ATTN_BITS_LINK_STATE, self.link);
         }

@@ -417,8 +417,8 @@ impl<T: TcpEngine> Engine<T> {
     }
 
     /// The port's link came or went. Whoever calls this wakes the card.
-    pub fn set_link(&mut self, up: bool) {
-        self.tcp.set_link(up);
+    pub fn set_carrier(&mut self, up: bool) {
+        self.tcp.set_carrier(up);
     }
 
     /// Takes what the transport reports; the number of reports.

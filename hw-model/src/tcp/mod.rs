@@ -151,7 +151,7 @@ pub trait TcpEngine {
     fn reset(&mut self, cx: &mut DevCx<'_>);
 
     /// The link came or went. A transport whose frames go over the port's wire needs not be told: its frames do not arrive.
-    fn set_link(&mut self, _up: bool) {}
+    fn set_carrier(&mut self, _up: bool) {}
 
     /// Whether the transport can reach that address family at all.
     fn supports(&self, remote: IpAddr) -> bool;
@@ -185,6 +185,10 @@ impl<T: TcpEngine + ?Sized> TcpEngine for Box<T> {
 
     fn set_link(&mut self, id: TcpId, link: LinkHeader) {
         (**self).set_link(id, link);
+    }
+
+    fn set_carrier(&mut self, up: bool) {
+        (**self).set_carrier(up);
     }
 
     fn poll(&mut self, cx: &mut DevCx<'_>, out: &mut Vec<(TcpId, TcpEvent)>) {
