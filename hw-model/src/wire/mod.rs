@@ -1,7 +1,7 @@
 //! Wires: what a port of the card is plugged into.
 //!
 //! A wire takes the frames that the card sends and hands over those that arrive. The card is the only caller. Here are
-//! the virtual [`link`], with a rate, a delay and harm; the [`Responder`], which answers ARP and ICMP echo for every address; [`Tee`], which records what passes in a pcapng
+//! the virtual [`link`], with a rate, a delay and harm; the [`tap`] device of the host's kernel; the [`Responder`], which answers ARP and ICMP echo for every address; [`Tee`], which records what passes in a pcapng
 //! file; and [`NoPeer`], a cable with a carrier and nobody at the other end.
 //!
 //! Frames on a wire have neither preamble, padding nor FCS; the MAC of each side adds and removes them.
@@ -10,6 +10,7 @@ pub mod link;
 mod pcapng;
 mod queue;
 mod responder;
+pub mod tap;
 
 use bus::Instant;
 use bus::pci::DevCx;
