@@ -416,7 +416,12 @@ pub(crate) fn icmp4(from: (Mac, Ipv4Addr), to: (Mac, Ipv4Addr), icmp: &Icmpv4Rep
     eth(from.0, to.0, EthernetProtocol::Ipv4, &b)
 }
 
-pub(crate) fn icmp6(from: (Mac, Ipv6Addr), to: (Mac, Ipv6Addr), hop_limit: u8, icmp: &Icmpv6Repr<'_>) -> Vec<u8> {
+pub(crate) fn icmp6(
+    from: (Mac, Ipv6Addr),
+    to: (Mac, Ipv6Addr),
+    hop_limit: u8,
+    icmp: &Icmpv6Repr<'_>,
+) -> Vec<u8> {
     let mut b = vec![0; 40 + icmp.buffer_len()];
     let caps = ChecksumCapabilities::default();
     Ipv6Repr {
@@ -432,7 +437,10 @@ pub(crate) fn icmp6(from: (Mac, Ipv6Addr), to: (Mac, Ipv6Addr), hop_limit: u8, i
 }
 
 /// Source, destination, hop limit and ICMPv6 message of a frame, handed to `f`.
-pub(crate) fn icmp6_of<T>(frame: &[u8], f: impl FnOnce(Ipv6Addr, Ipv6Addr, u8, &Icmpv6Repr<'_>) -> T) -> Option<T> {
+pub(crate) fn icmp6_of<T>(
+    frame: &[u8],
+    f: impl FnOnce(Ipv6Addr, Ipv6Addr, u8, &Icmpv6Repr<'_>) -> T,
+) -> Option<T> {
     let e = EthernetFrame::new_checked(frame).ok()?;
     if e.ethertype() != EthernetProtocol::Ipv6 {
         return None;
