@@ -67,6 +67,11 @@ impl Card {
             registers: Vec::new(),
             events: EventCount::default(),
         };
+        Self::over(maps)
+    }
+
+    /// On memory that is somewhere already.
+    pub(crate) fn over(maps: UioMaps) -> Self {
         for n in 0..255 {
             let mut tx = TxBd::default();
             tx.set_haddr(0x1_0000);
@@ -95,7 +100,7 @@ impl Card {
         n
     }
 
-    fn write(&mut self, at: u32, value: Value, now: Instant, sent: &mut Vec<Sent>) {
+    pub(crate) fn write(&mut self, at: u32, value: Value, now: Instant, sent: &mut Vec<Sent>) {
         match (at, value) {
             (0x1_1488, Value::U16(v)) => self.tx_producer = v,
             (0x1_1490, Value::U32(_)) => self.transmit(now, sent),
