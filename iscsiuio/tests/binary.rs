@@ -1,4 +1,5 @@
 //! The binary against a driver's export on a socket, as a user starts it.
+#![allow(clippy::unwrap_used, reason = "scripts of tests are not test functions to clippy")]
 // A process of its own runs in real time: the test waits for it, with deadlines.
 #![allow(clippy::disallowed_methods)]
 

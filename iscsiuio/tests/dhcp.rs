@@ -1,4 +1,5 @@
 //! The DHCPv4 client as packet scripts, every timer in virtual time.
+#![allow(clippy::unwrap_used, reason = "scripts of tests are not test functions to clippy")]
 
 mod rig;
 

@@ -1,4 +1,5 @@
 //! Whatever the network or the card puts into the ring, the helper goes on.
+#![allow(clippy::unwrap_used, reason = "scripts of tests are not test functions to clippy")]
 
 mod rig;
 

@@ -1,4 +1,5 @@
 //! iscsid's requests: layouts, decoding rules, answers, pings.
+#![allow(clippy::unwrap_used, reason = "scripts of tests are not test functions to clippy")]
 
 mod rig;
 

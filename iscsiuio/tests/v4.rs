@@ -1,4 +1,5 @@
 //! IPv4 as packet scripts: acquisition, ARP, echo, conflicts, VLAN, paths.
+#![allow(clippy::unwrap_used, reason = "scripts of tests are not test functions to clippy")]
 
 mod rig;
 

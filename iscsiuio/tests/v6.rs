@@ -1,4 +1,5 @@
 //! IPv6 as packet scripts: detection, routers, neighbours, DHCPv6, echo, paths.
+#![allow(clippy::unwrap_used, reason = "scripts of tests are not test functions to clippy")]
 
 mod rig;
 

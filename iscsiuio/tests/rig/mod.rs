@@ -307,7 +307,7 @@ impl Rig {
         }
         if let Some(mut f) = self.responder.take() {
             let new: Vec<Sent> = self.sent[before..].to_vec();
-            for (frame, tci) in new.iter().flat_map(|s| f(s)) {
+            for (frame, tci) in new.iter().flat_map(&mut f) {
                 self.put_tagged(&frame, tci);
                 any = true;
             }
