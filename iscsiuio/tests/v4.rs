@@ -304,3 +304,13 @@ fn the_ring_goes_round_past_its_link() {
     assert_eq!((r.take().len(), c.stack.echo_replies, c.ring.bad_index), (700, 700, 0));
     assert_eq!(r.card.as_ref().unwrap().posted(), 3);
 }
+
+#[test]
+fn a_frame_that_left_without_an_interrupt_is_not_stuck() {
+    let mut r = Rig::up(&[STATIC]);
+    r.card.as_mut().unwrap().quiet = true;
+    // The rig steps again after each write; a helper that sleeps would not.
+    r.put(&arp(ArpOperation::Request, (PEER, HOST), ([0; 6], OURS), BROADCAST));
+    r.run(30_000);
+    assert_eq!((r.arps().len(), r.opens, r.helper.counters().stuck), (1, 1, 0));
+}

@@ -48,6 +48,8 @@ pub(crate) struct Card {
     rx_producer: u16,
     tx_consumer: u16,
     tx_producer: u16,
+    /// No interrupt tells that a frame has left.
+    pub(crate) quiet: bool,
     /// Frames stay in flight.
     pub(crate) stuck: bool,
     pub(crate) sort: Vec<u32>,
@@ -86,6 +88,7 @@ impl Card {
             rx_producer: 0,
             tx_consumer: 0,
             tx_producer: 0,
+            quiet: false,
             stuck: false,
             sort: Vec::new(),
         }
@@ -131,7 +134,9 @@ impl Card {
         let shown =
             if self.tx_consumer & 0xff == 0 { self.tx_consumer.wrapping_sub(1) } else { self.tx_consumer };
         self.maps.status.write(0x0e, &shown.to_le_bytes());
-        self.maps.events.bump();
+        if !self.quiet {
+            self.maps.events.bump();
+        }
     }
 
     /// Delivers a frame as the chip does. False: no buffer.
