@@ -68,7 +68,7 @@ fn a_static_address_in_use_is_not_used_and_tried_again() {
     r.run(9000);
     assert!(r.said("IP address 10.0.0.3 is in use by 02:00:00:00:00:01"));
     assert!(r.helper.addresses(0).is_empty());
-    r.take();
+    assert_eq!(r.take().len(), 1, "one probe, and nothing for ten seconds");
     r.want(1, HOST);
     r.run(8000);
     assert!(!r.updates[0].1.resolved(), "a path from an address that is not ours is none");
