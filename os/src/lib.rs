@@ -18,6 +18,7 @@ pub mod count;
 pub mod entropy;
 pub mod event;
 pub mod heap;
+pub mod local;
 pub mod net;
 pub mod reactor;
 pub mod shm;
