@@ -10,6 +10,7 @@ use hw_model::tcp::frame::Checksums;
 use iscsi::negotiate::DigestOffer;
 use iscsi::target::Auth;
 use lab::demo::ram_target;
+use lab::outside::Outside;
 use lab::world::{LinkNetwork, Network, PORTAL, World, WorldConfig};
 
 use crate::blast::{Blast, Shape};
@@ -45,7 +46,16 @@ impl RigConfig {
     /// One session to the embedded target, real time, no digests.
     #[must_use]
     pub fn memory(shape: Shape) -> Self {
-        Self { sessions: 1, shape, digests: false, virtual_time: false, peer: None, wire: None, checksums: false, spin: false }
+        Self {
+            sessions: 1,
+            shape,
+            digests: false,
+            virtual_time: false,
+            peer: None,
+            wire: None,
+            checksums: false,
+            spin: false,
+        }
     }
 }
 
@@ -67,7 +77,7 @@ impl Rig {
     pub fn new(config: RigConfig) -> Self {
         let target = || ram_target(TARGET, BLOCKS, Auth::default());
         let (portal, name, mut world_config) = match config.peer {
-            Some((portal, name)) => (portal, name, WorldConfig::sockets(config.spin)),
+            Some((portal, name)) => (portal, name, WorldConfig::outside(Outside::default(), config.spin)),
             None if config.virtual_time => (PORTAL, TARGET.into(), WorldConfig::virtual_time(1, target())),
             None => (PORTAL, TARGET.into(), WorldConfig::real_time(target())),
         };

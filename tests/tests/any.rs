@@ -74,10 +74,10 @@ any! {
         w.login(2);
         w.start_load();
         w.world.stop_iscsid(true);
-        w.world.stop_path_helper(true);
+        w.world.stop_helper(true);
         w.begin_reset(OperatorRequest::Reset);
         w.world.settle("up", |s| s == AdapterState::Up).expect("it needs no daemon for that");
-        w.world.stop_path_helper(false);
+        w.world.stop_helper(false);
         w.world.stop_iscsid(false);
         w.recover();
     }

@@ -53,8 +53,8 @@ use crate::target_host::TargetHost;
 use crate::uio_export::UioExport;
 
 pub use config::{FarConfig, Leftovers, LinkNetwork, Network, Time, Unfinished, WorldConfig, WorldError};
-pub use helper::{HelperConfig, SOURCE_V4, SOURCE_V6, static_v4, static_v6};
 use helper::HelperSeat;
+pub use helper::{HelperConfig, SOURCE_V4, SOURCE_V6, static_v4, static_v6};
 use seat::AnyCard;
 pub use seat::{CardSide, FarSide, Frames, NearSide, Seat};
 
@@ -199,8 +199,7 @@ impl World {
             }
         };
         let slot = SlotConfig { shareable: matches!(config.helper, HelperConfig::Export(_)), ..config.slot };
-        let slot =
-            Slot::new(slot, ActorId::new("card", 0), function, places.card.wake(), places.host.wake());
+        let slot = Slot::new(slot, ActorId::new("card", 0), function, places.card.wake(), places.host.wake());
         exec.install(&places.card, Rc::new(RefCell::new(CardActor(slot.clone()))));
         let platform = InProcess(slot.clone());
         let side = NearSide { slot, card, chip, faults, net, frames, target, target_wake };
