@@ -403,7 +403,7 @@ pub(crate) fn arp_of(frame: &[u8]) -> Option<(ArpOperation, Ipv4Addr, Ipv4Addr, 
 pub(crate) fn answers_arp(ip: Ipv4Addr, mac: Mac) -> Responder {
     Box::new(move |s| {
         let Some((ArpOperation::Request, from, target, _)) = arp_of(&s.bytes) else { return Vec::new() };
-        let to: Mac = s.bytes[6..12].try_into().unwrap();
+        let to: Mac = s.bytes[6..12].try_into().expect("six bytes");
         if target != ip || s.bytes[0] & 1 == 0 && s.bytes[..6] != mac {
             return Vec::new();
         }
