@@ -250,6 +250,9 @@ impl Stack {
     /// Queues bytes; how many there was room for. Less than all: [`TcpEvent::Writable`] follows.
     pub fn send(&mut self, id: u16, bytes: &[u8]) -> usize {
         let Some(s) = stream(&mut self.streams, id).filter(|s| s.connected && !s.closed) else { return 0 };
+        if bytes.is_empty() {
+            return 0;
+        }
         let n = s.socket_mut().send_slice(bytes).unwrap_or(0);
         s.starved = n < bytes.len();
         enqueue(&mut self.ready, s, id);
