@@ -45,7 +45,16 @@ impl RigConfig {
     /// One session to the embedded target, real time, no digests.
     #[must_use]
     pub fn memory(shape: Shape) -> Self {
-        Self { sessions: 1, shape, digests: false, virtual_time: false, peer: None, wire: None, checksums: false, spin: false }
+        Self {
+            sessions: 1,
+            shape,
+            digests: false,
+            virtual_time: false,
+            peer: None,
+            wire: None,
+            checksums: false,
+            spin: false,
+        }
     }
 }
 

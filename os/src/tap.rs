@@ -30,7 +30,9 @@ pub enum TapError {
     #[error("`{0}` is no interface name: it takes 1 to {max} letters, digits, `-`, `_` or `.`", max = NAME - 1)]
     Name(String),
     /// The process may not.
-    #[error("no permission to make the TAP device {0}: it takes CAP_NET_ADMIN, or a device made for this user with `ip tuntap add`")]
+    #[error(
+        "no permission to make the TAP device {0}: it takes CAP_NET_ADMIN, or a device made for this user with `ip tuntap add`"
+    )]
     Permission(String),
     /// The kernel has no such driver, or hides it.
     #[error("{DEVICE} is not there: the kernel has no TUN/TAP driver, or this container no access to it")]
@@ -75,12 +77,14 @@ impl Tap {
             Errno::EBUSY => TapError::Busy(name.to_owned()),
             e => TapError::Os(name.to_owned(), e.into()),
         };
-        let fd = open(DEVICE, OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC, Mode::empty()).map_err(error)?;
+        let fd = open(DEVICE, OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC, Mode::empty())
+            .map_err(error)?;
         let mut request = request(name);
         let flags = (libc::IFF_TAP | libc::IFF_NO_PI) as u16;
         request.data[..2].copy_from_slice(&flags.to_ne_bytes());
         ioctl(&fd, TUNSETIFF, &mut request).map_err(error)?;
-        let control = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).map_err(error)?;
+        let control =
+            socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).map_err(error)?;
         Ok(Self { fd, name: name.to_owned(), control })
     }
 

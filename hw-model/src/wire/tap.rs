@@ -189,7 +189,9 @@ mod tests {
         bench.with(|cx| tcp.connect(cx, ID, &request));
         let (mut events, mut frame) = (Vec::new(), Vec::new());
         let arps = std::cell::Cell::new(0);
-        let mut turn = |bench: &mut Bench, tcp: &mut crate::tcp::frame::FrameTcp, events: &mut Vec<TcpEvent>| {
+        let mut turn = |bench: &mut Bench,
+                        tcp: &mut crate::tcp::frame::FrameTcp,
+                        events: &mut Vec<TcpEvent>| {
             reactor.wait(Some(Duration::from_millis(2)), &mut Vec::new()).expect("epoll");
             bench.now += Duration::from_millis(2);
             let mut polled = Vec::new();
@@ -197,7 +199,8 @@ mod tests {
                 tcp.poll(cx, &mut polled);
                 while port.recv(cx, &mut frame) {
                     // The kernel asks who has the card's address.
-                    if ether::payload(&frame) == Some((ether::TYPE_ARP, 14)) && frame[38..42] == CARD.octets() {
+                    if ether::payload(&frame) == Some((ether::TYPE_ARP, 14)) && frame[38..42] == CARD.octets()
+                    {
                         arps.set(arps.get() + 1);
                         let mut reply = frame[..42].to_vec();
                         reply[..6].copy_from_slice(&frame[6..12]);

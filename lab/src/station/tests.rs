@@ -82,7 +82,10 @@ fn arp_is_answered_for_its_own_address_with_the_mac_of_the_moment() {
     let mut rig = Rig::new(StationConfig::default());
     let answers = rig.ask(&arp_request(rig.station.config().ipv4, None));
     assert_eq!(answers.len(), 1);
-    assert_eq!((&answers[0][..6], &answers[0][6..12], answers[0][21]), (&CARD[..], &[2, 0, 0, 0, 0, 1][..], 2));
+    assert_eq!(
+        (&answers[0][..6], &answers[0][6..12], answers[0][21]),
+        (&CARD[..], &[2, 0, 0, 0, 0, 1][..], 2)
+    );
     assert!(rig.ask(&arp_request(Ipv4Addr::new(192, 0, 2, 77), None)).is_empty());
 
     rig.station.set_mac(OTHER, false);
@@ -100,7 +103,10 @@ fn an_announced_move_is_heard_by_all() {
     assert!(rig.set.pop().is_some(), "it is woken");
     let said = rig.step();
     assert_eq!(said.len(), 2);
-    assert_eq!((&said[0][..6], &said[0][22..28], &said[0][28..32]), (&[0xff; 6][..], &OTHER[..], &[192, 0, 2, 1][..]));
+    assert_eq!(
+        (&said[0][..6], &said[0][22..28], &said[0][28..32]),
+        (&[0xff; 6][..], &OTHER[..], &[192, 0, 2, 1][..])
+    );
     assert_eq!(said[1][..6], [0x33, 0x33, 0, 0, 0, 1]);
     assert_eq!((said[1][54], said[1][said[1].len() - 6..].to_vec()), (136, OTHER.to_vec()));
 }
