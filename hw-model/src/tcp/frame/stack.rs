@@ -142,17 +142,18 @@ impl Stack {
         seed: u64,
         request: &ConnectRequest,
         frame: &[u8],
-        segment: &Segment,
         emit: &mut dyn FnMut(&[u8]),
     ) {
-        let Some(mut stream) = Stream::listen(seed, request, self.checksums, now) else {
+        let stream = Stream::listen(seed, request, self.checksums, now);
+        let (Some(mut stream), Some(segment)) = (stream, Segment::find(frame)) else {
             self.counters.impossible += 1;
+            self.events.push_back((id, TcpEvent::ConnectFailed(ConnectError::Refused)));
             return;
         };
         stream.handshake = Some(now + CONNECT_TIMEOUT);
         self.time_waits.remove(&segment.tuple);
         self.insert(id, stream);
-        self.input(now, frame, segment, emit);
+        self.input(now, frame, &segment, emit);
     }
 
     /// Takes a segment if it belongs to a connection, also to one in TIME-WAIT.
