@@ -226,7 +226,7 @@ mod tests {
         assert_eq!(from, (CARD, 60000).into());
         peer.set_nonblocking(true).expect("non-blocking");
 
-        let data: Vec<u8> = (0..100_000_u32).map(|n| (n * 7 >> 3) as u8).collect();
+        let data: Vec<u8> = (0..100_000_u32).map(|n| ((n * 7) >> 3) as u8).collect();
         let (mut sent, mut echoed, mut back) = (0, Vec::new(), Vec::new());
         for _ in 0..5000 {
             sent += bench.with(|cx| tcp.send(cx, ID, &data[sent..]));
