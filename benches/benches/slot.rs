@@ -2,8 +2,6 @@
 //! line's round trip. `cargo run --release -p benches --example slot` measures the same in pairs and prints the ratios.
 #![allow(missing_docs)]
 
-use std::time::Duration;
-
 use benches::far::{FarPair, ping_pong, plain_stores};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
@@ -19,7 +17,7 @@ fn doorbell(c: &mut Criterion) {
 fn round_trip(c: &mut Criterion) {
     let mut group = c.benchmark_group("slot: round trip");
     group.bench_function("cache line to another core and back", |b| {
-        b.iter_custom(|n| Duration::from(ping_pong(n as u32)));
+        b.iter_custom(|n| ping_pong(n as u32));
     });
     let mut pair = FarPair::new();
     for batch in [1u16, 16] {

@@ -171,22 +171,45 @@ pub fn plain_stores(times: u64) -> Duration {
 pub fn ping_pong(rounds: u32) -> Duration {
     let lines = Arc::new([Line::default(), Line::default()]);
     let far = lines.clone();
-    let echo = std::thread::spawn(move || {
-        for i in 1..=rounds {
-            while far[0].0.load(Ordering::Acquire) != i {
-                spin_loop();
-            }
-            far[1].0.store(i, Ordering::Release);
-        }
-    });
+    let echo = std::thread::spawn(move || answer(&far, rounds));
     let start = Clock::now();
-    for i in 1..=rounds {
-        lines[0].0.store(i, Ordering::Release);
-        while lines[1].0.load(Ordering::Acquire) != i {
-            spin_loop();
-        }
-    }
+    (1..=rounds).for_each(|i| pass(&lines, i));
     let elapsed = start.elapsed();
     echo.join().expect("the echo ends by itself");
     elapsed
+}
+
+/// The same in bursts of `rounds`: on a busy machine some of them are not disturbed.
+///
+/// # Panics
+/// When there is no thread.
+#[must_use]
+pub fn ping_pong_bursts(bursts: u32, rounds: u32) -> Vec<Duration> {
+    let lines = Arc::new([Line::default(), Line::default()]);
+    let far = lines.clone();
+    let echo = std::thread::spawn(move || answer(&far, bursts * rounds));
+    let burst = |b| {
+        let start = Clock::now();
+        (1..=rounds).for_each(|i| pass(&lines, b * rounds + i));
+        start.elapsed()
+    };
+    let all = (0..bursts).map(burst).collect();
+    echo.join().expect("the echo ends by itself");
+    all
+}
+
+fn pass(lines: &[Line; 2], i: u32) {
+    lines[0].0.store(i, Ordering::Release);
+    while lines[1].0.load(Ordering::Acquire) != i {
+        spin_loop();
+    }
+}
+
+fn answer(lines: &[Line; 2], rounds: u32) {
+    for i in 1..=rounds {
+        while lines[0].0.load(Ordering::Acquire) != i {
+            spin_loop();
+        }
+        lines[1].0.store(i, Ordering::Release);
+    }
 }
