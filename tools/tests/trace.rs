@@ -57,7 +57,8 @@ impl File {
     /// The names of the states of a lane, in order.
     fn states(&self, process: &str, lane: &str) -> Vec<&str> {
         let pid = self.processes.iter().find(|(_, n)| *n == process).expect("the process is there").0;
-        let tid = self.lanes.iter().find(|((p, _), n)| p == pid && *n == lane).expect("the lane is there").0.1;
+        let tid =
+            self.lanes.iter().find(|((p, _), n)| p == pid && *n == lane).expect("the lane is there").0.1;
         let mine = self.events.iter().filter(|e| e["pid"] == *pid && e["tid"] == tid && e["ph"] == "B");
         mine.map(|e| e["name"].as_str().expect("text")).collect()
     }
@@ -119,7 +120,10 @@ fn a_reset_and_the_recovery_from_it_can_be_seen() {
         ],
     );
     let adapter = file.states("adapter#0", "state");
-    assert!(adapter.starts_with(&["starting", "up", "going down", "resetting", "starting", "up"]), "{adapter:?}");
+    assert!(
+        adapter.starts_with(&["starting", "up", "going down", "resetting", "starting", "up"]),
+        "{adapter:?}"
+    );
     let session = file.states("adapter#0", "session 0");
     let life = ["not connected", "bringing up", "ready", "not connected", "bringing up", "ready"];
     assert!(session.starts_with(&life), "{session:?}");
