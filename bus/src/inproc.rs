@@ -48,12 +48,15 @@ pub struct SlotConfig {
     pub timing: Timing,
     /// Limit of DMA memory, in bytes.
     pub dma_limit: usize,
+    /// Whether each allocation is an anonymous file, for a helper in another process, instead of heap. It costs a
+    /// descriptor each.
+    pub shareable: bool,
 }
 
 impl Default for SlotConfig {
-    /// Prompt, not strict, 1 GiB.
+    /// Prompt, not strict, 1 GiB of heap.
     fn default() -> Self {
-        Self { strict: false, timing: Timing::default(), dma_limit: 1 << 30 }
+        Self { strict: false, timing: Timing::default(), dma_limit: 1 << 30, shareable: false }
     }
 }
 
@@ -125,6 +128,7 @@ struct Host {
     free: VecDeque<u32>,
     bytes: usize,
     limit: usize,
+    shareable: bool,
     loans: usize,
     next_loan: u32,
     held: VecDeque<(Instant, Held)>,
@@ -364,6 +368,7 @@ impl Slot {
             free: VecDeque::new(),
             bytes: 0,
             limit: config.dma_limit,
+            shareable: config.shareable,
             loans: 0,
             next_loan: 1,
             held: VecDeque::new(),
@@ -627,7 +632,12 @@ impl Platform for InProcess {
         if len > h.limit.saturating_sub(h.bytes) || len as u64 >= 1 << REGION_SHIFT {
             return Err(DmaExhausted { asked: len, tag, limit: h.limit });
         }
-        let mem = SharedMem::new(len);
+        let mem = match h.shareable.then(|| SharedMem::shareable(len)) {
+            None => SharedMem::new(len),
+            Some(Ok(mem)) => mem,
+            // No descriptor or memory is left.
+            Some(Err(_)) => return Err(DmaExhausted { asked: len, tag, limit: h.limit }),
+        };
         let region = Region { mem: mem.clone(), loans: Vec::new() };
         let index = if h.free.len() > REGION_REST { h.free.pop_front() } else { None };
         let index = match index {

@@ -23,6 +23,7 @@ pub mod streams;
 pub mod sync;
 pub mod time;
 pub mod trace;
+pub mod uio;
 pub mod vfio_user;
 pub mod wake;
 

@@ -5,6 +5,8 @@
 //! file that both processes share. A [`DmaBuf`] is the host's handle to one allocation and knows its bus address.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::rc::Rc;
 
@@ -24,8 +26,12 @@ pub(crate) struct SharedMem {
 /// What keeps the bytes.
 enum Backing {
     Heap(Layout),
-    /// Held for its `Drop`.
-    Mapped(#[expect(dead_code, reason = "keeps the mapping alive")] Rc<os::shm::Mapping>),
+    Mapped {
+        /// Held for its `Drop`.
+        _mapping: Rc<os::shm::Mapping>,
+        /// The file and where in it the bytes begin, if it may be passed on.
+        file: Option<(Rc<OwnedFd>, u64)>,
+    },
 }
 
 impl SharedMem {
@@ -39,17 +45,52 @@ impl SharedMem {
         Rc::new(Self { base, len, backing: Backing::Heap(layout) })
     }
 
+    /// Zeroed memory in an anonymous file of its own.
+    pub(crate) fn shareable(len: usize) -> io::Result<Rc<Self>> {
+        let bytes = len.max(1).next_multiple_of(PAGE_SIZE);
+        let file = os::shm::memfd("dma", bytes as u64)?;
+        let mapping = Rc::new(os::shm::Mapping::new(file.as_fd(), 0, bytes as u64, true)?);
+        Ok(Self::in_file(&mapping, &Rc::new(file), 0, len))
+    }
+
+    /// [`SharedMem::window`] of a mapping of the whole `file`.
+    pub(crate) fn in_file(
+        mapping: &Rc<os::shm::Mapping>,
+        file: &Rc<OwnedFd>,
+        offset: usize,
+        len: usize,
+    ) -> Rc<Self> {
+        let file = Some((file.clone(), offset as u64));
+        Self::part(mapping, offset, len, file)
+    }
+
     /// `len` bytes of a mapping, from `offset`. Nothing may be written to a read-only one.
     pub(crate) fn window(mapping: &Rc<os::shm::Mapping>, offset: usize, len: usize) -> Rc<Self> {
+        Self::part(mapping, offset, len, None)
+    }
+
+    fn part(
+        mapping: &Rc<os::shm::Mapping>,
+        offset: usize,
+        len: usize,
+        file: Option<(Rc<OwnedFd>, u64)>,
+    ) -> Rc<Self> {
         let fits = offset.checked_add(len).is_some_and(|end| end <= mapping.len());
         assert!(fits, "a window of {offset}+{len} in a mapping of {}", mapping.len());
         // SAFETY: the offset is inside the mapping, checked above, and the mapping outlives `self`.
         let base = unsafe { mapping.base().add(offset) };
-        Rc::new(Self { base, len, backing: Backing::Mapped(mapping.clone()) })
+        Rc::new(Self { base, len, backing: Backing::Mapped { _mapping: mapping.clone(), file } })
     }
 
     pub(crate) fn len(&self) -> usize {
         self.len
+    }
+
+    fn file(&self) -> Option<(BorrowedFd<'_>, u64)> {
+        match &self.backing {
+            Backing::Mapped { file: Some((file, at)), .. } => Some((file.as_fd(), *at)),
+            _ => None,
+        }
     }
 
     fn at(&self, offset: usize, len: usize) -> *mut u8 {
@@ -113,7 +154,8 @@ impl SharedMem {
 
 impl Drop for SharedMem {
     fn drop(&mut self) {
-        if let Backing::Heap(layout) = self.backing {
+        if let Backing::Heap(layout) = &self.backing {
+            let layout = *layout;
             // SAFETY: allocated in `new` with this layout; the last handle is gone.
             unsafe { dealloc(self.base.as_ptr(), layout) }
         }
@@ -175,6 +217,99 @@ impl DmaBuf {
     }
 }
 
+impl DmaBuf {
+    /// The file that the buffer lives in, and where in it, if another process may map it.
+    #[must_use]
+    pub fn file(&self) -> Option<(BorrowedFd<'_>, u64)> {
+        self.mem.file()
+    }
+
+    /// The same bytes for a third party: the helper's rings. Panics when the range leaves the buffer.
+    #[must_use]
+    pub fn view(&self, range: std::ops::Range<usize>) -> View {
+        View::new(&self.mem, range)
+    }
+}
+
+/// Part of an allocation as a third party sees it: no bus address, nothing to free. The bytes live as long as the view.
+#[derive(Clone)]
+pub struct View {
+    mem: Rc<SharedMem>,
+    from: usize,
+    len: usize,
+}
+
+impl View {
+    fn new(mem: &Rc<SharedMem>, range: std::ops::Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= mem.len(), "a view of {range:?} of {}", mem.len());
+        Self { mem: mem.clone(), from: range.start, len: range.len() }
+    }
+
+    /// Bytes of a mapped file. Panics when the range leaves the mapping.
+    #[must_use]
+    pub fn mapped(mapping: &Rc<os::shm::Mapping>, range: std::ops::Range<usize>) -> Self {
+        Self::new(&SharedMem::window(mapping, range.start, range.len()), 0..range.len())
+    }
+
+    /// Zeroed memory of its own, for tests and stand-ins.
+    #[must_use]
+    pub fn zeroed(len: usize) -> Self {
+        Self::new(&SharedMem::new(len), 0..len)
+    }
+
+    /// The file that the bytes live in, and where in it, if another process may map it.
+    #[must_use]
+    pub fn file(&self) -> Option<(BorrowedFd<'_>, u64)> {
+        self.mem.file().map(|(fd, at)| (fd, at + self.from as u64))
+    }
+
+    /// Length in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    fn at(&self, offset: usize, len: usize) -> usize {
+        let fits = offset.checked_add(len).is_some_and(|end| end <= self.len);
+        assert!(fits, "a view: {offset}+{len} of {}", self.len);
+        self.from + offset
+    }
+
+    /// Copies bytes out. Panics when the range leaves the view.
+    pub fn read(&self, offset: usize, out: &mut [u8]) {
+        self.mem.read(self.at(offset, out.len()), out);
+    }
+
+    /// Copies bytes in. Panics when the range leaves the view.
+    pub fn write(&self, offset: usize, data: &[u8]) {
+        self.mem.write(self.at(offset, data.len()), data);
+    }
+
+    /// Loads a published 16-bit index: everything the card wrote before publishing it is visible after.
+    #[must_use]
+    pub fn load16(&self, offset: usize) -> u16 {
+        self.mem.load16(self.at(offset, 2))
+    }
+
+    /// Loads a published 32-bit word: everything the card wrote before publishing it is visible after.
+    #[must_use]
+    pub fn load32(&self, offset: usize) -> u32 {
+        self.mem.load32(self.at(offset, 4))
+    }
+}
+
+impl std::fmt::Debug for View {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "View({:#x})", self.len)
+    }
+}
+
 impl std::fmt::Debug for DmaBuf {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "DmaBuf({:#x}+{:#x})", self.addr, self.len())
@@ -199,6 +334,19 @@ mod tests {
         assert_eq!(out, [2, 3, 4, 5]);
         m.fill(8, 3, 0xff);
         assert_eq!(m.load32(8), 0x04ff_ffff);
+    }
+
+    #[test]
+    fn a_view_is_the_same_bytes_and_no_more() {
+        let m = SharedMem::new(8192);
+        let v = View::new(&m, 4096..4104);
+        v.write(2, &[3, 4]);
+        assert_eq!(
+            (m.load32(4096), v.load16(2), v.load32(0), v.len()),
+            (0x0403_0000, 0x0403, 0x0403_0000, 8)
+        );
+        let outside = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| v.write(7, &[0; 2])));
+        assert!(outside.is_err());
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The one event model.
 //!
 //! Everything that crosses a seam is an [`Event`]: time, actor, kind and two numbers, never a secret. The rolling
-//! history hash, the ring of last events for failure reports, and the counters are sinks of it. Switched
-//! off, an event costs one branch.
+//! history hash, the ring of last events for failure reports, and the counters are sinks of it, and so is whatever
+//! [`Trace::set_sink`] is given. Switched off, an event costs one branch.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -49,13 +49,13 @@ event_kinds! {
     Reset,
     /// The card was pulled or put back: (1 pulled / 0 back, 0).
     Removal,
-    /// A control request was posted to the KWQ: (opcode and layer, cid).
+    /// The driver posted a control request to the KWQ, or the card fetched it: (opcode and layer, cid).
     Kwqe,
-    /// A control completion was taken from the KCQ: (opcode and layer, cid).
+    /// The card posted a control completion to the KCQ, or the driver took it: (opcode and layer, cid).
     Kcqe,
-    /// A work request was posted to an SQ: (opcode, cid << 16 | itt).
+    /// The driver posted a work request to an SQ, or the card fetched it: (opcode, cid << 16 | itt).
     Wqe,
-    /// A completion was taken from a CQ: (opcode, cid << 16 | itt).
+    /// The card posted a completion to a CQ, or the driver took it: (opcode, cid << 16 | itt).
     Cqe,
     /// A PDU left: (opcode, connection << 32 | itt).
     PduOut,
@@ -65,7 +65,8 @@ event_kinds! {
     Submit,
     /// A block request completed: (ticket, 0 for success or the error's number).
     Complete,
-    /// A session changed state: (session, state number).
+    /// A session changed state: (session, state number). The adapter's are 0 new, 1 gone, 2 logged in, 3 connection lost, 4 its
+    /// endpoint was released, 6 replacement timeout, 8 disks ready; iscsid's are its stages.
     Session,
     /// An adapter changed state: (state number, generation).
     Adapter,
@@ -103,25 +104,42 @@ impl fmt::Display for Event {
 /// How many events the failure ring keeps.
 pub const RING: usize = 4096;
 
+/// Takes every event, in order.
+pub type Sink = Box<dyn FnMut(&Event)>;
+
 /// The sinks of events.
 pub struct Trace {
     on: bool,
     hash: u64,
     counters: Vec<u64>,
     ring: VecDeque<Event>,
+    sink: Option<Sink>,
 }
 
 impl Trace {
     /// A trace that keeps nothing: one branch an event.
     #[must_use]
     pub fn off() -> Self {
-        Self { on: false, hash: 0, counters: vec![0; EventKind::ALL.len()], ring: VecDeque::new() }
+        Self {
+            on: false,
+            hash: 0,
+            counters: vec![0; EventKind::ALL.len()],
+            ring: VecDeque::new(),
+            sink: None,
+        }
     }
 
     /// A trace that hashes, counts and keeps the last [`RING`] events.
     #[must_use]
     pub fn recording() -> Self {
         Self { on: true, ring: VecDeque::with_capacity(RING), ..Self::off() }
+    }
+
+    /// Hands every event from now on to `sink`, too. A trace that was off keeps its hash, counters and last events
+    /// from now on as well.
+    pub fn set_sink(&mut self, sink: Sink) {
+        self.on = true;
+        self.sink = Some(sink);
     }
 
     /// Records the event that `make` returns, if anybody listens.
@@ -140,6 +158,9 @@ impl Trace {
         let who = u64::from(e.actor.instance) << 8 | e.kind as u64;
         self.hash = mix(mix(mix(mix(h, who), e.time.as_nanos()), e.a), e.b);
         self.counters[e.kind as usize] += 1;
+        if let Some(sink) = &mut self.sink {
+            sink(&e);
+        }
         if self.ring.len() == RING {
             self.ring.pop_front();
         }
@@ -203,6 +224,17 @@ mod tests {
         assert_eq!(t.last().count(), RING);
         assert_eq!(t.last().next().map(|e| e.a), Some(10));
         assert_eq!(t.count(EventKind::Step), RING as u64 + 10);
+    }
+
+    #[test]
+    fn a_sink_gets_every_event_from_when_it_was_set() {
+        let seen = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+        let mut t = Trace::off();
+        t.emit(|| event(1));
+        let into = seen.clone();
+        t.set_sink(Box::new(move |e| into.borrow_mut().push(e.a)));
+        (2..4).for_each(|v| t.emit(|| event(v)));
+        assert_eq!((&*seen.borrow(), t.total()), (&vec![2, 3], 2));
     }
 
     #[test]

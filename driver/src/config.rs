@@ -146,6 +146,8 @@ pub struct Deadlines {
     pub destroy: Duration,
     /// All cleanup completions of one batch.
     pub cleanup: Duration,
+    /// How long going down waits for the path helper to close its ring, while connections are torn down.
+    pub helper_close: Duration,
     /// From the start of going down to the reset of the chip, whatever the number of sessions.
     pub stop: Duration,
     /// How often the completion indexes are looked at without an interrupt while something is outstanding.
@@ -168,6 +170,7 @@ impl Default for Deadlines {
             close: ms(10_000),
             destroy: ms(2_000),
             cleanup: ms(1_000),
+            helper_close: ms(1_500),
             stop: ms(45_000),
             watchdog: ms(1_000),
         }
@@ -181,7 +184,7 @@ impl Deadlines {
     /// [`ConfigError::Deadline`] with the name of the first that is not.
     pub fn check(&self) -> Result<(), ConfigError> {
         let Self { firmware, chip_reset, init, offload, path, path_group, connect, .. } = *self;
-        let Self { login, update, close, destroy, cleanup, stop, watchdog, .. } = *self;
+        let Self { login, update, close, destroy, cleanup, helper_close, stop, watchdog, .. } = *self;
         let all = [
             ("firmware", firmware),
             ("chip_reset", chip_reset),
@@ -195,6 +198,7 @@ impl Deadlines {
             ("close", close),
             ("destroy", destroy),
             ("cleanup", cleanup),
+            ("helper_close", helper_close),
             ("stop", stop),
             ("watchdog", watchdog),
         ];

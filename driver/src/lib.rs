@@ -2,7 +2,7 @@
 //!
 //! [`adapter`] is one actor with the roles of the kernel modules: `l2` owns the function, `cnic` the kernel
 //! queues and TCP connections, `bnx2i` endpoints and their rings. It talks to iscsid through [`control`] and to
-//! the path helper through [`path`]; users hold what [`user`] defines. [`config`] has every choice and every
+//! the path helper through [`bus::uio`]; users hold what [`user`] defines. [`config`] has every choice and every
 //! deadline.
 
 pub mod adapter;
@@ -17,5 +17,4 @@ mod l2;
 pub mod libiscsi;
 pub mod lun;
 mod mem;
-pub mod path;
 pub mod user;

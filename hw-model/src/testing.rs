@@ -8,7 +8,7 @@ use bus::trace::Trace;
 
 use std::net::SocketAddr;
 
-use crate::tcp::{ConnectRequest, LinkHeader};
+use crate::tcp::{ConnectRequest, LinkHeader, TcpOptions};
 
 /// Bus address of the first byte of memory: address 0 is nobody's.
 pub(crate) const BASE: u64 = 0x1_0000_0000;
@@ -80,6 +80,7 @@ impl Streams for NoRandomness {
 pub(crate) struct Bench {
     pub(crate) now: Instant,
     pub(crate) host: FlatHost,
+    pub(crate) rng: Box<dyn Streams>,
     trace: Trace,
 }
 
@@ -90,7 +91,7 @@ impl Bench {
 
     pub(crate) fn with_memory(bytes: usize) -> Self {
         let host = FlatHost { mem: vec![0; bytes], epoch: Epoch(1), writes: Vec::new() };
-        Self { now: Instant::ZERO, host, trace: Trace::off() }
+        Self { now: Instant::ZERO, host, rng: Box::new(NoRandomness), trace: Trace::off() }
     }
 
     /// Calls the card.
@@ -98,7 +99,7 @@ impl Bench {
         call(&mut DevCx {
             now: self.now,
             actor: ActorId::new("card", 0),
-            rng: &mut NoRandomness,
+            rng: &mut *self.rng,
             trace: &mut self.trace,
             host: &mut self.host,
         })
@@ -115,5 +116,6 @@ pub(crate) fn connect_request(remote: SocketAddr) -> ConnectRequest {
         rcv_buf: 65536,
         snd_buf: 65536,
         link: LinkHeader::default(),
+        options: TcpOptions::default(),
     }
 }

@@ -22,9 +22,11 @@ use bus::{Actor, ActorId, Budget, Cx, Instant, Progress};
 use hw_model::bcm5709::{Bcm5709, Card, doorbell_pages};
 use hw_model::config::ChipConfig;
 use hw_model::fault::Faults;
+use hw_model::tcp::TcpEngine;
+use hw_model::tcp::captured::Captured;
 use hw_model::tcp::host::HostTcp;
 use hw_model::tcp::nat::Nat;
-use hw_model::wire::Responder;
+use hw_model::wire::{Recording, Responder, Tee};
 use os::reactor::{Owner, Reactor, Ready};
 use os::signals::{CableSignals, StopSignals};
 use os::unix::ChannelListener;
@@ -274,11 +276,12 @@ pub struct ChipWorld {
     /// The card's host.
     pub host: Rc<RefCell<ChipHost>>,
     /// The card, for counters and listings.
-    pub card: Card<HostTcp>,
+    pub card: Card<Box<dyn TcpEngine>>,
 }
 
 impl ChipWorld {
-    /// Assembles it. Connections go where `nat` says; `signals` and `once` as in [`ChipHost::new`]; `trace` takes the events.
+    /// Assembles it. Connections go where `nat` says; `signals` and `once` as in [`ChipHost::new`]; `trace` takes the events,
+    /// `recording` what crosses the wire.
     ///
     /// # Errors
     /// The operating system refuses a descriptor.
@@ -289,6 +292,7 @@ impl ChipWorld {
         signals: Option<StopSignals>,
         once: bool,
         trace: Trace,
+        recording: Option<Recording>,
     ) -> io::Result<Self> {
         let reactor = Reactor::new()?;
         let (owner, sockets) = (reactor.owner()?, reactor.owner()?);
@@ -299,8 +303,17 @@ impl ChipWorld {
         wakers.join(owner.index(), place.wake());
         wakers.join(sockets.index(), place.wake());
         let pages = doorbell_pages(&config);
-        let card = Bcm5709::new(config, Faults::new(), HostTcp::new(sockets).with_nat(nat));
-        let card = Card::new(card.with_wire(Responder::default()));
+        let tcp = HostTcp::new(sockets).with_nat(nat);
+        // Who records nothing has nothing in the way.
+        let tcp: Box<dyn TcpEngine> = match &recording {
+            Some(recording) => Box::new(Captured::new(tcp, recording.clone())),
+            None => Box::new(tcp),
+        };
+        let card = Bcm5709::new(config, Faults::new(), tcp);
+        let card = Card::new(match recording {
+            Some(recording) => card.with_wire(Tee::new(Responder::default(), recording)),
+            None => card.with_wire(Responder::default()),
+        });
         let name = ActorId::new("card", 0);
         let server = Server::new(name, Box::new(card.clone()), Capabilities::default(), pages)?;
         let host = ChipHost::new(server, listener, owner, place.wake(), signals, once)?;

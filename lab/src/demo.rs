@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bus::inproc::SlotConfig;
+use bus::trace::Sink;
 use driver::adapter::{AdapterCounters, OperatorRequest};
 use driver::iscsid::NodeRecord;
 use hw_model::fault::{FaultPoint, Trigger};
@@ -126,11 +127,15 @@ pub fn ram_target(name: &str, blocks: u64, auth: Auth) -> TargetServer {
     server
 }
 
-/// Runs it in this process. `say` gets a line of progress now and then.
+/// Runs it in this process. `trace` gets every event, `say` a line of progress now and then.
 ///
 /// # Errors
 /// [`WorldError`] when it could not even begin; once the load runs, what goes wrong is in the report.
-pub fn run(config: &DemoConfig, say: impl FnMut(&str)) -> Result<DemoReport, WorldError> {
+pub fn run(
+    config: &DemoConfig,
+    trace: Option<Sink>,
+    say: impl FnMut(&str),
+) -> Result<DemoReport, WorldError> {
     let target = ram_target(TARGET, REGION * u64::from(config.sessions), Auth::default());
     let mut world = World::new(match config.seed {
         Some(seed) => WorldConfig::virtual_time(seed, target),
@@ -140,6 +145,9 @@ pub fn run(config: &DemoConfig, say: impl FnMut(&str)) -> Result<DemoReport, Wor
             ..WorldConfig::real_time(target)
         },
     })?;
+    if let Some(sink) = trace {
+        world.set_sink(sink);
+    }
     let (mut report, counters) = play(&mut world, PORTAL, config, say, |world| {
         let Some(point) = config.defect else { return };
         // Resets and control requests are rare: their faults fire at the first chance. The others wait until the load flows.
@@ -174,11 +182,15 @@ pub fn run(config: &DemoConfig, say: impl FnMut(&str)) -> Result<DemoReport, Wor
 pub fn run_split(
     config: &DemoConfig,
     socket: &Path,
+    trace: Option<Sink>,
     say: impl FnMut(&str),
 ) -> Result<DemoReport, WorldError> {
     let target = ram_target(TARGET, REGION * u64::from(config.sessions), Auth::default());
     let mut world = World::attach(FarConfig { target: Some(target), ..FarConfig::new(socket) })?;
     let portal = world.portal().expect("the world has a target");
+    if let Some(sink) = trace {
+        world.set_sink(sink);
+    }
     Ok(play(&mut world, portal, config, say, |_| ())?.0)
 }
 

@@ -1,6 +1,7 @@
 //! The laboratory: assembles worlds from the production actors, runs them in virtual or real time, loads
 //! them with verified I/O, and judges what came out.
 
+pub mod carrier;
 pub mod chip_host;
 pub mod demo;
 pub mod execution;
@@ -9,9 +10,12 @@ pub mod host;
 pub mod load;
 pub mod oracle;
 pub mod path_answerer;
+pub mod perfetto;
 pub mod runner;
 pub mod stamp;
+pub mod station;
 pub mod streams;
+pub mod target;
 pub mod target_host;
-pub mod target_memory;
+pub mod uio_export;
 pub mod world;

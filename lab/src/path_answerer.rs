@@ -7,8 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use bus::port::{PortRx, PortTx};
+use bus::uio::{FromHelper, PathReq, PathUpdate, ToHelper};
 use bus::{Actor, ActorId, Budget, Cx, Progress};
-use driver::path::{FromHelper, PathUpdate, ToHelper};
 
 /// The address of the offload interface, for IPv4 (RFC 5737's documentation range) and IPv6 (RFC 3849's).
 pub const SOURCE: (Ipv4Addr, Ipv6Addr) =
@@ -40,7 +40,8 @@ impl PathAnswerer {
             IpAddr::V4(_) => IpAddr::V4(SOURCE.0),
             IpAddr::V6(_) => IpAddr::V6(SOURCE.1),
         };
-        Some(FromHelper::PathUpdate(PathUpdate { handle: r.handle, mac: NEXT_HOP, src, vlan: r.vlan }))
+        let PathReq { handle, vlan, pmtu, .. } = r;
+        Some(FromHelper::PathUpdate(PathUpdate { handle, mac: NEXT_HOP, src, vlan, pmtu }))
     }
 }
 

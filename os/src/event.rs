@@ -22,6 +22,18 @@ impl Event {
         Ok(Self(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?))
     }
 
+    /// Takes a counter that a peer made and signals. It becomes non-blocking, for the peer too.
+    ///
+    /// # Errors
+    /// `InvalidInput` when it is not an eventfd.
+    pub fn adopt(fd: OwnedFd) -> io::Result<Self> {
+        check(&fd)?;
+        let flags = OFlag::from_bits_retain(fcntl(fd.as_fd(), FcntlArg::F_GETFL)?);
+        fcntl(fd.as_fd(), FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        // SAFETY: the descriptor is an eventfd, checked above, and nobody else owns it.
+        Ok(Self(unsafe { EventFd::from_owned_fd(fd) }))
+    }
+
     /// Whether it was signalled since the last call; it is not any more.
     pub fn take(&self) -> bool {
         self.0.read().is_ok()
@@ -40,6 +52,14 @@ impl AsFd for Event {
     }
 }
 
+fn check(fd: &OwnedFd) -> io::Result<()> {
+    let kind = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
+    if kind.as_os_str() != "anon_inode:[eventfd]" {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    Ok(())
+}
+
 /// An event counter that a peer sent. It is only ever written to, and never blocks whoever signals it.
 #[derive(Debug)]
 pub struct Signal {
@@ -53,10 +73,7 @@ impl Signal {
     /// # Errors
     /// `InvalidInput` when it is not an eventfd: writing to a pipe or socket could block or kill.
     pub fn adopt(fd: OwnedFd) -> io::Result<Self> {
-        let kind = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
-        if kind.as_os_str() != "anon_inode:[eventfd]" {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
+        check(&fd)?;
         let flags = OFlag::from_bits_retain(fcntl(fd.as_fd(), FcntlArg::F_GETFL)?);
         Ok(Self { fd, may_block: !flags.contains(OFlag::O_NONBLOCK) })
     }

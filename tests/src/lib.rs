@@ -5,6 +5,7 @@ pub mod rig;
 pub mod tgtd;
 
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 /// Finds a program in `PATH` or in the places where Debian puts daemons. A missing peer is a failure under
@@ -25,6 +26,20 @@ pub fn peer(program: &str, package: &str) -> Option<PathBuf> {
         let _ = writeln!(std::io::stderr(), "SKIPPED: {program} is missing (apt-get install {package})");
     }
     found
+}
+
+/// Whether the test runs as root. If not, it says that it is skipped for want of `what`, and under `CI=true` it fails.
+///
+/// # Panics
+/// Under `CI=true`, when it does not.
+#[must_use]
+pub fn is_root(what: &str) -> bool {
+    let root = std::fs::metadata("/proc/self").is_ok_and(|m| m.uid() == 0);
+    if !root {
+        assert!(std::env::var_os("CI").is_none(), "{what}: needs root");
+        let _ = writeln!(std::io::stderr(), "SKIPPED: {what} need root");
+    }
+    root
 }
 
 /// A TCP port of 127.0.0.1 that was free a moment ago.

@@ -107,7 +107,8 @@ impl RigConfig {
         let mut config = WorldConfig::virtual_time(self.seed, self.target());
         config.chip = self.chip.clone();
         config.driver = self.driver.clone();
-        config.slot = SlotConfig { strict: true, timing: self.timing, dma_limit: self.dma_limit };
+        config.slot =
+            SlotConfig { strict: true, timing: self.timing, dma_limit: self.dma_limit, ..config.slot };
         World::new(config).expect("the configuration is sound")
     }
 }

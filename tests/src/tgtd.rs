@@ -1,6 +1,6 @@
-//! tgtd on loopback: started by the test, with its own port and control port.
+//! tgtd on loopback or in a network namespace: started by the test, with its own port and control port.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -14,8 +14,10 @@ pub type Account<'a> = (&'a str, &'a str);
 pub struct Tgtd {
     program: PathBuf,
     admin: PathBuf,
+    /// The network namespace that it lives in; the test's own if empty.
+    netns: String,
     child: Child,
-    port: u16,
+    portal: SocketAddr,
     control: u16,
     targets: u32,
     /// What tgtadm was told, for a restart.
@@ -26,11 +28,19 @@ impl Tgtd {
     /// Starts a daemon without targets. `None` if tgtd is not installed (see [`peer`]).
     #[must_use]
     pub fn start() -> Option<Self> {
+        Self::start_in("", ([127, 0, 0, 1], free_port()).into())
+    }
+
+    /// Starts a daemon in a network namespace (`ip netns`; the test's own if empty), listening on all its addresses on the
+    /// port of `portal`. `None` if tgtd is not installed.
+    #[must_use]
+    pub fn start_in(netns: &str, portal: SocketAddr) -> Option<Self> {
         let program = peer("tgtd", "tgt")?;
         let admin = peer("tgtadm", "tgt")?;
-        let (port, control) = (free_port(), free_port() % 30_000);
-        let child = spawn(&program, port, control);
-        let me = Self { program, admin, child, port, control, targets: 0, steps: Vec::new() };
+        let control = free_port() % 30_000;
+        let netns = netns.to_owned();
+        let child = spawn(&program, &netns, portal, control);
+        let me = Self { program, admin, netns, child, portal, control, targets: 0, steps: Vec::new() };
         me.wait();
         Some(me)
     }
@@ -38,7 +48,7 @@ impl Tgtd {
     /// Where it listens.
     #[must_use]
     pub fn portal(&self) -> SocketAddr {
-        ([127, 0, 0, 1], self.port).into()
+        self.portal
     }
 
     /// Adds a target whose LUN 1 is a file, with optional incoming and outgoing CHAP accounts.
@@ -104,7 +114,7 @@ impl Tgtd {
     /// When it does not start.
     pub fn restart(&mut self) {
         self.kill();
-        self.child = spawn(&self.program, self.port, self.control);
+        self.child = spawn(&self.program, &self.netns, self.portal, self.control);
         self.wait();
         for s in &self.steps {
             self.admin(s);
@@ -112,19 +122,21 @@ impl Tgtd {
     }
 
     fn admin(&self, args: &[String]) {
-        let control = self.control.to_string();
-        let out = Command::new(&self.admin)
-            .args(["-C", &control, "--lld", "iscsi"])
-            .args(args)
-            .output()
-            .expect("tgtadm runs");
+        let out = self.tgtadm(args).output().expect("tgtadm runs");
         assert!(out.status.success(), "tgtadm {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    }
+
+    fn tgtadm(&self, args: &[String]) -> Command {
+        let mut c = inside(&self.netns, &self.admin);
+        c.args(["-C", &self.control.to_string(), "--lld", "iscsi"]).args(args);
+        c
     }
 
     fn wait(&self) {
         let start = Instant::now();
-        while TcpStream::connect(self.portal()).is_err() {
-            assert!(start.elapsed() < Duration::from_secs(10), "tgtd does not listen");
+        let show = ["--op", "show", "--mode", "target"].map(str::to_owned);
+        while !self.tgtadm(&show).output().is_ok_and(|out| out.status.success()) {
+            assert!(start.elapsed() < Duration::from_secs(10), "tgtd does not start");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -136,10 +148,21 @@ impl Drop for Tgtd {
     }
 }
 
-fn spawn(program: &Path, port: u16, control: u16) -> Child {
-    Command::new(program)
+/// A command in a network namespace. `ip netns exec` replaces itself by it, so the child is the program.
+fn inside(netns: &str, program: &Path) -> Command {
+    if netns.is_empty() {
+        return Command::new(program);
+    }
+    let mut c = Command::new("ip");
+    c.args(["netns", "exec", netns]).arg(program);
+    c
+}
+
+fn spawn(program: &Path, netns: &str, portal: SocketAddr, control: u16) -> Child {
+    let address = if netns.is_empty() { portal.to_string() } else { format!(":{}", portal.port()) };
+    inside(netns, program)
         .args(["-f", "-C", &control.to_string(), "--iscsi"])
-        .arg(format!("portal=127.0.0.1:{port}"))
+        .arg(format!("portal={address}"))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

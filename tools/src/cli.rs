@@ -139,6 +139,14 @@ pub(crate) struct Chip {
     /// List at the end which registers outside of the table were used.
     #[arg(long)]
     pub(crate) unmodelled: bool,
+    /// Record what crosses the wire in FILE, for Wireshark: the frames of the Ethernet rings, and the segments that offloaded
+    /// connections amount to.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pcap: Option<PathBuf>,
+    /// Draw everything that happens on a time line in FILE, for ui.perfetto.dev: accesses, doorbells, queue entries, DMA,
+    /// interrupts, resets.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trace: Option<PathBuf>,
 }
 
 /// The address of one station, as people write it.
@@ -174,6 +182,10 @@ pub(crate) struct Demo {
     /// Use the card that listens there (`cnic chip --socket PATH`).
     #[arg(long, value_name = "PATH", conflicts_with_all = ["seed", "defect", "split"])]
     pub(crate) socket: Option<PathBuf>,
+    /// Draw everything that happens on a time line in FILE, for ui.perfetto.dev. With `--split` or `--socket` that is the
+    /// driver's side; `cnic chip --trace` has the card's.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trace: Option<PathBuf>,
 }
 
 fn defects() -> clap::builder::PossibleValuesParser {

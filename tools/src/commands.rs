@@ -13,6 +13,7 @@ use crate::perf;
 use crate::remote::Remote;
 use crate::size;
 use crate::split;
+use crate::trace::{TraceFile, Traced};
 use crate::url::DiskUrl;
 
 /// Work that is over sooner needs no progress.
@@ -30,16 +31,22 @@ pub(crate) fn demo(options: &cli::Demo, json: bool) -> Result<(), Failure> {
             eprintln!("{line}");
         }
     };
+    let trace = options.trace.as_deref().map(TraceFile::create).transpose()?;
+    let sink = trace.as_ref().map(|file| file.perfetto.sink());
     let report = match &options.socket {
-        Some(socket) => lab::demo::run_split(&config, socket, say),
-        None if options.split => split::demo(&config, say)?,
-        None => lab::demo::run(&config, say),
+        Some(socket) => lab::demo::run_split(&config, socket, sink, say),
+        None if options.split => split::demo(&config, sink, say)?,
+        None => lab::demo::run(&config, sink, say),
     };
+    let trace = trace.as_ref().map(TraceFile::end);
     let report = report.map_err(|e| Failure::other(format!("the demo could not begin: {e}")))?;
     if json {
         crate::print_json(&report);
     } else {
         println!("{}", demo_summary(&report));
+    }
+    if let Some(trace) = &trace {
+        eprintln!("{}", trace.summary());
     }
     if !report.verified {
         return Err(Failure::reported(demo_failure(&report)));
@@ -49,7 +56,7 @@ pub(crate) fn demo(options: &cli::Demo, json: bool) -> Result<(), Failure> {
             "nothing was shown: the defect {} never fired in this run",
             d.name
         ))),
-        _ => Ok(()),
+        _ => trace.as_ref().map_or(Ok(()), Traced::check),
     }
 }
 

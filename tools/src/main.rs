@@ -23,6 +23,7 @@ mod secret;
 mod size;
 mod split;
 mod target;
+mod trace;
 mod url;
 
 use std::ffi::OsString;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use bus::trace::Sink;
 use driver::error::ExitCode;
 use lab::demo::{DemoConfig, DemoReport};
 use lab::world::WorldError;
@@ -96,12 +97,13 @@ impl Drop for Chip {
 /// The child cannot be started. What goes wrong later is in the result.
 pub(crate) fn demo(
     config: &DemoConfig,
+    trace: Option<Sink>,
     say: impl FnMut(&str),
 ) -> Result<Result<DemoReport, WorldError>, Failure> {
     let dir = PrivateDir::new()?;
     let socket = dir.0.join("chip");
     let chip = Chip::start(&socket)?;
-    Ok(lab::demo::run_split(config, &socket, say).map(|mut report| {
+    Ok(lab::demo::run_split(config, &socket, trace, say).map(|mut report| {
         match chip.end() {
             Some((held, refused)) => {
                 report.leaked += held;

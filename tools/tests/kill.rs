@@ -204,8 +204,8 @@ fn a_card_survives_the_death_of_its_driver() {
     let path = dir.path().join("chip");
     let listener = ChannelListener::bind(&path).expect("a socket");
     let config = ChipConfig { doorbells: DoorbellLayout::Pages, ..ChipConfig::default() };
-    let mut chip =
-        ChipWorld::new(config, Nat::default(), listener, None, false, Trace::recording()).expect("a card");
+    let mut chip = ChipWorld::new(config, Nat::default(), listener, None, false, Trace::recording(), None)
+        .expect("a card");
     let host = chip.host.clone();
     let before = descriptors();
     // Under load accesses come in bulk, so a place may be missed by a few; some places are there.

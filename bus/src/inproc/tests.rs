@@ -98,7 +98,7 @@ impl Bench {
             late_dma: false,
         };
         tweak(&mut toy);
-        let config = SlotConfig { strict: true, timing, dma_limit: 1 << 20 };
+        let config = SlotConfig { strict: true, timing, dma_limit: 1 << 20, ..SlotConfig::default() };
         let slot = Slot::new(config, ActorId::new("card", 0), Box::new(toy), set.register(), set.register());
         let mut b = Self {
             set,

@@ -4,6 +4,7 @@
 use bus::actor::Cx;
 use bus::pci::Platform;
 use bus::trace::EventKind;
+use bus::uio::ToHelper;
 use hsi::limits::LOGIN_BUFFER_BYTES;
 
 use super::session::TaskData;
@@ -11,7 +12,6 @@ use super::{Adapter, AdapterState};
 use crate::bnx2i::{Phase, wqe};
 use crate::control::{EpHandle, FromAdapter, ToAdapter};
 use crate::error::Cause;
-use crate::path::{FromHelper, ToHelper};
 
 /// Messages to iscsid that wait for room in the port: a few for each session.
 const OUTBOX: usize = 1024;
@@ -33,8 +33,14 @@ impl<P: Platform> Adapter<P> {
         }
     }
 
-    /// Tells the helper. A lost path request runs into its deadline.
+    /// Tells the helper. A lost path request runs into its deadline. News of the interface always have room: what waits
+    /// before them is of no use any more.
     pub(super) fn tell_helper(&mut self, message: ToHelper) {
+        match message {
+            ToHelper::IfDown => self.helper_outbox.clear(),
+            ToHelper::IfUp { .. } => self.helper_outbox.retain(|m| matches!(m, ToHelper::IfDown)),
+            _ => {}
+        }
         if self.helper_outbox.len() < HELPER_OUTBOX {
             self.helper_outbox.push_back(message);
         } else {
@@ -62,8 +68,8 @@ impl<P: Platform> Adapter<P> {
     pub(super) fn receive(&mut self, cx: &mut Cx<'_>, budget: u32) -> u32 {
         let mut done = 0;
         while done < budget {
-            let Some(FromHelper::PathUpdate(update)) = self.ports.path_in.recv() else { break };
-            self.on_path(cx, &update);
+            let Some(message) = self.ports.path_in.recv() else { break };
+            self.on_helper(cx, message);
             done += 1;
         }
         while done < budget {

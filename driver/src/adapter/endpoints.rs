@@ -17,17 +17,19 @@ use core::net::SocketAddr;
 use bus::actor::Cx;
 use bus::pci::{Platform, Proof};
 use bus::trace::EventKind;
+use bus::uio::PathUpdate;
 use hsi::kcq::CompletionStatus;
 use hsi::kwq::Kwqe;
 use hsi::l4::{L4Kcq, L4KcqeOpcode, L4Status};
 
+use super::helper::endpoint_handle;
 use super::timers::TimerKey;
 use super::{Adapter, AdapterState};
 use crate::bnx2i::{Endpoint, PathGroup, Phase, QueuePair, kwqe};
 use crate::cnic::{KwqFull, cm};
+use crate::config::MIN_MTU;
 use crate::control::{EpError, EpHandle, FromAdapter, Refused};
 use crate::error::Cause;
-use crate::path::{PathReq, PathUpdate, ToHelper};
 
 impl<P: Platform> Adapter<P> {
     pub(super) fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
@@ -118,7 +120,6 @@ impl<P: Platform> Adapter<P> {
     /// Posts the KWQEs of the phase. Without room they wait, and the deadline of the phase runs on.
     fn post_phase(&mut self, cx: &mut Cx<'_>, cid: u16) {
         let mac = self.identity.map_or([0; 6], |id| id.iscsi_mac);
-        let mtu = self.config.mtu;
         let Some(ep) = self.ep(cid) else { return };
         let context = ep.context.unwrap_or(0);
         let mut batch = [Kwqe::default(); 3];
@@ -135,8 +136,8 @@ impl<P: Platform> Adapter<P> {
                 let (PathGroup::Up(pg_cid), Some(src), Some(port)) = (ep.group, ep.src, &ep.port) else {
                     return;
                 };
-                let c =
-                    cm::Connect { context, pg_cid, src, src_port: port.number(), dst: ep.portal, pmtu: mtu };
+                let (src_port, dst, pmtu) = (port.number(), ep.portal, ep.pmtu);
+                let c = cm::Connect { context, pg_cid, src, src_port, dst, pmtu };
                 let Some((kwqes, n)) = cm::connect(&c) else { return };
                 batch = kwqes;
                 n
@@ -321,8 +322,6 @@ impl<P: Platform> Adapter<P> {
             self.enter(cx, cid, Phase::Destroying);
             return;
         }
-        let handle = ep.handle();
-        let dst = ep.portal.ip();
         if let Some(ep) = self.eps[usize::from(cid)].as_deref_mut() {
             ep.qp.map(&mut self.platform, context, layout);
             ep.port = self.local_ports.take();
@@ -331,17 +330,20 @@ impl<P: Platform> Adapter<P> {
             return self.fail_endpoint(cx, cid, Cause::Connect(Refused::NoCid.into()));
         }
         self.enter(cx, cid, Phase::Resolving);
-        let request = PathReq { handle, dst, vlan: 0, pmtu: self.config.mtu };
-        self.tell_helper(ToHelper::PathReq(request));
+        self.ask_path(cid);
     }
 
     /// PATH_UPDATE.
     pub(super) fn on_path(&mut self, cx: &mut Cx<'_>, update: &PathUpdate) {
-        let (cid, deadline) = (update.handle.cid, self.config.deadlines.path_group);
-        let Some(ep) = self.ep_of(update.handle) else { return self.stale(cx, 30, cid) };
+        let (mtu, deadline) = (self.config.mtu, self.config.deadlines.path_group);
+        let handle = endpoint_handle(update.handle);
+        let cid = handle.cid;
+        let Some(ep) = self.ep_of(handle) else { return self.stale(cx, 30, cid) };
         match ep.phase {
             Phase::Resolving if update.resolved() && update.src.is_ipv4() == ep.portal.is_ipv4() => {
                 (ep.next_hop, ep.vlan, ep.src) = (update.mac, update.vlan, Some(update.src));
+                // A path may be narrower than the interface, never wider; what is no IP packet size is no path MTU.
+                ep.pmtu = update.pmtu.clamp(MIN_MTU, mtu);
                 self.enter(cx, cid, Phase::Grouping);
             }
             Phase::Resolving => self.fail_endpoint(cx, cid, Cause::Connect(EpError::NoPath)),

@@ -19,8 +19,10 @@ impl<P: Platform> Adapter<P> {
         let interrupts = self.platform.take_interrupts();
         let mut done = 0;
         loop {
-            let Some(chip) = &mut self.chip else { return done };
+            let Some(chip) = &self.chip else { return done };
             let (index, producer) = (chip.memory.index(), chip.memory.kcq_producer());
+            self.watch_ring();
+            let Some(chip) = &mut self.chip else { return done };
             if !chip.queues.has_work(producer) || done >= budget {
                 if !interrupts.is_empty() || done > 0 {
                     l2::ack(&mut self.platform, cx, index);

@@ -9,7 +9,7 @@ use bus::Instant;
 use bus::actor::Cx;
 use bus::mem::PAGE_SIZE;
 use bus::pci::{Dir, Platform, Proof, ResetKind, Revoked};
-use bus::trace::EventKind;
+use bus::trace::{Event, EventKind};
 use core::time::Duration;
 use hsi::kcq::CompletionStatus;
 use hsi::shmem;
@@ -17,12 +17,12 @@ use hsi::shmem;
 use super::timers::TimerKey;
 use super::{Adapter, AdapterState, Failure};
 use crate::bnx2i::{Phase, kwqe};
+use crate::cnic::uio::Shared;
 use crate::cnic::{KernelQueues, doorbell_layout};
 use crate::control::FromAdapter;
 use crate::error::Cause;
 use crate::l2;
 use crate::mem::Lent;
-use crate::path::ToHelper;
 
 /// How often a register or mailbox is looked at while waiting for it.
 const POLL: Duration = Duration::from_millis(10);
@@ -96,7 +96,9 @@ impl<P: Platform> Adapter<P> {
     pub(super) fn set_state(&mut self, cx: &mut Cx<'_>, state: AdapterState) {
         if self.state != state {
             self.state = state;
-            cx.event(EventKind::Adapter, state.number(), u64::from(self.age));
+            // Its own event, also while an operator's request is looked at.
+            let (a, b) = (state.number(), u64::from(self.age));
+            cx.trace.emit(|| Event { time: cx.now, actor: self.name, kind: EventKind::Adapter, a, b });
         }
     }
 
@@ -108,7 +110,8 @@ impl<P: Platform> Adapter<P> {
             }
         }
         let poll = match self.stage {
-            Stage::Rest | Stage::Drain => None,
+            Stage::Rest => None,
+            Stage::Drain => self.helper.close_due.filter(|_| self.helper.is_waited_for(cx.now)),
             Stage::Init { until } => Some(until),
             Stage::HardReset { until } => Some(until.min(cx.now + RESET_RETRY)),
             Stage::Announce { until, .. }
@@ -128,9 +131,12 @@ impl<P: Platform> Adapter<P> {
             Stage::Rest => self.rest(cx),
             Stage::Drain => {
                 let busy = self.endpoints().any(|ep| ep.phase != Phase::Quarantined);
-                if busy && self.stop_due.is_some_and(|due| cx.now < due) {
+                if (busy || self.helper.is_waited_for(cx.now))
+                    && self.stop_due.is_some_and(|due| cx.now < due)
+                {
                     return false;
                 }
+                self.shut_ring(cx, true);
                 self.set_state(cx, AdapterState::Resetting);
                 self.begin_reset(cx);
                 true
@@ -239,7 +245,7 @@ impl<P: Platform> Adapter<P> {
         self.stop_due = Some(cx.now + self.config.deadlines.stop);
         self.timers.arm(TimerKey::Stop, cx.now + self.config.deadlines.stop);
         self.say(FromAdapter::AdapterDown { age: self.age });
-        self.tell_helper(ToHelper::IfDown);
+        self.helper_down(cx);
         self.stage = Stage::Drain;
         let cause = if self.goal == Goal::Gone { Cause::HostRemoved } else { Cause::AdapterReset };
         for cid in 0..self.eps.len() as u16 {
@@ -258,6 +264,7 @@ impl<P: Platform> Adapter<P> {
                 self.counters.connections_lost += self.bound_endpoints();
                 self.go_down_at_once(cx);
             }
+            self.shut_ring(cx, false);
             self.set_state(cx, AdapterState::Resetting);
             // Until now memory may have been lent in the younger epoch too: only a reset of our own covers it.
             self.stage = Stage::HardReset { until: cx.now + self.config.deadlines.stop };
@@ -268,7 +275,7 @@ impl<P: Platform> Adapter<P> {
         self.set_state(cx, AdapterState::GoingDown);
         self.reset_wanted = false;
         self.say(FromAdapter::AdapterDown { age: self.age });
-        self.tell_helper(ToHelper::IfDown);
+        self.helper_down(cx);
         for cid in 0..self.eps.len() as u16 {
             self.report_failure(cx, cid, Cause::AdapterReset);
         }
@@ -308,6 +315,7 @@ impl<P: Platform> Adapter<P> {
         self.timers.disarm(TimerKey::Stop);
         self.timers.disarm(TimerKey::Watchdog);
         self.release_all(cx, Proof::Revoked(proof));
+        self.reclaim_ring(Proof::Revoked(proof));
         if let Some(chip) = self.chip.take() {
             chip.release(&mut self.platform, Proof::Revoked(proof));
         }
@@ -379,6 +387,11 @@ impl<P: Platform> Adapter<P> {
 
     fn build_chip(&mut self, cx: &mut Cx<'_>, id: &l2::Identity) -> Result<Chip, l2::SetupError> {
         let p = &mut self.platform;
+        let shared = match self.helper.shared.take() {
+            Some(shared) => shared,
+            None => Shared::new(p)?,
+        };
+        let shared = self.helper.shared.insert(shared);
         let dummy = Lent::new(p, 2 * PAGE_SIZE, "dummy", &[(0..2 * PAGE_SIZE, Dir::Both)])?;
         let mut bds = crate::bnx2i::BdList::new();
         if bds.push(dummy.addr(0), PAGE_SIZE).is_ok() {
@@ -391,7 +404,8 @@ impl<P: Platform> Adapter<P> {
                 return Err(e.into());
             }
         };
-        match l2::setup(p, cx, id, self.config.mtu) {
+        let status = shared.status(p);
+        match l2::setup(p, cx, id, self.config.mtu, status) {
             Ok(memory) => {
                 queues.program(p, cx);
                 let mq_config2 = doorbell_layout(p, cx).unwrap_or(0);
@@ -432,9 +446,7 @@ impl<P: Platform> Adapter<P> {
                 self.attempts = 0;
                 self.local_ports.start_at(cx.rng.next_u64("cnic.local-port"));
                 self.set_state(cx, AdapterState::Up);
-                if let Some(id) = self.identity {
-                    self.tell_helper(ToHelper::IfUp { mac: id.iscsi_mac, mtu: self.config.mtu });
-                }
+                self.say_if_up();
                 self.say(FromAdapter::AdapterUp { age: self.age });
             }
             CompletionStatus::ISCSI_NOT_SUPPORTED | CompletionStatus::LOM_ISCSI_NOT_ENABLED => {
@@ -467,6 +479,9 @@ impl<P: Platform> Adapter<P> {
     fn dissolve(&mut self, cx: &mut Cx<'_>) {
         for slot in 0..self.sessions.len() as u16 {
             self.end_session(cx, slot);
+        }
+        if let Some(shared) = self.helper.shared.take() {
+            shared.free(&mut self.platform);
         }
         self.set_state(cx, AdapterState::Gone);
     }

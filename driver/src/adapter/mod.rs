@@ -16,6 +16,7 @@ use bus::actor::{Actor, ActorId, Budget, Cx, Progress};
 use bus::mem::DmaBuf;
 use bus::pci::{DmaExhausted, Epoch, Platform};
 use bus::trace::EventKind;
+use bus::uio::ToHelper;
 use hsi::kcq::Kcqe;
 use hsi::limits::MAX_COMPLETED_KCQE;
 use iscsi::scsi::Lun;
@@ -28,12 +29,12 @@ use crate::control::{FromAdapter, SessionId};
 use crate::l2;
 use crate::libiscsi::Admit;
 use crate::lun::{LunError, LunInfo};
-use crate::path::ToHelper;
 use crate::user::{Completion, Disk, FreeError, Op, Request, SubmitError, Ticket, UserBuf};
 
 mod buffers;
 mod control;
 mod endpoints;
+mod helper;
 mod kcq;
 mod lifecycle;
 mod pump;
@@ -43,6 +44,7 @@ mod timers;
 mod types;
 
 use buffers::Buffers;
+use helper::Helper;
 use lifecycle::{Chip, Goal, Stage};
 use session::SessionSlot;
 use timers::{TimerKey, Timers};
@@ -77,6 +79,7 @@ pub struct Adapter<P: Platform> {
     stop_due: Option<Instant>,
     identity: Option<l2::Identity>,
     chip: Option<Chip>,
+    helper: Helper,
     /// The epoch in which the chip's memory was lent.
     lent_epoch: Epoch,
     fw_seq: u16,
@@ -139,6 +142,7 @@ impl<P: Platform> Adapter<P> {
             stop_due: None,
             identity: None,
             chip: None,
+            helper: Helper::default(),
             fw_seq: 0,
             cids: CidPool::new(),
             local_ports: Ports::new(),
@@ -234,8 +238,9 @@ impl<P: Platform> Adapter<P> {
             ports: u32::from(self.local_ports.used()),
             user_buffers: self.buffers.live(),
             timers: self.timers.armed(),
-            loans: self.chip.as_ref().map_or(0, Chip::loans),
-            dma_buffers: self.chip.as_ref().map_or(0, Chip::buffers),
+            loans: self.chip.as_ref().map_or(0, Chip::loans) + self.helper.loans(),
+            dma_buffers: self.chip.as_ref().map_or(0, Chip::buffers)
+                + u32::from(self.helper.shared.is_some()),
             ..Holdings::default()
         };
         for ep in self.endpoints() {
@@ -366,7 +371,7 @@ impl<P: Platform> Adapter<P> {
             let (what, id) = key.event();
             match key {
                 // The stages look at the time themselves.
-                TimerKey::Stop | TimerKey::Chip => {}
+                TimerKey::Stop | TimerKey::Chip | TimerKey::Ring => {}
                 TimerKey::Watchdog => self.watchdog(cx),
                 TimerKey::Phase(cid) => {
                     self.counters.timeouts += 1;
@@ -427,6 +432,7 @@ impl<P: Platform> Actor for Adapter<P> {
             done += self.reap_connection(cx, cid, budget.0 - done);
         }
         done += self.expire(cx);
+        self.finish_open(cx);
         // Each kind of work has the whole budget: completions never starve what they make room for.
         done += self.receive(cx, budget.0);
         self.drive(cx);

@@ -341,6 +341,7 @@ impl<P: Platform> Adapter<P> {
         s.gate.recovering(now);
         let (stopping, ending) = (core::mem::take(&mut s.stopping), s.ending);
         self.counters.requeued += requeued;
+        cx.event(EventKind::Session, u64::from(slot), 4);
         self.collect_done(cx, slot);
         self.arm_session(cx, slot);
         if stopping {

@@ -13,6 +13,8 @@ pub(crate) enum TimerKey {
     Chip,
     /// Look at the completion indexes without an interrupt.
     Watchdog,
+    /// The FLUSH that an open of the helper's ring waits for.
+    Ring,
     /// The phase of the endpoint on this cid.
     Phase(u16),
     /// UPDATE_PG of the endpoint on this cid.
@@ -31,6 +33,7 @@ impl TimerKey {
             Self::Phase(cid) => (3, cid.into()),
             Self::PathGroup(cid) => (4, cid.into()),
             Self::Session(slot) => (5, slot.into()),
+            Self::Ring => (6, 0),
         }
     }
 }

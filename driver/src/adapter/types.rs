@@ -1,11 +1,12 @@
 //! What others see of the adapter besides its methods: requests, states, counters, ports.
 
 use bus::port::{PortRx, PortTx};
+use bus::uio::{FromHelper, ToHelper};
+use bus::wake::Wake;
 use thiserror::Error;
 
 use crate::config::{ConfigError, RingSizes};
 use crate::control::{FromAdapter, SessionId, ToAdapter};
-use crate::path::{FromHelper, ToHelper};
 
 /// What an operator may ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +113,8 @@ pub struct AdapterPorts {
     pub path_in: PortRx<FromHelper>,
     /// To the path helper.
     pub path_out: PortTx<ToHelper>,
+    /// Wakes the path helper when its ring's event count has changed: interrupts need no room in a port.
+    pub helper_wake: Wake,
 }
 
 /// What happened so far. Every count only grows.
@@ -157,6 +160,12 @@ pub struct AdapterCounters {
     pub control_dropped: u64,
     /// KWQEs refused because the ring was full.
     pub kwq_full: u64,
+    /// Opens of the helper's ring.
+    pub helper_opens: u64,
+    /// Register writes of the helper refused: of an older open, or to a register that is not its own.
+    pub helper_refused: u64,
+    /// Times that the ring was taken from a helper that had not closed it.
+    pub helper_not_closed: u64,
 }
 
 /// What is held right now. After a shutdown, and with everything logged out, all is zero.

@@ -108,7 +108,10 @@ pub(crate) struct Endpoint {
     pub(crate) port: Option<PortGuard>,
     pub(crate) src: Option<IpAddr>,
     pub(crate) next_hop: [u8; 6],
+    /// Tag control information of the path group; 0 for none.
     pub(crate) vlan: u16,
+    /// Path MTU, bytes.
+    pub(crate) pmtu: u16,
     pub(crate) group: PathGroup,
     /// DESTROY_CONN is not answered.
     pub(crate) destroying: bool,
@@ -145,6 +148,7 @@ impl Endpoint {
             src: None,
             next_hop: [0; 6],
             vlan: 0,
+            pmtu: 0,
             group: PathGroup::None,
             destroying: false,
             destroyed: false,

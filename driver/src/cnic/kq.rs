@@ -163,6 +163,11 @@ impl KernelQueues {
         producer != self.kcq_consumer
     }
 
+    /// The index behind the last KWQE that was posted.
+    pub(crate) fn kwq_producer(&self) -> u16 {
+        self.kwq_producer
+    }
+
     pub(crate) fn loans(&self) -> u32 {
         self.mem.loans()
     }

@@ -10,7 +10,8 @@ use core::mem::offset_of;
 
 use bus::actor::Cx;
 use bus::config::{COMMAND_BUS_MASTER, COMMAND_MEMORY, MSI_ENABLE};
-use bus::pci::{BusLost, Dir, DmaExhausted, Platform, Proof};
+use bus::mem::View;
+use bus::pci::{BusLost, Dir, DmaExhausted, Loan, Platform, Proof};
 use hsi::regs as r;
 use hsi::regs::config_space;
 use hsi::shmem as s;
@@ -48,42 +49,44 @@ pub(crate) struct Identity {
     pub(crate) max_connections: u16,
 }
 
-/// Memory that lives as long as the chip is up.
+/// Memory that the chip has while it is up. The page of the status block is the helper's too, and outlives it.
 #[must_use]
 pub(crate) struct ChipMemory {
-    status: Lent,
+    status: View,
+    status_addr: u64,
+    status_loan: Loan,
     contexts: Option<Lent>,
 }
 
 impl ChipMemory {
     pub(crate) fn release<P: Platform>(self, p: &mut P, proof: Proof) {
-        self.status.release(p, proof);
+        p.reclaim(self.status_loan, proof);
         if let Some(c) = self.contexts {
             c.release(p, proof);
         }
     }
 
     pub(crate) fn loans(&self) -> u32 {
-        self.status.loans() + self.contexts.as_ref().map_or(0, Lent::loans)
+        1 + self.contexts.as_ref().map_or(0, Lent::loans)
     }
 
     pub(crate) fn buffers(&self) -> u32 {
-        1 + u32::from(self.contexts.is_some())
+        u32::from(self.contexts.is_some())
     }
 
     /// KWQ consumer index: KWQEs before it were fetched.
     pub(crate) fn kwq_consumer(&self) -> u16 {
-        self.status.buf().load16(SB_CMD_CONSUMER)
+        self.status.load16(SB_CMD_CONSUMER)
     }
 
     /// KCQ producer index.
     pub(crate) fn kcq_producer(&self) -> u16 {
-        self.status.buf().load16(SB_COMPLETION_PRODUCER)
+        self.status.load16(SB_COMPLETION_PRODUCER)
     }
 
     /// Status index, to acknowledge.
     pub(crate) fn index(&self) -> u16 {
-        self.status.buf().load16(SB_INDEX)
+        self.status.load16(SB_INDEX)
     }
 }
 
@@ -186,15 +189,15 @@ impl From<DmaExhausted> for SetupError {
 }
 
 /// Programs everything below the kernel queues: context memory, mailbox queue, MAC and MTU, status block and
-/// coalescing. On failure nothing stays lent: the chip never learnt of the memory, or is reset before it is used.
+/// coalescing. `status` is the page of the status block, lent. On failure nothing stays lent: the chip never learnt of the memory, or is reset before it is used.
 pub(crate) fn setup<P: Platform>(
     p: &mut P,
     cx: &mut Cx<'_>,
     id: &Identity,
     mtu: u16,
+    (status, status_addr, status_loan): (View, u64, Loan),
 ) -> Result<ChipMemory, SetupError> {
-    let status = Lent::new(p, bus::mem::PAGE_SIZE, "status", &[(0..bus::mem::PAGE_SIZE, Dir::Both)])?;
-    let mut memory = ChipMemory { status, contexts: None };
+    let mut memory = ChipMemory { status, status_addr, status_loan, contexts: None };
     match program(p, cx, id, mtu, &mut memory) {
         Ok(()) => Ok(memory),
         Err(e) => {
@@ -249,7 +252,7 @@ fn program<P: Platform>(
         regs.wait_clear(r::CTX_HOST_PAGE_TBL_CTRL, request, POLLS).map_err(chip)?;
     }
 
-    let status = memory.status.addr(0);
+    let status = memory.status_addr;
     regs.write(r::HC_STATUS_ADDR_L, status as u32);
     regs.write(r::HC_STATUS_ADDR_H, (status >> 32) as u32);
     // One completion is worth an interrupt at once: latency before batching; the chip batches by itself when the

@@ -129,6 +129,11 @@ impl Connections {
         self.slots[usize::from(slot)].as_mut()
     }
 
+    /// Connections whose TCP uses a path group.
+    pub(super) fn users_of(&self, path: u32) -> impl Iterator<Item = TcpId> {
+        self.slots.iter().flatten().filter(move |c| c.path == Some(path)).map(|c| c.id)
+    }
+
     /// By context id, which must be the first of the connection's.
     pub(super) fn by_cid(&mut self, cid: u32) -> Option<&mut Connection> {
         let offset = cid.checked_sub(FIRST_CID)?;

@@ -6,7 +6,7 @@
 //! One KWQE makes at most two KCQEs, and is executed only while there is room for them.
 //!
 //! Decisions where nothing is specified: a path group that is offloaded twice answers 0x89 with the id it has and takes
-//! the new header; UPDATE_PG counts for connections made afterwards; a peer's RST ends TCP for good, so that DESTROY is
+//! the new header; UPDATE_PG counts for the live connections of the group too; a peer's RST ends TCP for good, so that DESTROY is
 //! legal after it; an L2 FLUSH names a receive CID in its operand, and is not answered, as nothing waits for it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -24,6 +24,7 @@ use hsi::kwq::{
     IscsiKwqeOpcode, Kwqe, L2KwqeOpcode, Layer,
 };
 use hsi::l4::{
+    L4_KWQ_CONNECT_REQ1_KEEP_ALIVE, L4_KWQ_CONNECT_REQ1_NAGLE_ENABLE, L4_KWQ_CONNECT_REQ1_NO_DELAY_ACK,
     L4Kcq, L4KcqUploadPg, L4KcqeOpcode, L4KwqCloseReq, L4KwqConnectReq1, L4KwqConnectReq2, L4KwqConnectReq3,
     L4KwqOffloadPg, L4KwqUpdatePg, L4KwqUpload, L4KwqeOpcode, L4Status,
 };
@@ -32,7 +33,7 @@ use super::Bcm5709;
 use super::conn::{TABLE, Tcp};
 use crate::engine::{EngineEvent, InitParams, RingTables, UpdateParams};
 use crate::fault::FaultPoint;
-use crate::tcp::{ConnectRequest, LinkHeader, TcpEngine, TcpId};
+use crate::tcp::{ConnectRequest, KeepAlive, LinkHeader, TcpEngine, TcpId, TcpOptions};
 
 /// KCQEs that executing one KWQE makes at most.
 pub(super) const ANSWERS: usize = 2;
@@ -268,6 +269,10 @@ impl<T: TcpEngine> Bcm5709<T> {
                 if let Some(destination) = e.da() {
                     group.link.destination = destination;
                 }
+                let link = group.link;
+                for id in self.connections.users_of(pg) {
+                    self.engine.set_link(id, link);
+                }
                 L4Status::SUCCESS
             }
             None => {
@@ -336,6 +341,7 @@ impl<T: TcpEngine> Bcm5709<T> {
             rcv_buf: three.rcv_buf.get(),
             snd_buf: three.snd_buf.get(),
             link: group.link,
+            options: options(one, three),
         };
         if let Some(c) = self.connections.by_id(id) {
             (c.tcp, c.path) = (Tcp::Connecting, Some(path));
@@ -495,6 +501,23 @@ fn iscsi_kcqe(op: IscsiKcqeOpcode, id: u32, context: u32, status: u32) -> Kcqe {
     let mut answer = IscsiKcqe::new(op, id, CompletionStatus(status));
     answer.iscsi_conn_context_id = U32::new(context);
     answer.into_element()
+}
+
+/// What a CONNECT says about TCP's manners.
+fn options(one: &L4KwqConnectReq1, three: &L4KwqConnectReq3) -> TcpOptions {
+    let flag = |bit| one.tcp_flags & bit != 0;
+    let ms = |v: U32| Duration::from_millis(v.get().into());
+    TcpOptions {
+        keepalive: flag(L4_KWQ_CONNECT_REQ1_KEEP_ALIVE).then(|| KeepAlive {
+            timeout: ms(three.ka_timeout),
+            interval: ms(three.ka_interval),
+            probes: three.ka_max_probe_count,
+        }),
+        tos: three.tos,
+        ttl: three.ttl,
+        nagle: flag(L4_KWQ_CONNECT_REQ1_NAGLE_ENABLE),
+        delayed_ack: !flag(L4_KWQ_CONNECT_REQ1_NO_DELAY_ACK),
+    }
 }
 
 /// Source and destination address: the first words in the first KWQE, the rest of IPv6 in the second.

@@ -212,7 +212,7 @@ impl<T: TcpEngine> Bcm5709<T> {
             config,
             faults,
         };
-        card.engine.set_link(card.link);
+        card.engine.set_carrier(card.link);
         card.show_link();
         card.hc.set_attention(card.link_attention());
         card
@@ -267,7 +267,7 @@ impl<T: TcpEngine> Bcm5709<T> {
         self.phy.set_carrier(self.cable && self.rings.carrier());
         if self.link != self.phy.link() {
             self.link = self.phy.link();
-            self.engine.set_link(self.link);
+            self.engine.set_carrier(self.link);
             self.show_link();
             self.hc.attend(STATUS_ATTN_BITS_LINK_STATE, self.link);
         }
@@ -340,6 +340,8 @@ impl<T: TcpEngine> Bcm5709<T> {
                 }
                 continue;
             };
+            let what = u64::from(e.opcode()) | u64::from(e.layer().0) << 8;
+            cx.event(EventKind::Kwqe, what, u64::from(e.kwqe_info0.get()));
             self.execute(cx, &e);
             done += 1;
         }
@@ -357,7 +359,11 @@ impl<T: TcpEngine> Bcm5709<T> {
             }
             let mut written = std::mem::take(&mut self.written);
             let outcome = self.kcq.post(cx, &mut written);
-            written.drain(..).for_each(|e| self.kcqe_written(&e));
+            for e in written.drain(..) {
+                let what = u64::from(e.opcode()) | u64::from(e.layer().0) << 8;
+                cx.event(EventKind::Kcqe, what, u64::from(e.kcqe_info0.get()));
+                self.kcqe_written(&e);
+            }
             self.written = written;
             let posted = match outcome {
                 Ok(posted) => posted,

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use bus::pci::{DevCx, Grant};
+use bus::trace::EventKind;
 use hsi::cq::Cqe;
 use hsi::kcq::CompletionStatus;
 use iscsi::serial::Sn;
@@ -375,6 +376,8 @@ impl Conn {
                 return;
             }
             core.counters.cqes += 1;
+            let id = u64::from(self.id.0) << 16 | u64::from(cqe.itt().raw());
+            cx.event(EventKind::Cqe, u64::from(cqe.opcode().0), id);
         }
         self.cq_event = true;
         if self.unconsumed() > u64::from(self.init.cq_cqes) {

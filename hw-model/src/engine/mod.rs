@@ -36,7 +36,7 @@ use hsi::kcq::CompletionStatus;
 
 use crate::config::ChipConfig;
 use crate::fault::Faults;
-use crate::tcp::{ConnectError, ConnectRequest, TcpEngine, TcpEvent, TcpId};
+use crate::tcp::{ConnectError, ConnectRequest, LinkHeader, TcpEngine, TcpEvent, TcpId};
 
 use conn::{Conn, Link};
 pub use counters::EngineCounters;
@@ -248,6 +248,11 @@ impl<T: TcpEngine> Engine<T> {
         self.tcp.connect(cx, id, request);
     }
 
+    /// UPDATE_PG of a path group that the connection uses.
+    pub fn set_link(&mut self, id: TcpId, link: LinkHeader) {
+        self.tcp.set_link(id, link);
+    }
+
     /// UPDATE_CONN: applied between two received PDUs. Ends with [`EngineEvent::UpdateComplete`].
     pub fn update_conn(&mut self, _cx: &mut DevCx<'_>, id: TcpId, params: &UpdateParams) {
         let Some(conn) = slot(&mut self.conns, id) else {
@@ -412,8 +417,8 @@ impl<T: TcpEngine> Engine<T> {
     }
 
     /// The port's link came or went. Whoever calls this wakes the card.
-    pub fn set_link(&mut self, up: bool) {
-        self.tcp.set_link(up);
+    pub fn set_carrier(&mut self, up: bool) {
+        self.tcp.set_carrier(up);
     }
 
     /// Takes what the transport reports; the number of reports.

@@ -8,6 +8,7 @@
 use bus::pci::{DevCx, DmaFault};
 use bus::trace::EventKind;
 use hsi::kcq::CompletionStatus;
+use hsi::sq::Sqe;
 use iscsi::digest::{data_digest, header_digest};
 use iscsi::pdu::{BHS_LEN, Bhs, DataOut, Header, RESERVED_TAG, flags, wire_len};
 
@@ -151,6 +152,9 @@ impl Conn {
             }
             self.sq.advance();
             core.counters.wqes += 1;
+            let sqe = Sqe { sqe_byte: *entry };
+            let id = u64::from(self.id.0) << 16 | u64::from(sqe.itt().raw());
+            cx.event(EventKind::Wqe, u64::from(sqe.opcode().0), id);
             *done += 1;
             if self.failed || self.link != Link::Up {
                 break;

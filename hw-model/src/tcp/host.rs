@@ -20,7 +20,7 @@ use os::net::{ConnectState, Received, TcpStream};
 use os::reactor::{Owner, Ready};
 
 use super::nat::Nat;
-use super::{CONNECT_TIMEOUT, ConnectError, ConnectRequest, TcpEngine, TcpEvent, TcpId};
+use super::{CONNECT_TIMEOUT, ConnectError, ConnectRequest, LinkHeader, TcpEngine, TcpEvent, TcpId};
 
 /// Bytes of the staging buffer: what one receive can bring, and what is kept for a connection at most.
 pub const STAGING: usize = 256 * 1024;
@@ -276,6 +276,8 @@ impl TcpEngine for HostTcp {
         consumed
     }
 
+    fn set_link(&mut self, _id: TcpId, _link: LinkHeader) {}
+
     fn poll(&mut self, cx: &mut DevCx<'_>, out: &mut Vec<(TcpId, TcpEvent)>) {
         let mut ready = std::mem::take(&mut self.ready);
         if self.link {
@@ -311,7 +313,7 @@ impl TcpEngine for HostTcp {
         self.events.clear();
     }
 
-    fn set_link(&mut self, up: bool) {
+    fn set_carrier(&mut self, up: bool) {
         if up && !std::mem::replace(&mut self.link, up) {
             // What came meanwhile, and who could not send.
             for (index, socket) in self.sockets.iter_mut().enumerate() {
@@ -504,12 +506,12 @@ mod tests {
     #[test]
     fn without_a_link_nothing_passes_and_nothing_is_lost() {
         let (mut w, peer) = World::connected();
-        w.tcp.set_link(false);
+        w.tcp.set_carrier(false);
         peer.send(b"late").unwrap();
         w.reactor.wait(Some(Duration::from_secs(1)), &mut Vec::new()).unwrap();
         assert_eq!((w.poll(), w.recv(9)), (vec![], vec![]));
         assert_eq!(w.bench.with(|cx| w.tcp.send(cx, ID, b"x")), 0);
-        w.tcp.set_link(true);
+        w.tcp.set_carrier(true);
         let told = w.poll();
         assert!(told.contains(&TcpEvent::Writable) && told.contains(&TcpEvent::Readable), "{told:?}");
         assert_eq!(w.recv(9), b"late");
@@ -517,15 +519,15 @@ mod tests {
         // Half of it was read when the link went.
         peer.send(&[7; STAGING]).unwrap();
         w.wait(TcpEvent::Readable);
-        w.tcp.set_link(false);
+        w.tcp.set_carrier(false);
         assert_eq!(w.recv(9).len(), 0);
-        w.tcp.set_link(true);
+        w.tcp.set_carrier(true);
         assert!(w.poll().contains(&TcpEvent::Readable));
         assert_eq!(w.recv(9), [7; 9]);
 
         // A handshake that cannot get through times out.
         let mut w = World::new();
-        w.tcp.set_link(false);
+        w.tcp.set_carrier(false);
         w.connect(w.listener.local_addr().unwrap());
         w.reactor.wait(Some(Duration::from_secs(1)), &mut Vec::new()).unwrap();
         assert_eq!(w.poll(), []);

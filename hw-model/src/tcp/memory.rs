@@ -19,7 +19,7 @@ use bus::pci::DevCx;
 use bus::wake::Wake;
 use thiserror::Error;
 
-use super::{CONNECT_TIMEOUT, ConnectError, ConnectRequest, TcpEngine, TcpEvent, TcpId};
+use super::{CONNECT_TIMEOUT, ConnectError, ConnectRequest, LinkHeader, TcpEngine, TcpEvent, TcpId};
 
 /// Bytes that each direction of a stream holds by default; a sender that is this far ahead has to wait.
 pub const WINDOW: usize = 256 * 1024;
@@ -44,6 +44,20 @@ pub enum Reach {
 pub struct StreamId {
     index: u32,
     serial: u32,
+}
+
+impl StreamId {
+    /// The name of a stream of another network that uses these names: a place, and what tells its users apart.
+    #[must_use]
+    pub const fn new(index: u32, serial: u32) -> Self {
+        Self { index, serial }
+    }
+
+    /// The place.
+    #[must_use]
+    pub const fn index(self) -> u32 {
+        self.index
+    }
 }
 
 /// What happened to a host's stream since the last [`MemoryHost::drain`].
@@ -448,6 +462,8 @@ impl TcpEngine for MemoryTcp {
         net.tell_ends(index);
         taken
     }
+
+    fn set_link(&mut self, _id: TcpId, _link: LinkHeader) {}
 
     fn poll(&mut self, cx: &mut DevCx<'_>, out: &mut Vec<(TcpId, TcpEvent)>) {
         let card = &mut self.net.borrow_mut().cards[self.card];

@@ -1,5 +1,7 @@
 //! The TCP seam: what the offload engine needs of a transport, whatever carries it.
 
+pub mod captured;
+pub mod frame;
 pub mod host;
 pub mod memory;
 pub mod nat;
@@ -34,6 +36,40 @@ pub struct ConnectRequest {
     pub snd_buf: u32,
     /// Source MAC (the iSCSI function's), next hop MAC and VLAN: the path group's.
     pub link: LinkHeader,
+    /// The rest of CONNECT3 and the TCP flags.
+    pub options: TcpOptions,
+}
+
+/// What CONNECT1 and CONNECT3 say about TCP's manners (BNX2I-CNIC 3.6). The default is what hosts ask for in practice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpOptions {
+    /// Probes of an idle connection, if the host wants them.
+    pub keepalive: Option<KeepAlive>,
+    /// IP type of service, or traffic class.
+    pub tos: u8,
+    /// IP time to live, or hop limit. 0 means 64.
+    pub ttl: u8,
+    /// Small segments wait until the earlier ones are acknowledged.
+    pub nagle: bool,
+    /// Acknowledgements may wait for something to ride on.
+    pub delayed_ack: bool,
+}
+
+impl Default for TcpOptions {
+    fn default() -> Self {
+        Self { keepalive: None, tos: 0, ttl: 64, nagle: false, delayed_ack: true }
+    }
+}
+
+/// How an idle connection is probed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeepAlive {
+    /// How long a probe may stay unanswered.
+    pub timeout: Duration,
+    /// How long a connection is idle before it is probed.
+    pub interval: Duration,
+    /// Probes that stay unanswered before the connection is given up.
+    pub probes: u8,
 }
 
 /// A path group's cached L2 header (BNX2I-CNIC 3.6, OFFLOAD_PG).
@@ -101,6 +137,10 @@ pub trait TcpEngine {
         sink: &mut dyn FnMut(&mut DevCx<'_>, &[u8]) -> usize,
     ) -> usize;
 
+    /// A neighbour has moved (UPDATE_PG): frames of a live connection carry `link` from now on. Nothing happens to
+    /// transports that make no frames, or when the id names no connection.
+    fn set_link(&mut self, id: TcpId, link: LinkHeader);
+
     /// Appends what happened. Cost is proportional to what happened, not to the number of connections.
     fn poll(&mut self, cx: &mut DevCx<'_>, out: &mut Vec<(TcpId, TcpEvent)>);
 
@@ -111,8 +151,55 @@ pub trait TcpEngine {
     fn reset(&mut self, cx: &mut DevCx<'_>);
 
     /// The link came or went. A transport whose frames go over the port's wire needs not be told: its frames do not arrive.
-    fn set_link(&mut self, _up: bool) {}
+    fn set_carrier(&mut self, _up: bool) {}
 
     /// Whether the transport can reach that address family at all.
     fn supports(&self, remote: IpAddr) -> bool;
+}
+
+impl<T: TcpEngine + ?Sized> TcpEngine for Box<T> {
+    fn connect(&mut self, cx: &mut DevCx<'_>, id: TcpId, request: &ConnectRequest) {
+        (**self).connect(cx, id, request);
+    }
+
+    fn close(&mut self, cx: &mut DevCx<'_>, id: TcpId) {
+        (**self).close(cx, id);
+    }
+
+    fn abort(&mut self, cx: &mut DevCx<'_>, id: TcpId) {
+        (**self).abort(cx, id);
+    }
+
+    fn send(&mut self, cx: &mut DevCx<'_>, id: TcpId, bytes: &[u8]) -> usize {
+        (**self).send(cx, id, bytes)
+    }
+
+    fn recv(
+        &mut self,
+        cx: &mut DevCx<'_>,
+        id: TcpId,
+        sink: &mut dyn FnMut(&mut DevCx<'_>, &[u8]) -> usize,
+    ) -> usize {
+        (**self).recv(cx, id, sink)
+    }
+
+    fn set_link(&mut self, id: TcpId, link: LinkHeader) {
+        (**self).set_link(id, link);
+    }
+
+    fn poll(&mut self, cx: &mut DevCx<'_>, out: &mut Vec<(TcpId, TcpEvent)>) {
+        (**self).poll(cx, out);
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        (**self).next_deadline()
+    }
+
+    fn reset(&mut self, cx: &mut DevCx<'_>) {
+        (**self).reset(cx);
+    }
+
+    fn supports(&self, remote: IpAddr) -> bool {
+        (**self).supports(remote)
+    }
 }

@@ -1,21 +1,25 @@
 //! Wires: what a port of the card is plugged into.
 //!
 //! A wire takes the frames that the card sends and hands over those that arrive. The card is the only caller. Here are
-//! the [`Responder`], which answers ARP and ICMP echo for every address; [`Tee`], which records what passes in a pcapng
-//! file; and [`NoPeer`], a cable with a carrier and nobody at the other end. Rate, delay and loss are not modelled yet.
+//! the virtual [`link`], with a rate, a delay and harm; the [`Responder`], which answers ARP and ICMP echo for every address;
+//! [`Tee`], which puts what passes into a [`Recording`], a pcapng file; and [`NoPeer`], a cable with a carrier and nobody at
+//! the other end.
 //!
 //! Frames on a wire have neither preamble, padding nor FCS; the MAC of each side adds and removes them.
 
-mod pcapng;
+pub mod link;
+pub(crate) mod pcapng;
 mod queue;
 mod responder;
+mod tee;
 
 use bus::Instant;
 use bus::pci::DevCx;
 
-pub use pcapng::Tee;
+pub use pcapng::{Direction, FLUSH_AFTER, Interface, Recording};
 pub use queue::FrameQueue;
 pub use responder::{Responder, ResponderCounters};
+pub use tee::Tee;
 
 /// Largest frame that a wire carries, in bytes without FCS: a jumbo frame with a VLAN tag.
 pub const LARGEST_FRAME: usize = 9000 + 14 + 4;

@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bus::streams::Streams;
-use bus::trace::{EventKind, Trace};
+use bus::trace::{EventKind, Sink, Trace};
 use bus::wake::{Wake, WakeSet};
 use bus::{Actor, ActorId, Budget, Cx, Instant};
 
@@ -190,6 +190,11 @@ impl Executive {
     #[must_use]
     pub fn trace(&self) -> &Trace {
         &self.trace
+    }
+
+    /// Hands every event from now on to `sink`.
+    pub fn set_sink(&mut self, sink: Sink) {
+        self.trace.set_sink(sink);
     }
 
     /// Events that crossed a seam so far: all but the steps themselves.

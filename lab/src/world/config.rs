@@ -8,8 +8,11 @@ use driver::adapter::{Failure, Holdings, OperatorError};
 use driver::config::{ConfigError, DriverConfig};
 use driver::iscsid::{MgmtError, RecordError};
 use hw_model::config::ChipConfig;
+use hw_model::wire::link::LinkConfig;
 use iscsi::target::TargetServer;
 use thiserror::Error;
+
+use crate::station::StationConfig;
 
 /// How time passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +34,26 @@ pub enum Network {
     Memory(Box<TargetServer>),
     /// Sockets of the host's kernel. Needs real time.
     Sockets,
+    /// Frames over a virtual link, with a station at its end.
+    Link(Box<LinkNetwork>),
+}
+
+/// A virtual link with a station at its end, and a target on that.
+pub struct LinkNetwork {
+    /// The target, at port 3260 of all the station's addresses.
+    pub server: TargetServer,
+    /// The station.
+    pub station: StationConfig,
+    /// The link.
+    pub link: LinkConfig,
+}
+
+impl LinkNetwork {
+    /// A perfect link to a station with default addresses: the target is at [`PORTAL`](super::PORTAL).
+    #[must_use]
+    pub fn new(server: TargetServer) -> Self {
+        Self { server, station: StationConfig::default(), link: LinkConfig::default() }
+    }
 }
 
 /// What a world is made of.
@@ -54,6 +77,18 @@ impl WorldConfig {
         Self {
             time: Time::Virtual { seed },
             network: Network::Memory(Box::new(target)),
+            chip: ChipConfig::default(),
+            driver: DriverConfig::default(),
+            slot: SlotConfig { strict: true, ..SlotConfig::default() },
+        }
+    }
+
+    /// A virtual world over a strict bus, whose connections are TCP in frames on a link.
+    #[must_use]
+    pub fn link(seed: u64, network: LinkNetwork) -> Self {
+        Self {
+            time: Time::Virtual { seed },
+            network: Network::Link(Box::new(network)),
             chip: ChipConfig::default(),
             driver: DriverConfig::default(),
             slot: SlotConfig { strict: true, ..SlotConfig::default() },
@@ -168,7 +203,7 @@ pub struct Leftovers {
     pub holdings: Holdings,
     /// Connections and path groups on the card, before the last reset or after it.
     pub on_card: usize,
-    /// Streams of an in-memory network.
+    /// Streams of an in-memory network, or TCP connections at both ends of a link.
     pub streams: usize,
 }
 

@@ -8,9 +8,11 @@
 mod config;
 mod seat;
 mod sessions;
+#[cfg(test)]
+mod tests;
 
 use std::cell::RefCell;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -18,7 +20,7 @@ use bus::inproc::{CardActor, InProcess, Slot};
 use bus::pci::PciFunction;
 use bus::port::{PortRx, PortTx, port};
 use bus::streams::Seeded;
-use bus::trace::{EventKind, Trace};
+use bus::trace::{EventKind, Sink, Trace};
 use bus::vfio_user::link::SocketLink;
 use bus::wake::Wake;
 use bus::{ActorId, Budget, Cx, Instant};
@@ -31,8 +33,10 @@ use hw_model::config::ChipConfig;
 use hw_model::engine::EngineCounters;
 use hw_model::fault::Faults;
 use hw_model::tcp::TcpEngine;
+use hw_model::tcp::frame::{Checksums, FrameNet, FrameTcp};
 use hw_model::tcp::host::HostTcp;
 use hw_model::tcp::memory::{MemoryNet, WINDOW};
+use hw_model::wire::link::{LinkEnd, link};
 use iscsi::target::{ConnId, TargetServer};
 use os::net::TcpListener;
 use os::reactor::{Owner, Reactor};
@@ -43,20 +47,20 @@ use crate::host::Host;
 use crate::path_answerer::PathAnswerer;
 use crate::runner::inline::{Inline, Wakers};
 use crate::runner::{Ended, Executive, Place, Virtual};
+use crate::station::Station;
 use crate::streams::Secret;
+use crate::target::Target;
 use crate::target_host::TargetHost;
-use crate::target_memory::TargetMemory;
 
-pub use config::{FarConfig, Leftovers, Network, Time, Unfinished, WorldConfig, WorldError};
+pub use config::{FarConfig, Leftovers, LinkNetwork, Network, Time, Unfinished, WorldConfig, WorldError};
 use seat::AnyCard;
-pub use seat::{CardSide, FarSide, NearSide, Seat};
+pub use seat::{CardSide, FarSide, Frames, NearSide, Seat};
 
 /// Where the embedded target of a world with an in-memory network listens.
-pub const PORTAL: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)), 3260);
+pub const PORTAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 3260);
 
 /// Where a split world's own target listens: a free port.
-const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// The initiator name of every world.
 pub const INITIATOR: &str = "iqn.2026-01.lab.cnic:initiator";
@@ -143,13 +147,13 @@ impl World {
         let places = Places::new(&mut exec);
         let faults = Faults::new();
         let chip = config.chip.clone();
-        let (mut net, mut target, mut target_wake) = (None, None, None);
+        let (mut net, mut frames, mut target, mut target_wake) = (None, None, None, None);
         let (card, function): (AnyCard, Box<dyn PciFunction>) = match config.network {
             Network::Memory(server) => {
                 let network = MemoryNet::new(WINDOW);
                 let card = fit(config.chip, &faults, network.card(places.card.wake()));
                 let place = exec.place();
-                let actor = TargetMemory::new(*server, network.host(place.wake()), PORTAL)
+                let actor = Target::new(*server, network.host(place.wake()), PORTAL)
                     .expect("nobody else listens on a new network");
                 let actor = Rc::new(RefCell::new(actor));
                 exec.install(&place, actor.clone());
@@ -162,12 +166,32 @@ impl World {
                 let card = fit(config.chip, &faults, HostTcp::new(owner));
                 (AnyCard::Sockets(card.clone()), Box::new(card))
             }
+            Network::Link(network) => {
+                let LinkNetwork { server, station, link: config_of_link } = *network;
+                let (near, far, control) = link(config_of_link);
+                near.wake_with(places.card.wake());
+                let place = exec.place();
+                let checksums = station.checksums;
+                let station = Station::new(station, far, place.wake());
+                let (card, wire) = fit_frames(config.chip, &faults, near, checksums);
+                let anywhere = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), PORTAL.port());
+                let mut actor = Target::new(server, station.clone(), anywhere)
+                    .expect("nobody else listens on a new station");
+                actor
+                    .also_at(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), PORTAL.port()))
+                    .expect("nobody else listens on a new station");
+                let actor = Rc::new(RefCell::new(actor));
+                exec.install(&place, actor.clone());
+                (target, target_wake) = (Some(actor), Some(place.wake()));
+                frames = Some(Frames { wire, station, link: control, checksums });
+                (AnyCard::Frames(card.clone()), Box::new(card))
+            }
         };
         let slot =
             Slot::new(config.slot, ActorId::new("card", 0), function, places.card.wake(), places.host.wake());
         exec.install(&places.card, Rc::new(RefCell::new(CardActor(slot.clone()))));
         let platform = InProcess(slot.clone());
-        let side = NearSide { slot, card, chip, faults, net, target, target_wake };
+        let side = NearSide { slot, card, chip, faults, net, frames, target, target_wake };
         Self::assemble(exec, places, platform, side, config.driver)
     }
 
@@ -189,9 +213,15 @@ impl World {
         self.side.net.as_ref()
     }
 
+    /// Frames on a link, if that is the network: the card's wire, the link, and the station at its end.
+    #[must_use]
+    pub fn frames(&self) -> Option<&Frames> {
+        self.side.frames.as_ref()
+    }
+
     /// The embedded target, if there is one.
     #[must_use]
-    pub fn target(&self) -> Option<&Rc<RefCell<TargetMemory>>> {
+    pub fn target(&self) -> Option<&Rc<RefCell<Target>>> {
         self.side.target.as_ref()
     }
 
@@ -201,6 +231,7 @@ impl World {
         match &self.side.card {
             AnyCard::Memory(c) => c.with(|c| *c.engine().counters()),
             AnyCard::Sockets(c) => c.with(|c| *c.engine().counters()),
+            AnyCard::Frames(c) => c.with(|c| *c.engine().counters()),
         }
     }
 
@@ -226,14 +257,22 @@ impl World {
         self.act(|cx, _| slot.borrow_mut().remove(cx));
     }
 
-    /// Puts a new card of the same kind into the slot. Only a card on an in-memory network can be replaced; with
-    /// host sockets nothing happens and the answer is false.
+    /// Puts a new card of the same kind into the slot. With host sockets no card can be replaced: nothing happens and
+    /// the answer is false.
     pub fn insert_card(&mut self) -> bool {
-        let Some(net) = &self.side.net else { return false };
-        let card = fit(self.side.chip.clone(), &self.side.faults, net.card(self.places.card.wake()));
+        let (chip, faults) = (self.side.chip.clone(), self.side.faults.clone());
+        let (card, function): (AnyCard, Box<dyn PciFunction>) = if let Some(net) = &self.side.net {
+            let card = fit(chip, &faults, net.card(self.places.card.wake()));
+            (AnyCard::Memory(card.clone()), Box::new(card))
+        } else if let Some(frames) = &mut self.side.frames {
+            let (card, wire) = fit_frames(chip, &faults, frames.link.card_end(), frames.checksums);
+            frames.wire = wire;
+            (AnyCard::Frames(card.clone()), Box::new(card))
+        } else {
+            return false;
+        };
         let slot = self.side.slot.clone();
-        let function: Box<dyn PciFunction> = Box::new(card.clone());
-        self.side.card = AnyCard::Memory(card);
+        self.side.card = card;
         self.act(|cx, _| slot.borrow_mut().insert(cx, function));
         true
     }
@@ -294,7 +333,13 @@ impl<P: Seat + 'static> World<P> {
         exec.install(&places.paths, Rc::new(RefCell::new(PathAnswerer::new(path_requests, path_answers))));
         let (control_out, control_in) = port("to-iscsid", PORT, places.iscsid.wake());
         let (to_adapter, from_iscsid) = port("from-iscsid", PORT, places.host.wake());
-        let ports = AdapterPorts { control_in: from_iscsid, control_out, path_in, path_out };
+        let ports = AdapterPorts {
+            control_in: from_iscsid,
+            control_out,
+            path_in,
+            path_out,
+            helper_wake: places.paths.wake(),
+        };
         let adapter = Adapter::new(ActorId::new("adapter", 0), platform, driver, ports)?;
         let host = Rc::new(RefCell::new(Host { adapter, user: None }));
         exec.install(&places.host, host.clone());
@@ -327,6 +372,11 @@ impl<P: Seat + 'static> World<P> {
     #[must_use]
     pub fn exec(&self) -> &Executive {
         &self.exec
+    }
+
+    /// Hands every event from now on to `sink`, in virtual and in real time.
+    pub fn set_sink(&mut self, sink: Sink) {
+        self.exec.set_sink(sink);
     }
 
     /// The time.
@@ -432,6 +482,17 @@ impl<P: Seat + 'static> World<P> {
         let arrived = self.run(ADAPTER_LIMIT, |_| there(host.borrow().adapter.state()));
         if arrived { Ok(()) } else { Err(WorldError::Timeout(what)) }
     }
+}
+
+/// A card whose connections and rings share one wire.
+fn fit_frames(
+    config: ChipConfig,
+    faults: &Faults,
+    wire: LinkEnd,
+    checksums: Checksums,
+) -> (Card<FrameTcp>, FrameNet) {
+    let net = FrameNet::new(wire, config.iscsi_mac, checksums);
+    (Card::new(Bcm5709::new(config, faults.clone(), net.tcp()).with_wire(net.port())), net)
 }
 
 fn fit<T: TcpEngine>(config: ChipConfig, faults: &Faults, tcp: T) -> Card<T> {

@@ -10,17 +10,21 @@ use bus::wake::Wake;
 use hw_model::bcm5709::Card;
 use hw_model::config::ChipConfig;
 use hw_model::fault::Faults;
+use hw_model::tcp::frame::{Checksums, FrameNet, FrameTcp};
 use hw_model::tcp::host::HostTcp;
 use hw_model::tcp::memory::MemoryNet;
+use hw_model::wire::link::LinkControl;
 
 use crate::far_card::FarCard;
+use crate::station::Station;
+use crate::target::Target;
 use crate::target_host::TargetHost;
-use crate::target_memory::TargetMemory;
 
 /// A card of either carrier, for its counters.
 pub(super) enum AnyCard {
     Memory(Card<hw_model::tcp::memory::MemoryTcp>),
     Sockets(Card<HostTcp>),
+    Frames(Card<FrameTcp>),
 }
 
 /// A platform that a world can be built on.
@@ -35,7 +39,7 @@ pub trait CardSide {
     fn audit(&self) -> Audit;
     /// Connections and path groups on the card.
     fn in_use(&self) -> usize;
-    /// Streams of an in-memory network.
+    /// Streams of an in-memory network, or TCP connections at both ends of a link.
     fn streams(&self) -> usize;
     /// Connections of a target of this process.
     fn target_connections(&self) -> usize;
@@ -51,6 +55,17 @@ impl Seat for FarCard {
     type Side = FarSide;
 }
 
+/// A network of frames: what is at the two ends of a link, and the link.
+pub struct Frames {
+    /// The card's wire, with the TCP of the card.
+    pub wire: FrameNet,
+    /// The machine that the target runs on.
+    pub station: Station,
+    /// The cable.
+    pub link: LinkControl,
+    pub(super) checksums: Checksums,
+}
+
 /// A card in the same process.
 pub struct NearSide {
     pub(super) slot: Rc<RefCell<Slot>>,
@@ -58,7 +73,8 @@ pub struct NearSide {
     pub(super) chip: ChipConfig,
     pub(super) faults: Faults,
     pub(super) net: Option<MemoryNet>,
-    pub(super) target: Option<Rc<RefCell<TargetMemory>>>,
+    pub(super) frames: Option<Frames>,
+    pub(super) target: Option<Rc<RefCell<Target>>>,
     pub(super) target_wake: Option<Wake>,
 }
 
@@ -71,12 +87,14 @@ impl CardSide for NearSide {
         let (connections, groups) = match &self.card {
             AnyCard::Memory(c) => c.with(|c| c.in_use()),
             AnyCard::Sockets(c) => c.with(|c| c.in_use()),
+            AnyCard::Frames(c) => c.with(|c| c.in_use()),
         };
         connections + groups
     }
 
     fn streams(&self) -> usize {
-        self.net.as_ref().map_or(0, MemoryNet::streams)
+        let ends = |f: &Frames| f.wire.connections().0 + f.station.connections();
+        self.net.as_ref().map_or(0, MemoryNet::streams) + self.frames.as_ref().map_or(0, ends)
     }
 
     fn target_connections(&self) -> usize {

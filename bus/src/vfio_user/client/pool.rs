@@ -62,7 +62,10 @@ impl Pool {
         self.cursor = at + size;
         self.buffers += 1;
         self.bytes += size;
-        Some(DmaBuf { addr: POOL_BASE + at as u64, mem: SharedMem::window(&self.mapping, at, len) })
+        Some(DmaBuf {
+            addr: POOL_BASE + at as u64,
+            mem: SharedMem::in_file(&self.mapping, &self.file, at, len),
+        })
     }
 
     /// Takes `size` bytes out of the free range that holds them.

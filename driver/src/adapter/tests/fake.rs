@@ -35,6 +35,7 @@ pub(super) mod op {
     pub(crate) const CONNECT: u16 = 0x432;
     pub(crate) const RESET: u16 = 0x435;
     pub(crate) const CLOSE: u16 = 0x436;
+    pub(crate) const FLUSH: u16 = 0x204;
     /// CQ_EVENT_NOTIFICATION, to swallow.
     pub(crate) const EVENT: u16 = 0x620;
 }
@@ -43,6 +44,8 @@ const SHMEM: u32 = s::HOST_VIEW_SHMEM_BASE;
 const SB_CMD: u64 = 48;
 const SB_COMPLETION: u64 = 50;
 const SB_INDEX: u64 = 54;
+const SB_TX2: u64 = 14;
+const SB_RX2: u64 = 22;
 
 /// One offloaded connection as the card sees it.
 #[derive(Clone, Debug)]
@@ -90,6 +93,12 @@ pub(super) struct Card {
     pub(crate) rq_underruns: u32,
     pub(crate) mq_config2: u32,
     pub(crate) doorbells: Vec<u64>,
+    /// Writes to what the helper may write.
+    pub(crate) ring_writes: Vec<(u64, u64)>,
+    /// Context words of CIDs 20 and 2.
+    pub(crate) ring_context: BTreeMap<u32, u32>,
+    /// Transmit and receive consumer 2, to publish at the next step.
+    pub(crate) ring_index: Option<(u16, u16)>,
     /// Status indexes that were acknowledged last.
     pub(crate) acked: u16,
 }
@@ -131,6 +140,9 @@ impl Fake {
             rq_underruns: 0,
             mq_config2: 0,
             doorbells: Vec::new(),
+            ring_writes: Vec::new(),
+            ring_context: BTreeMap::new(),
+            ring_index: None,
             acked: 0,
         }));
         let layout = FunctionLayout {
@@ -485,6 +497,9 @@ impl PciFunction for Fake {
     }
 
     fn write(&mut self, cx: &mut DevCx<'_>, _: Bar, at: u64, _: Width, value: u64) {
+        if matches!(at, 0x10200..0x10300 | 0x11400..0x11500) || at == u64::from(r::RPM_SORT_USER2) {
+            return self.card.borrow_mut().ring_writes.push((at, value));
+        }
         if at >= 0x10000 {
             return self.doorbell(cx, at, value as u16);
         }
@@ -497,6 +512,10 @@ impl PciFunction for Fake {
             }
             r::CTX_CTX_CTRL => {
                 let data = self.reg(r::CTX_CTX_DATA);
+                let at = value & r::CTX_CTX_CTRL_CTX_ADDR;
+                if matches!(at, 0x100..0x180 | 0xa00..0xd00) && at < 0xc80 {
+                    self.card.borrow_mut().ring_context.insert(at, data);
+                }
                 self.context.insert(value & r::CTX_CTX_CTRL_CTX_ADDR, data);
             }
             r::PCICFG_REG_WINDOW => {
@@ -532,6 +551,13 @@ impl PciFunction for Fake {
         done += (send.len() + cqes.len()) as u32;
         send.into_iter().for_each(|k| self.post(cx, k));
         cqes.into_iter().for_each(|(cid, cqe)| self.post_cqe(cx, cid, cqe));
+        let ring = self.card.borrow_mut().ring_index.take();
+        if let (Some((tx, rx)), Some(grant)) = (ring, self.grant) {
+            let _ = cx.publish(self.status_block() + SB_TX2, Word::U16(tx), grant);
+            let _ = cx.publish(self.status_block() + SB_RX2, Word::U16(rx), grant);
+            self.publish(cx);
+            done += 1;
+        }
         let now = (self.kcq_producer, self.kwq_consumer);
         if self.published != now && !self.card.borrow().mute {
             self.published = now;

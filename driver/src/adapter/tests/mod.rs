@@ -5,4 +5,5 @@ mod rig;
 
 mod bring_up;
 mod data;
+mod helper;
 mod reset;

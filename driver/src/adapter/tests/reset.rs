@@ -304,7 +304,7 @@ fn t4_a_disconnect_while_the_path_is_open_is_immediate() {
     assert_eq!(rig.adapter.holdings().cids, 0);
     // The late answer of the helper is for nobody.
     let before = rig.adapter.counters().stale_events;
-    rig.answer_path(handle);
+    rig.tell_path(handle, [2; 6]);
     rig.settle();
     assert_eq!(rig.adapter.counters().stale_events, before + 1);
 }

@@ -9,15 +9,17 @@ use bus::inproc::{CardActor, InProcess, Slot, SlotConfig};
 use bus::port::{PortRx, PortTx, port};
 use bus::streams::Seeded;
 use bus::trace::Trace;
+use bus::uio::{FromHelper, PathHandle, PathUpdate, ToHelper};
 use bus::wake::WakeSet;
 use bus::{Actor, ActorId, Budget, Cx, Instant};
 use iscsi::scsi::Lun;
 
 use super::fake::{Card, Fake};
+use crate::adapter::helper::path_handle;
 use crate::adapter::{Adapter, AdapterPorts, AdapterState, Holdings, OperatorRequest};
+use crate::bnx2i::Phase;
 use crate::config::DriverConfig;
 use crate::control::{ConnParams, EpError, EpHandle, FromAdapter, SessionId, SessionParams, ToAdapter};
-use crate::path::{FromHelper, PathUpdate, ToHelper};
 use crate::user::{Op, Request, Ticket, UserBuf};
 
 pub(super) const PARAMS: ConnParams = ConnParams {
@@ -58,6 +60,11 @@ pub(super) struct Rig {
     /// Everything that the adapter told iscsid and the test has not looked at.
     pub(super) heard: Vec<FromAdapter>,
     pub(super) requests: Vec<ToHelper>,
+    /// A helper that takes nothing from its port.
+    pub(super) deaf: bool,
+    pub(super) wakes: WakeSet,
+    /// By which `wakes` names the helper.
+    pub(super) helper_index: u32,
 }
 
 impl Rig {
@@ -77,8 +84,10 @@ impl Rig {
         let (iscsid, control_in) = port("control-in", 1024, wakes.register());
         let (control_out, said) = port("control-out", 1024, wakes.register());
         let (helper, path_in) = port("path-in", 256, wakes.register());
-        let (path_out, asked) = port("path-out", 256, wakes.register());
-        let ports = AdapterPorts { control_in, control_out, path_in, path_out };
+        let helper_wake = wakes.register();
+        let helper_index = helper_wake.index();
+        let (path_out, asked) = port("path-out", 256, helper_wake.clone());
+        let ports = AdapterPorts { control_in, control_out, path_in, path_out, helper_wake };
         let adapter =
             Adapter::new(ActorId::new("adapter", 0), InProcess(slot.clone()), config, ports).unwrap();
         Self {
@@ -96,6 +105,9 @@ impl Rig {
             resolve: true,
             heard: Vec::new(),
             requests: Vec::new(),
+            deaf: false,
+            wakes,
+            helper_index,
         }
     }
 
@@ -130,11 +142,11 @@ impl Rig {
                 self.heard.push(m);
                 done += 1;
             }
-            while let Some(m) = self.asked.recv() {
-                self.requests.push(m);
-                if let (ToHelper::PathReq(r), true) = (m, self.resolve) {
+            while let Some(m) = if self.deaf { None } else { self.asked.recv() } {
+                if let (ToHelper::PathReq(r), true) = (&m, self.resolve) {
                     self.answer_path(r.handle);
                 }
+                self.requests.push(m);
                 done += 1;
             }
             if done == 0 && p.next.is_none_or(|at| at > self.now) {
@@ -144,12 +156,16 @@ impl Rig {
         panic!("the adapter never comes to rest");
     }
 
-    pub(super) fn answer_path(&mut self, handle: EpHandle) {
-        self.tell_path(handle, [2, 0, 0, 0, 0, 2]);
+    pub(super) fn answer_path(&mut self, handle: PathHandle) {
+        self.update_path(handle, [2, 0, 0, 0, 0, 2]);
     }
 
-    pub(super) fn tell_path(&mut self, handle: EpHandle, mac: [u8; 6]) {
-        let update = PathUpdate { handle, mac, src: "10.0.0.1".parse().unwrap(), vlan: 0 };
+    pub(super) fn tell_path(&mut self, ep: EpHandle, mac: [u8; 6]) {
+        self.update_path(path_handle(ep), mac);
+    }
+
+    fn update_path(&mut self, handle: PathHandle, mac: [u8; 6]) {
+        let update = PathUpdate { handle, mac, src: "10.0.0.1".parse().unwrap(), vlan: 0, pmtu: 1500 };
         self.helper.send(FromHelper::PathUpdate(update)).unwrap();
     }
 
@@ -233,6 +249,10 @@ impl Rig {
         ep
     }
 
+    pub(super) fn ep_phase(&self, ep: EpHandle) -> Option<Phase> {
+        self.adapter.endpoints().find(|e| e.handle() == ep).map(|e| e.phase)
+    }
+
     /// Submits one raw command over `buf`.
     pub(super) fn raw(&mut self, session: SessionId, buf: UserBuf, write: bool) -> Ticket {
         let request = Request {
@@ -250,7 +270,8 @@ impl Rig {
         let want = Holdings {
             sessions: h.sessions,
             user_buffers: h.user_buffers,
-            dma_buffers: h.sessions,
+            // The helper's memory stays until the adapter is gone.
+            dma_buffers: h.sessions + u32::from(self.adapter.helper.shared.is_some()),
             timers: h.timers,
             requests: h.requests,
             ..Holdings::default()

@@ -191,6 +191,13 @@ mod tests {
         assert_eq!(with(ena | hw::RPM_SORT_USER0_MC_HSH_EN, group), [true, false]);
         assert_eq!(with(ena | hw::RPM_SORT_USER0_MC_HSH_EN, [1, 0, 0x5e, 9, 9, 9]), [false, false]);
         assert_eq!(with(ena | hw::RPM_SORT_USER0_MC_EN, [1, 0, 0x5e, 9, 9, 9]), [true, false]);
+        // What a helper that speaks IPv6 sets: solicited-node and all-nodes groups are its.
+        regs.write(Space::Grc, hw::RPM_SORT_USER0, 0);
+        regs.write(Space::Grc, hw::RPM_SORT_USER2, ena | bc | hw::RPM_SORT_USER0_MC_EN | 4);
+        for to in [[0x33, 0x33, 0xff, 0xaa, 0xbb, 0xcd], [0x33, 0x33, 0, 0, 0, 1], [0xff; 6], iscsi] {
+            assert_eq!(users(&regs, &frame(to)), [false, true]);
+        }
+        assert_eq!(users(&regs, &frame(other)), [false, false]);
     }
 
     #[test]

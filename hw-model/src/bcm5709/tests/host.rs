@@ -22,7 +22,7 @@ use super::nic::Cable;
 use crate::bcm5709::{Bcm5709, Card};
 use crate::config::ChipConfig;
 use crate::fault::Faults;
-use crate::tcp::{ConnectError, ConnectRequest, TcpEngine, TcpEvent, TcpId};
+use crate::tcp::{ConnectError, ConnectRequest, LinkHeader, TcpEngine, TcpEvent, TcpId};
 
 pub(super) const BAR: Bar = Bar(0);
 const PAGE: usize = 4096;
@@ -81,6 +81,8 @@ impl TcpEngine for Wire {
     ) -> usize {
         0
     }
+
+    fn set_link(&mut self, _: TcpId, _: LinkHeader) {}
 
     fn poll(&mut self, _: &mut DevCx<'_>, out: &mut Vec<(TcpId, TcpEvent)>) {
         out.append(&mut self.0.borrow_mut().events);

@@ -520,6 +520,8 @@ impl TcpEngine for Scripted {
     ) -> usize {
         0
     }
+    fn set_link(&mut self, _: TcpId, _: LinkHeader) {}
+
     fn poll(&mut self, _: &mut DevCx<'_>, out: &mut Vec<(TcpId, TcpEvent)>) {
         out.append(&mut self.0.borrow_mut());
     }

@@ -1,17 +1,20 @@
-//! The embedded target at the far end of an in-memory network.
+//! The embedded target at the far end of a world's network.
 //!
-//! An actor that moves bytes between the streams of a [`MemoryHost`] and the sans-IO engine
-//! ([`iscsi::target::TargetServer`]). A stream with work waits in a FIFO; serving it once is one work item. The engine
-//! and its disks outlive the process that they model: [`TargetMemory::kill`] resets every stream and stops listening,
-//! [`TargetMemory::restart`] listens again over the same blocks.
+//! An actor that moves bytes between the streams of a [`Carrier`] (streams in memory, or a
+//! [`Station`](crate::station::Station) with frames) and the sans-IO engine ([`iscsi::target::TargetServer`]). A stream
+//! with work waits in a FIFO; serving it once is one work item. The engine and its disks outlive the process that they
+//! model: [`Target::kill`] resets every stream and stops listening, [`Target::restart`] listens again over the same
+//! blocks. The target on sockets is another actor ([`crate::target_host`]): its carrier has errors, signals and
+//! descriptors that run out.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
 use bus::{Actor, ActorId, Budget, Cx, Instant, Progress};
-use hw_model::tcp::memory::{AddressInUse, HostEvent, HostReceived, MemoryHost, StreamId};
+use hw_model::tcp::memory::{AddressInUse, HostEvent, HostReceived, StreamId};
 use iscsi::target::{ConnId, Event, TargetServer};
 
+use crate::carrier::Carrier;
 use crate::execution::Executions;
 
 struct Conn {
@@ -20,11 +23,11 @@ struct Conn {
     fin_sent: bool,
 }
 
-/// A target on an in-memory network. See the module.
-pub struct TargetMemory {
+/// An embedded target. See the module.
+pub struct Target {
     server: TargetServer,
-    host: MemoryHost,
-    portal: SocketAddr,
+    host: Box<dyn Carrier>,
+    portals: Vec<SocketAddr>,
     conns: BTreeMap<StreamId, Conn>,
     streams: BTreeMap<ConnId, StreamId>,
     queue: VecDeque<StreamId>,
@@ -32,23 +35,37 @@ pub struct TargetMemory {
     executions: Executions,
 }
 
-impl TargetMemory {
+impl Target {
     /// Serves `server` at `portal`.
     ///
     /// # Errors
     /// Somebody listens there.
-    pub fn new(server: TargetServer, host: MemoryHost, portal: SocketAddr) -> Result<Self, AddressInUse> {
+    pub fn new(
+        server: TargetServer,
+        mut host: impl Carrier + 'static,
+        portal: SocketAddr,
+    ) -> Result<Self, AddressInUse> {
         host.listen(portal)?;
         Ok(Self {
             server,
-            host,
-            portal,
+            host: Box::new(host),
+            portals: vec![portal],
             conns: BTreeMap::new(),
             streams: BTreeMap::new(),
             queue: VecDeque::new(),
             happened: Vec::new(),
             executions: Executions::default(),
         })
+    }
+
+    /// Serves at one more address.
+    ///
+    /// # Errors
+    /// Somebody listens there.
+    pub fn also_at(&mut self, portal: SocketAddr) -> Result<(), AddressInUse> {
+        self.host.listen(portal)?;
+        self.portals.push(portal);
+        Ok(())
     }
 
     /// The engine: its counters, sessions and disks.
@@ -81,7 +98,7 @@ impl TargetMemory {
     /// # Errors
     /// It is running.
     pub fn restart(&mut self) -> Result<(), AddressInUse> {
-        self.host.listen(self.portal)
+        self.portals.iter().try_for_each(|&portal| self.host.listen(portal))
     }
 
     /// The machine of the target falls silent, without FIN or RST, or is heard again.
@@ -115,7 +132,7 @@ impl TargetMemory {
     }
 
     fn accept(&mut self, now: Instant) {
-        while let Some((stream, local, _)) = self.host.accept() {
+        while let Some((stream, local)) = self.host.accept() {
             match self.server.connect(&local.to_string(), now.as_nanos()) {
                 Ok(id) => {
                     self.conns.insert(stream, Conn { id, queued: false, fin_sent: false });
@@ -127,12 +144,12 @@ impl TargetMemory {
         }
     }
 
-    fn look(&mut self, now: Instant) {
+    fn look(&mut self, cx: &mut Cx<'_>) {
         let mut happened = std::mem::take(&mut self.happened);
-        self.host.drain(&mut happened);
+        self.host.look(cx, &mut happened);
         for e in happened.drain(..) {
             match e {
-                HostEvent::Incoming => self.accept(now),
+                HostEvent::Incoming => self.accept(cx.now),
                 HostEvent::Readable(s) | HostEvent::Writable(s) => self.enqueue(s),
             }
         }
@@ -143,13 +160,13 @@ impl TargetMemory {
     fn serve(&mut self, cx: &mut Cx<'_>, stream: StreamId) -> bool {
         let Some(conn) = self.conns.get_mut(&stream) else { return false };
         conn.queued = false;
-        let (id, now) = (conn.id, cx.now.as_nanos());
+        let (id, at, now) = (conn.id, cx.now, cx.now.as_nanos());
         let mut received = false;
         if self.server.wants_input(id) || self.server.should_close(id) {
             let mut entropy = |out: &mut [u8]| cx.rng.fill("target.chap", out);
             let server = &mut self.server;
             // The engine takes from the stream itself; what it does not take stays there.
-            match self.host.recv_with(stream, |bytes| server.input(id, now, bytes, &mut entropy)) {
+            match self.host.recv_with(at, stream, &mut |bytes| server.input(id, now, bytes, &mut entropy)) {
                 HostReceived::Bytes(_) => received = true,
                 HostReceived::Nothing => {}
                 HostReceived::Fin | HostReceived::Reset => {
@@ -191,13 +208,13 @@ impl TargetMemory {
     }
 }
 
-impl Actor for TargetMemory {
+impl Actor for Target {
     fn name(&self) -> ActorId {
         ActorId::new("target", 0)
     }
 
     fn step(&mut self, cx: &mut Cx<'_>, budget: Budget) -> Progress {
-        self.look(cx.now);
+        self.look(cx);
         let mut done = 0;
         while done < budget.0
             && let Some(stream) = self.queue.pop_front()
@@ -214,7 +231,8 @@ impl Actor for TargetMemory {
             self.enqueue_all();
         }
         self.take_events();
+        let flushed = self.host.flush(cx);
         let next = if self.queue.is_empty() { next.map(Instant::from_nanos) } else { Some(cx.now) };
-        Progress { done, next }
+        Progress { done, next: Instant::earliest(next, flushed) }
     }
 }

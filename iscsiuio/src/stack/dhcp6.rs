@@ -1,0 +1,289 @@
+//! The DHCPv6 client of one interface (RFC 8415, addresses only).
+//!
+//! SOLICIT goes out again after 1, 2, 4, 8 s and so on up to two minutes. The first ADVERTISE with an address is taken, its REQUEST goes
+//! out four times, and only the REPLY makes the addresses ours. RENEW at T1, REBIND at T2; at the end of its lifetime an
+//! address is given up. A status that says that the server knows nothing of us starts over.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
+
+use bus::Instant;
+use dhcproto::v6::{DhcpOption, DhcpOptions, IAAddr, IANA, Message, MessageType, ORO, OptionCode, Status};
+use dhcproto::{Decodable, Decoder, Encodable};
+
+use super::{Io, unicast6};
+use crate::frame::{Link, group_mac};
+use crate::log::Level;
+use crate::neighbours::Mac;
+
+pub(crate) const SERVER_PORT: u16 = 547;
+pub(crate) const CLIENT_PORT: u16 = 546;
+/// All servers and relays of the link.
+const SERVERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
+/// Addresses of one lease.
+pub(crate) const ADDRESSES: usize = 4;
+const LONGEST: Duration = Duration::from_secs(120);
+/// REQUESTs before starting over.
+const REQUESTS: u32 = 4;
+/// Seconds without an answer after which we say so.
+const SILENCE: Duration = Duration::from_secs(15);
+
+/// An address and when it ends.
+pub(crate) type Leased = (Ipv6Addr, Option<Instant>);
+
+/// What the interface must know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// These addresses are ours, and no other of this client's.
+    Bound(Vec<Leased>),
+    /// None is.
+    Lost,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Soliciting,
+    Requesting,
+    Bound,
+    Renewing,
+    Rebinding,
+}
+
+/// The client.
+#[derive(Debug)]
+pub(crate) struct Client {
+    state: State,
+    server: Vec<u8>,
+    leased: Vec<Leased>,
+    offered: Vec<Ipv6Addr>,
+    xid: [u8; 3],
+    tries: u32,
+    at: Instant,
+    since: Instant,
+    t2: Instant,
+    told: bool,
+}
+
+impl Client {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            state: State::Soliciting,
+            server: Vec::new(),
+            leased: Vec::new(),
+            offered: Vec::new(),
+            xid: [0; 3],
+            tries: 0,
+            at: now,
+            since: now,
+            t2: now,
+            told: false,
+        }
+    }
+
+    pub(crate) fn next(&self) -> Instant {
+        let end = self.leased.iter().filter_map(|l| l.1).min();
+        Instant::earliest(Some(self.at), end).unwrap_or(self.at)
+    }
+
+    /// The link was away: confirm what we have.
+    pub(crate) fn confirm(&mut self, now: Instant) {
+        let state = if self.leased.is_empty() { State::Soliciting } else { State::Rebinding };
+        self.enter(state, now);
+    }
+
+    /// Somebody else has the address.
+    pub(crate) fn decline(&mut self, io: &mut Io<'_>, link: Link, from: Ipv6Addr, address: Ipv6Addr) {
+        self.offered = vec![address];
+        self.leased.clear();
+        self.send(io, link, from, MessageType::Decline);
+        self.enter(State::Soliciting, io.now + Duration::from_secs(10));
+    }
+
+    fn enter(&mut self, state: State, at: Instant) {
+        (self.state, self.tries, self.at, self.since) = (state, 0, at, at);
+    }
+
+    /// Sends what is due, from our link-local address.
+    pub(crate) fn poll(&mut self, io: &mut Io<'_>, link: Link, from: Ipv6Addr) -> Option<Event> {
+        let live = self.leased.len();
+        self.leased.retain(|l| l.1.is_none_or(|end| io.now < end));
+        if self.leased.len() < live {
+            io.log.add(Level::Error, || "the DHCPv6 lease has expired: the address is given up".to_owned());
+            if self.leased.is_empty() {
+                self.enter(State::Soliciting, io.now);
+                return Some(Event::Lost);
+            }
+            return Some(Event::Bound(self.leased.clone()));
+        }
+        if io.now < self.at {
+            return None;
+        }
+        match self.state {
+            State::Bound => self.enter(State::Renewing, io.now),
+            State::Renewing if io.now >= self.t2 => self.enter(State::Rebinding, io.now),
+            State::Requesting if self.tries == REQUESTS => self.enter(State::Soliciting, io.now),
+            _ => {}
+        }
+        if self.tries == 0 {
+            let x = io.rng.next_u64("dhcp6.xid").to_le_bytes();
+            self.xid = [x[0], x[1], x[2]];
+        }
+        if self.state == State::Soliciting && !self.told && io.now.since(self.since) >= SILENCE {
+            self.told = true;
+            io.log.add(Level::Error, || "DHCPv6 failed: no server answers; still trying".to_owned());
+        }
+        let kind = match self.state {
+            State::Soliciting => MessageType::Solicit,
+            State::Requesting => MessageType::Request,
+            State::Bound | State::Renewing => MessageType::Renew,
+            State::Rebinding => MessageType::Rebind,
+        };
+        self.send(io, link, from, kind);
+        // Renewals are not urgent: RFC 8415 begins them at ten seconds.
+        let first = if matches!(self.state, State::Renewing | State::Rebinding) { 10 } else { 1 };
+        let wait = Duration::from_secs(first << self.tries.min(7)).min(LONGEST);
+        self.tries += 1;
+        self.at = io.now + wait;
+        if self.state == State::Renewing {
+            self.at = self.at.min(self.t2.max(io.now + Duration::from_secs(1)));
+        }
+        None
+    }
+
+    /// Takes a datagram that came to the client's port.
+    pub(crate) fn input(&mut self, io: &mut Io<'_>, link: Link, bytes: &[u8]) -> Option<Event> {
+        let Ok(m) = Message::decode(&mut Decoder::new(bytes)) else {
+            io.counters.malformed += 1;
+            return None;
+        };
+        let ours = match m.opts().get(OptionCode::ClientId) {
+            Some(DhcpOption::ClientId(id)) => *id == duid(link.mac),
+            _ => false,
+        };
+        let server = match m.opts().get(OptionCode::ServerId) {
+            Some(DhcpOption::ServerId(id)) if !id.is_empty() && id.len() <= 130 => id.clone(),
+            _ => Vec::new(),
+        };
+        if m.xid() != self.xid || self.tries == 0 || !ours || server.is_empty() {
+            io.counters.unexpected += 1;
+            return None;
+        }
+        let (ia, refused) = association(&m, link.mac);
+        let refused = refused || status(m.opts()) != Status::Success;
+        let addresses: Vec<&IAAddr> = ia.map(good_addresses).unwrap_or_default();
+        match (self.state, m.msg_type()) {
+            (State::Soliciting, MessageType::Advertise) if !refused && !addresses.is_empty() => {
+                self.offered = addresses.iter().map(|a| a.addr).collect();
+                self.server = server;
+                self.enter(State::Requesting, io.now);
+                None
+            }
+            (State::Requesting | State::Renewing | State::Rebinding, MessageType::Reply) => {
+                if self.state != State::Rebinding && server != self.server {
+                    io.counters.unexpected += 1;
+                    return None;
+                }
+                if refused || addresses.is_empty() {
+                    return self.refused(io);
+                }
+                let (Some(ia), now) = (ia, io.now) else { return None };
+                let span = |s: u32| Duration::from_secs(u64::from(s));
+                let shortest =
+                    addresses.iter().map(|a| a.preferred_life.min(a.valid_life)).min().unwrap_or(0).max(2);
+                let t1 = if ia.t1 == 0 || ia.t1 > shortest { shortest / 2 } else { ia.t1 };
+                let t2 = if ia.t2 <= t1 || ia.t2 > shortest { shortest / 5 * 4 } else { ia.t2 };
+                self.leased = addresses
+                    .iter()
+                    .map(|a| (a.addr, (a.valid_life != u32::MAX).then(|| now + span(a.valid_life))))
+                    .collect();
+                for (address, _) in &self.leased {
+                    io.log.add(Level::Info, || format!("Got IP address {address}"));
+                }
+                self.server = server;
+                self.enter(State::Bound, now + span(t1.max(1)));
+                self.t2 = now + span(t2.max(t1).max(1));
+                self.told = false;
+                Some(Event::Bound(self.leased.clone()))
+            }
+            _ => {
+                io.counters.unexpected += 1;
+                None
+            }
+        }
+    }
+
+    fn refused(&mut self, io: &mut Io<'_>) -> Option<Event> {
+        io.log.add(Level::Warn, || "the DHCPv6 server refused the address: starting over".to_owned());
+        io.counters.naks += 1;
+        let had = !self.leased.is_empty();
+        self.leased.clear();
+        self.enter(State::Soliciting, io.now + Duration::from_secs(1));
+        had.then_some(Event::Lost)
+    }
+
+    fn send(&self, io: &mut Io<'_>, link: Link, from: Ipv6Addr, kind: MessageType) {
+        let mut m = Message::new_with_id(kind, self.xid);
+        let opts = m.opts_mut();
+        opts.insert(DhcpOption::ClientId(duid(link.mac)));
+        if matches!(kind, MessageType::Request | MessageType::Renew | MessageType::Decline) {
+            opts.insert(DhcpOption::ServerId(self.server.clone()));
+        }
+        let elapsed = io.now.since(self.since).as_millis() / 10;
+        opts.insert(DhcpOption::ElapsedTime(u16::try_from(elapsed).unwrap_or(u16::MAX)));
+        let mut inner = DhcpOptions::new();
+        let wanted: Vec<Ipv6Addr> = match kind {
+            MessageType::Request | MessageType::Decline => self.offered.clone(),
+            MessageType::Renew | MessageType::Rebind => self.leased.iter().map(|l| l.0).collect(),
+            _ => Vec::new(),
+        };
+        for addr in wanted {
+            let (preferred_life, valid_life, opts) = (0, 0, DhcpOptions::new());
+            inner.insert(DhcpOption::IAAddr(IAAddr { addr, preferred_life, valid_life, opts }));
+        }
+        opts.insert(DhcpOption::IANA(IANA { id: iaid(link.mac), t1: 0, t2: 0, opts: inner }));
+        let names = [OptionCode::VendorClass, OptionCode::VendorOpts, OptionCode::DomainNameServers];
+        opts.insert(DhcpOption::ORO(ORO { opts: names.to_vec() }));
+        let Ok(bytes) = m.to_vec() else { return };
+        let source = (IpAddr::V6(from), CLIENT_PORT);
+        io.out.udp(link, group_mac(SERVERS), source, (SERVERS.into(), SERVER_PORT), &bytes);
+    }
+}
+
+/// A DUID made from the MAC alone: the same after every start, without a clock (RFC 8415 11.4).
+fn duid(mac: Mac) -> Vec<u8> {
+    [&[0, 3, 0, 1], &mac[..]].concat()
+}
+
+fn iaid(mac: Mac) -> u32 {
+    u32::from_be_bytes([mac[2], mac[3], mac[4], mac[5]])
+}
+
+fn status(opts: &DhcpOptions) -> Status {
+    match opts.get(OptionCode::StatusCode) {
+        Some(DhcpOption::StatusCode(s)) => s.status,
+        _ => Status::Success,
+    }
+}
+
+/// Our association, and whether the server refuses it.
+fn association(m: &Message, mac: Mac) -> (Option<&IANA>, bool) {
+    let all = m.opts().get_all(OptionCode::IANA).unwrap_or_default();
+    let ia = all.iter().find_map(|o| match o {
+        DhcpOption::IANA(ia) if ia.id == iaid(mac) => Some(ia),
+        _ => None,
+    });
+    (ia, ia.is_some_and(|ia| status(&ia.opts) != Status::Success))
+}
+
+fn good_addresses(ia: &IANA) -> Vec<&IAAddr> {
+    let all = ia.opts.get_all(OptionCode::IAAddr).unwrap_or_default();
+    let good = all.iter().filter_map(|o| match o {
+        DhcpOption::IAAddr(a)
+            if a.valid_life != 0 && unicast6(a.addr) && status(&a.opts) == Status::Success =>
+        {
+            Some(a)
+        }
+        _ => None,
+    });
+    good.take(ADDRESSES).collect()
+}

@@ -1,0 +1,86 @@
+//! A world whose connections are TCP in frames on a link.
+
+use std::time::Duration;
+
+use driver::iscsid::NodeRecord;
+use hw_model::wire::link::{Direction, LinkConfig};
+use iscsi::target::Auth;
+
+use super::{Leftovers, LinkNetwork, PORTAL, World, WorldConfig};
+use crate::demo::ram_target;
+use crate::load::LoadConfig;
+use crate::oracle::Initial;
+
+const TARGET: &str = "iqn.2026-01.lab.cnic:link";
+
+fn network() -> LinkNetwork {
+    LinkNetwork::new(ram_target(TARGET, 4096, Auth::default()))
+}
+
+/// Logs `sessions` in, loads them with verified I/O for `time`, and shuts down.
+fn verified(
+    config: WorldConfig,
+    sessions: usize,
+    time: Duration,
+    meanwhile: impl FnOnce(&mut World),
+) -> (u64, Leftovers) {
+    let mut world = World::new(config).expect("a world");
+    world.bring_up().expect("the adapter comes up");
+    let record = NodeRecord::new(TARGET, PORTAL);
+    let sessions = world.login(&record, sessions).expect("the sessions log in");
+    let load = LoadConfig {
+        depth: 4,
+        max_bytes: 32 << 10,
+        write_percent: 50,
+        think: Duration::from_micros(200),
+        run: 1,
+        initial: Initial::Zero,
+    };
+    let load = world.start_load(&sessions, load, 512).expect("a load");
+    world.run_for(time / 2);
+    meanwhile(&mut world);
+    world.run_for(time / 2);
+    let left = world.finish_load(&load, Duration::from_secs(60));
+    assert_eq!((left.lost, left.kept), (0, 0));
+    let report = load.borrow().report().clone();
+    assert_eq!((report.corrupt, report.failed), (0, 0), "{report:?}");
+    assert!(report.reads > 0);
+    (report.commands, world.shutdown().expect("a shutdown"))
+}
+
+#[test]
+fn sessions_log_in_and_do_verified_io_over_frames() {
+    let (commands, left) = verified(WorldConfig::link(1, network()), 3, Duration::from_secs(2), |_| {});
+    assert!(commands > 1000, "{commands}");
+    assert_eq!(left.leaked(), 0, "{left:?}");
+}
+
+#[test]
+fn a_bad_link_costs_time_and_nothing_else() {
+    let bad = Direction {
+        rate: 1_000_000_000,
+        delay_ns: 30_000,
+        jitter_ns: 20_000,
+        loss: 3000,
+        duplicate: 3000,
+        corrupt: 3000,
+        reorder: 3000,
+        reorder_ns: 100_000,
+        ..Direction::default()
+    };
+    let config = WorldConfig::link(2, LinkNetwork { link: LinkConfig::both(bad), ..network() });
+    let (commands, left) = verified(config, 2, Duration::from_secs(4), |_| {});
+    assert!(commands > 500, "{commands}");
+    assert_eq!(left.leaked(), 0, "{left:?}");
+}
+
+#[test]
+fn a_short_flap_loses_no_session() {
+    let (_, left) = verified(WorldConfig::link(3, network()), 2, Duration::from_secs(8), |world| {
+        let link = world.frames().expect("frames").link.clone();
+        link.set_up(false);
+        world.run_for(Duration::from_secs(2));
+        link.set_up(true);
+    });
+    assert_eq!(left.leaked(), 0, "{left:?}");
+}
