@@ -35,6 +35,12 @@ struct Args {
     /// Name of that target.
     #[arg(long)]
     target: Option<String>,
+    /// Without a portal: TCP in frames of this MTU over a perfect link, instead of streams in memory.
+    #[arg(long, value_name = "MTU", conflicts_with = "portal", value_parser = clap::value_parser!(u16).range(576..=9000))]
+    wire: Option<u16>,
+    /// With a wire: make and check the checksums of TCP.
+    #[arg(long, requires = "wire")]
+    checksums: bool,
     /// With a portal: poll instead of sleeping.
     #[arg(long)]
     spin: bool,
@@ -52,6 +58,8 @@ fn main() {
         digests: a.digests,
         virtual_time: a.virtual_time,
         peer: a.portal.zip(a.target),
+        wire: a.wire,
+        checksums: a.checksums,
         spin: a.spin,
     });
     let before = (rig.world.host_busy(), rig.world.chip_busy(), os::clock::process_cpu());

@@ -6,10 +6,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use driver::iscsid::{NodeRecord, SessionEntry};
+use hw_model::tcp::frame::Checksums;
 use iscsi::negotiate::DigestOffer;
 use iscsi::target::Auth;
 use lab::demo::ram_target;
-use lab::world::{PORTAL, World, WorldConfig};
+use lab::outside::Outside;
+use lab::world::{LinkNetwork, Network, PORTAL, World, WorldConfig};
 
 use crate::blast::{Blast, Shape};
 
@@ -32,6 +34,10 @@ pub struct RigConfig {
     pub virtual_time: bool,
     /// A target elsewhere: portal and name, reached through sockets. `None`: the embedded one, in memory.
     pub peer: Option<(SocketAddr, String)>,
+    /// Without a peer: TCP in frames of this MTU over a link, instead of streams in memory.
+    pub wire: Option<u16>,
+    /// With a wire: checksums of TCP are made and looked at.
+    pub checksums: bool,
     /// With a peer: poll instead of sleeping.
     pub spin: bool,
 }
@@ -40,7 +46,16 @@ impl RigConfig {
     /// One session to the embedded target, real time, no digests.
     #[must_use]
     pub fn memory(shape: Shape) -> Self {
-        Self { sessions: 1, shape, digests: false, virtual_time: false, peer: None, spin: false }
+        Self {
+            sessions: 1,
+            shape,
+            digests: false,
+            virtual_time: false,
+            peer: None,
+            wire: None,
+            checksums: false,
+            spin: false,
+        }
     }
 }
 
@@ -62,10 +77,16 @@ impl Rig {
     pub fn new(config: RigConfig) -> Self {
         let target = || ram_target(TARGET, BLOCKS, Auth::default());
         let (portal, name, mut world_config) = match config.peer {
-            Some((portal, name)) => (portal, name, WorldConfig::sockets(config.spin)),
+            Some((portal, name)) => (portal, name, WorldConfig::outside(Outside::default(), config.spin)),
             None if config.virtual_time => (PORTAL, TARGET.into(), WorldConfig::virtual_time(1, target())),
             None => (PORTAL, TARGET.into(), WorldConfig::real_time(target())),
         };
+        if let Some(mtu) = config.wire {
+            let mut network = LinkNetwork::new(target());
+            (network.station.mtu, world_config.driver.mtu) = (mtu, mtu);
+            network.station.checksums = if config.checksums { Checksums::Real } else { Checksums::Skipped };
+            world_config.network = Network::Link(Box::new(network));
+        }
         // Loans are not what is measured.
         world_config.slot.strict = false;
         let mut record = NodeRecord::new(name, portal);

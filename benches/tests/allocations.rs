@@ -52,3 +52,16 @@ fn many_sessions_allocate_nothing() {
     let config = RigConfig { sessions: 8, ..config(true, 4096, 4) };
     assert_eq!(during_a_thousand(config), 0);
 }
+
+#[test]
+fn segments_allocate_nothing() {
+    for (mtu, write, bytes, depth) in [
+        (1500, false, 4096, 32),
+        (1500, true, 4096, 32),
+        (9000, true, 64 << 10, 4),
+        (1500, false, 64 << 10, 4),
+    ] {
+        let config = RigConfig { wire: Some(mtu), checksums: true, ..config(write, bytes, depth) };
+        assert_eq!(during_a_thousand(config), 0, "MTU {mtu}, write {write}, {bytes} bytes");
+    }
+}

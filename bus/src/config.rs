@@ -269,25 +269,29 @@ enum MsixSlot {
     Pending(u32),
 }
 
-#[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
+/// A function for tests: a network card with every capability.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn sample() -> FunctionLayout {
     use crate::pci::{BarLayout, MsixLayout};
 
-    pub(crate) fn layout() -> FunctionLayout {
-        FunctionLayout {
-            vendor: 0x14e4,
-            device: 0x1639,
-            revision: 0x20,
-            class: 0x02_0000,
-            subsystem: (0x14e4, 0x1639),
-            bars: vec![BarLayout { bar: Bar(0), size: 32 << 20, wide: true }],
-            pm: 0x48,
-            msi: 0x58,
-            msix: MsixLayout { capability: 0xa0, vectors: 9, bar: Bar(0), table: 0xc000, pba: 0xe000 },
-            pcie: 0xac,
-        }
+    FunctionLayout {
+        vendor: 0x14e4,
+        device: 0x1639,
+        revision: 0x20,
+        class: 0x02_0000,
+        subsystem: (0x14e4, 0x1639),
+        bars: vec![BarLayout { bar: Bar(0), size: 32 << 20, wide: true }],
+        pm: 0x48,
+        msi: 0x58,
+        msix: MsixLayout { capability: 0xa0, vectors: 9, bar: Bar(0), table: 0xc000, pba: 0xe000 },
+        pcie: 0xac,
     }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::sample as layout;
+    use super::*;
 
     fn enabled() -> ConfigSpace {
         let mut c = ConfigSpace::new(&layout());

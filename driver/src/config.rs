@@ -162,7 +162,8 @@ impl Default for Deadlines {
             chip_reset: ms(1_000),
             init: ms(1_000),
             offload: ms(2_000),
-            path: ms(5_000),
+            // The helper gives up after 8 s and says so, which tells more than a deadline.
+            path: ms(9_000),
             path_group: ms(1_000),
             connect: ms(9_000),
             login: ms(30_000),

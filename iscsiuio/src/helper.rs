@@ -513,7 +513,9 @@ impl Helper {
                 }
             }
         }
+        // The frame may have left without an interrupt that we saw.
         if let Some(since) = self.busy_since
+            && self.ring.as_ref().is_some_and(Ring::is_busy)
             && now.since(since) >= STUCK
             && self.reopened.is_none_or(|t| now.since(t) >= REOPEN_EVERY)
         {

@@ -23,14 +23,12 @@ use hw_model::bcm5709::{Bcm5709, Card, doorbell_pages};
 use hw_model::config::ChipConfig;
 use hw_model::fault::Faults;
 use hw_model::tcp::TcpEngine;
-use hw_model::tcp::captured::Captured;
-use hw_model::tcp::host::HostTcp;
-use hw_model::tcp::nat::Nat;
-use hw_model::wire::{Recording, Responder, Tee};
+use hw_model::wire::Recording;
 use os::reactor::{Owner, Reactor, Ready};
 use os::signals::{CableSignals, StopSignals};
 use os::unix::ChannelListener;
 
+use crate::outside::{Outside, PlugError};
 use crate::runner::Executive;
 use crate::runner::inline::{Inline, Wakers};
 use crate::streams::Secret;
@@ -268,8 +266,38 @@ impl Actor for ChipHost {
     }
 }
 
-/// All of a process that is a card: runner, host and card. Offloaded connections are sockets of this machine; whoever else
-/// is on the Ethernet is the responder.
+/// What a process that is a card is made of.
+pub struct ChipWorldConfig {
+    /// The card.
+    pub chip: ChipConfig,
+    /// What its port is plugged into.
+    pub outside: Outside,
+    /// Takes what crosses the wire.
+    pub recording: Option<Recording>,
+    /// Takes the events.
+    pub trace: Trace,
+    /// As in [`ChipHost::new`].
+    pub signals: Option<StopSignals>,
+    /// As in [`ChipHost::new`].
+    pub once: bool,
+}
+
+impl ChipWorldConfig {
+    /// A card whose connections are sockets of this machine, with nobody who watches it.
+    #[must_use]
+    pub fn new(chip: ChipConfig) -> Self {
+        Self {
+            chip,
+            outside: Outside::default(),
+            recording: None,
+            trace: Trace::off(),
+            signals: None,
+            once: false,
+        }
+    }
+}
+
+/// All of a process that is a card: runner, host and card.
 pub struct ChipWorld {
     /// Time, events, steps.
     pub exec: Executive,
@@ -280,40 +308,23 @@ pub struct ChipWorld {
 }
 
 impl ChipWorld {
-    /// Assembles it. Connections go where `nat` says; `signals` and `once` as in [`ChipHost::new`]; `trace` takes the events,
-    /// `recording` what crosses the wire.
+    /// Assembles it, serving clients at `listener`.
     ///
     /// # Errors
-    /// The operating system refuses a descriptor.
-    pub fn new(
-        config: ChipConfig,
-        nat: Nat,
-        listener: ChannelListener,
-        signals: Option<StopSignals>,
-        once: bool,
-        trace: Trace,
-        recording: Option<Recording>,
-    ) -> io::Result<Self> {
+    /// The operating system refuses a descriptor, or the port cannot be plugged in.
+    pub fn new(config: ChipWorldConfig, listener: ChannelListener) -> Result<Self, PlugError> {
+        let ChipWorldConfig { chip, outside, recording, trace, signals, once } = config;
         let reactor = Reactor::new()?;
-        let (owner, sockets) = (reactor.owner()?, reactor.owner()?);
+        let (owner, network) = (reactor.owner()?, reactor.owner()?);
         let wakers = Wakers::default();
         let pace = Inline::new(reactor, wakers.clone(), false);
         let mut exec = Executive::new(Box::new(pace), Box::new(Secret::default()), trace);
         let place = exec.place();
         wakers.join(owner.index(), place.wake());
-        wakers.join(sockets.index(), place.wake());
-        let pages = doorbell_pages(&config);
-        let tcp = HostTcp::new(sockets).with_nat(nat);
-        // Who records nothing has nothing in the way.
-        let tcp: Box<dyn TcpEngine> = match &recording {
-            Some(recording) => Box::new(Captured::new(tcp, recording.clone())),
-            None => Box::new(tcp),
-        };
-        let card = Bcm5709::new(config, Faults::new(), tcp);
-        let card = Card::new(match recording {
-            Some(recording) => card.with_wire(Tee::new(Responder::default(), recording)),
-            None => card.with_wire(Responder::default()),
-        });
+        wakers.join(network.index(), place.wake());
+        let pages = doorbell_pages(&chip);
+        let (tcp, wire) = outside.plug(&chip, network, recording.as_ref())?;
+        let card = Card::new(Bcm5709::new(chip, Faults::new(), tcp).with_wire(wire));
         let name = ActorId::new("card", 0);
         let server = Server::new(name, Box::new(card.clone()), Capabilities::default(), pages)?;
         let host = ChipHost::new(server, listener, owner, place.wake(), signals, once)?;

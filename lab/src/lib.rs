@@ -9,7 +9,7 @@ pub mod far_card;
 pub mod host;
 pub mod load;
 pub mod oracle;
-pub mod path_answerer;
+pub mod outside;
 pub mod perfetto;
 pub mod runner;
 pub mod stamp;

@@ -4,10 +4,10 @@
 //! them as parameters. Nothing here starts a thread, and nothing but [`reactor::Reactor::wait`] and [`event::ready`] blocks. I/O system
 //! calls are counted ([`count`]), so that a benchmark can report system calls per I/O.
 //!
-//! Not here: TAP devices, UIO.
+//! Not here: UIO.
 //!
 //! `unsafe` is lifted for what no crate of ours wraps: `epoll_pwait2`, the overwriting of the process's own argument
-//! area ([`args`]), mapping files ([`shm`]), `poll` ([`event`]), and descriptors that a socket delivers ([`unix`]).
+//! area ([`args`]), mapping files ([`shm`]), `poll` ([`event`]), interface requests ([`tap`]), and descriptors that a socket delivers ([`unix`]).
 #![allow(unsafe_code)]
 // This crate is where the wall clock comes from.
 #![allow(clippy::disallowed_methods)]
@@ -18,8 +18,10 @@ pub mod count;
 pub mod entropy;
 pub mod event;
 pub mod heap;
+pub mod local;
 pub mod net;
 pub mod reactor;
 pub mod shm;
 pub mod signals;
+pub mod tap;
 pub mod unix;

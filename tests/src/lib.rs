@@ -1,6 +1,7 @@
 //! What tests with real peers share: finding the peer, starting it on its own port, stopping it.
 #![allow(clippy::disallowed_methods, reason = "real peers live in real time; nothing asserts on the clock")]
 
+pub mod anywhere;
 pub mod rig;
 pub mod tgtd;
 

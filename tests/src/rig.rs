@@ -514,7 +514,7 @@ pub fn heal(world: &mut World) {
     } else {
         world.start_iscsid().expect("the initiator's name is sound");
     }
-    world.stop_path_helper(false);
+    world.stop_helper(false);
     world.operate(OperatorRequest::InterfaceUp).expect("the adapter was not shut down");
 }
 

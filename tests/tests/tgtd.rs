@@ -10,6 +10,7 @@ use iscsi::chap::Credentials;
 use iscsi::negotiate::DigestOffer;
 use lab::load::LoadConfig;
 use lab::oracle::Initial;
+use lab::outside::Outside;
 use lab::world::{World, WorldConfig, WorldError};
 use tempfile::TempDir;
 use tests::tgtd::Tgtd;
@@ -46,7 +47,7 @@ fn record(far: &Far) -> NodeRecord {
 }
 
 fn world() -> World {
-    let mut w = World::new(WorldConfig::sockets(false)).expect("a world");
+    let mut w = World::new(WorldConfig::outside(Outside::default(), false)).expect("a world");
     w.bring_up().expect("the adapter comes up");
     w
 }

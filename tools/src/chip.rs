@@ -1,29 +1,21 @@
 //! `cnic chip`: the modelled card behind a vfio-user socket, until SIGTERM or Ctrl-C.
 //!
-//! Offloaded connections are sockets of this machine; whoever else the host talks to over Ethernet is the responder.
-//! SIGUSR1 pulls the cable, SIGUSR2 plugs it in again.
-
-use std::fs::File;
-use std::path::Path;
-use std::time::SystemTime;
+//! What is behind the card's port, [`crate::plug`] says. SIGUSR1 pulls the cable, SIGUSR2 plugs it in again.
 
 use bus::Instant;
 use bus::trace::Trace;
 use driver::error::ExitCode;
 use hw_model::config::{ChipConfig, DoorbellLayout, LinkSpeed};
-use hw_model::tcp::nat::Nat;
-use hw_model::wire::Recording;
-use lab::chip_host::{ChipWorld, ClientEvent};
+use lab::chip_host::{ChipWorld, ChipWorldConfig, ClientEvent};
+use lab::outside::PlugError;
 use os::signals::{CableSignals, StopSignals};
 use os::unix::ChannelListener;
 use serde::Serialize;
 
 use crate::cli;
 use crate::failure::Failure;
-use crate::trace::{TraceFile, Traced, cannot_write};
-
-/// Where viewers expect iSCSI.
-const ISCSI_PORT: u16 = 3260;
+use crate::plug::Recorded;
+use crate::trace::{TraceFile, Traced};
 
 /// What was served, printed at the end.
 #[derive(Debug, Serialize)]
@@ -46,19 +38,6 @@ struct Report {
     pcap: Option<Recorded>,
     #[serde(skip_serializing_if = "Option::is_none")]
     trace: Option<Traced>,
-}
-
-/// What became of a file that was recorded.
-#[derive(Debug, Serialize)]
-struct Recorded {
-    file: String,
-    frames: u64,
-    /// What Wireshark must be told (`-d`), because the targets are not at iSCSI's port.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    decode_as: Vec<String>,
-    /// Why it ends before the chip did.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -89,20 +68,27 @@ pub(crate) fn run(options: &cli::Chip, json: bool) -> Result<(), Failure> {
     let broken = |e: std::io::Error| Failure::new(ExitCode::Internal, format!("cannot serve: {e}"));
     let listener = ChannelListener::bind(&options.socket)
         .map_err(|e| Failure::new(ExitCode::Transport, e.to_string()))?;
-    let cli::Wire::Nat = options.wire;
-    let nat = Nat::new(&options.nat)
-        .map_err(|e| Failure::new(ExitCode::InvalidParameter, format!("--nat: {e}")))?;
+    let outside = options.plug.outside()?;
     let signals = StopSignals::new().map_err(broken)?;
-    let pcap = options.pcap.as_deref().map(record).transpose()?;
+    let recording = options.plug.recording()?;
     let cable = CableSignals::new().map_err(broken)?;
     let traced = options.trace.as_deref().map(TraceFile::create).transpose()?;
     let mut trace = Trace::off();
     if let Some(file) = &traced {
         trace.set_sink(file.perfetto.sink());
     }
-    let mut world =
-        ChipWorld::new(config(options), nat, listener, Some(signals), options.once, trace, pcap.clone())
-            .map_err(broken)?;
+    let world_config = ChipWorldConfig {
+        chip: config(options),
+        outside,
+        recording: recording.clone(),
+        trace,
+        signals: Some(signals),
+        once: options.once,
+    };
+    let mut world = ChipWorld::new(world_config, listener).map_err(|e| match e {
+        PlugError::Os(e) => broken(e),
+        e @ PlugError::Tap(_) => Failure::new(ExitCode::Transport, e.to_string()),
+    })?;
     let host = world.host.clone();
     host.borrow_mut().set_sink(Box::new(log));
     world.watch_cable(cable).map_err(broken)?;
@@ -136,38 +122,14 @@ pub(crate) fn run(options: &cli::Chip, json: bool) -> Result<(), Failure> {
             trace: traced.as_ref().map(TraceFile::end),
         }
     });
-    let report = Report { pcap: options.pcap.as_deref().zip(pcap.as_ref()).map(recorded), ..report };
+    let report = Report { pcap: options.plug.recorded(recording.as_ref()), ..report };
     if json {
         crate::print_json(&report);
     } else {
         print!("{}", report.summary());
     }
     report.trace.as_ref().map_or(Ok(()), Traced::check)?;
-    match report.pcap {
-        Some(Recorded { file, error: Some(error), .. }) => {
-            Err(Failure::reported(format!("{file} is not complete: {error}")))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Begins a recording.
-fn record(path: &Path) -> Result<Recording, Failure> {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let origin = (now.as_nanos() as u64).wrapping_sub(os::clock::now_ns());
-    File::create(path).and_then(|file| Recording::new(file, origin)).map_err(|e| cannot_write(path, &e))
-}
-
-/// Ends a recording.
-fn recorded((path, recording): (&Path, &Recording)) -> Recorded {
-    recording.flush();
-    let others = recording.ports().into_iter().filter(|&port| port != ISCSI_PORT);
-    Recorded {
-        file: path.display().to_string(),
-        frames: recording.frames(),
-        decode_as: others.map(|port| format!("tcp.port=={port},iscsi")).collect(),
-        error: recording.failure(),
-    }
+    report.pcap.as_ref().map_or(Ok(()), Recorded::whole)
 }
 
 impl Report {
@@ -184,9 +146,8 @@ impl Report {
             (_, Some(n)) if n > 0 => text += &format!("and {n} accesses to more such registers\n"),
             _ => {}
         }
-        if let Some(Recorded { file, frames, decode_as, .. }) = &self.pcap {
-            let options: String = decode_as.iter().map(|rule| format!("-d {rule} ")).collect();
-            text += &format!("{frames} frames are in {file}: wireshark {options}{file}\n");
+        if let Some(pcap) = &self.pcap {
+            text += &format!("{}\n", pcap.summary());
         }
         if let Some(trace) = &self.trace {
             text += &format!("{}\n", trace.summary());

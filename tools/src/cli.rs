@@ -8,9 +8,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use driver::error::ExitCode;
 use hw_model::config::Mac;
 use hw_model::fault::FaultPoint;
-use hw_model::tcp::nat::NatRule;
 
 use crate::perf::Pattern;
+use crate::plug::{Plug, Stack};
 use crate::size;
 
 /// A software model of a NetXtreme II converged NIC with iSCSI offload, its driver, and a target to try them on.
@@ -87,21 +87,6 @@ pub(crate) enum Link {
     Down,
 }
 
-/// What is at the other end of the cable.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Wire {
-    /// Sockets of this machine carry the offloaded connections, and a responder is everyone on the Ethernet.
-    Nat,
-}
-
-/// A kind of wire, as `KIND` or `KIND:NAME`.
-fn wire(text: &str) -> Result<Wire, String> {
-    match text {
-        "nat" => Ok(Wire::Nat),
-        _ => Err("write nat".to_owned()),
-    }
-}
-
 #[derive(Debug, Args)]
 pub(crate) struct Chip {
     /// Which card.
@@ -122,14 +107,8 @@ pub(crate) struct Chip {
     /// What the port is connected to.
     #[arg(long, default_value = "1g")]
     pub(crate) link: Link,
-    /// Network: `nat` (offloaded connections are sockets of this machine; all addresses answer ARP, ND and ping, one is a
-    /// DHCP server).
-    #[arg(long, value_name = "KIND", default_value = "nat", value_parser = wire)]
-    pub(crate) wire: Wire,
-    /// Where an address of the guest's world is found here, such as 10.0.0.2=127.0.0.1 or 10.0.0.2:3260=127.0.0.1:3261
-    /// ([ADDRESS]:PORT for IPv6). May be repeated. An address without a rule means itself.
-    #[arg(long = "nat", value_name = "ADDR[:PORT]=ADDR[:PORT]")]
-    pub(crate) nat: Vec<NatRule>,
+    #[command(flatten)]
+    pub(crate) plug: Plug,
     /// Whether the function has MSI-X; without it the stock driver takes MSI.
     #[arg(long, default_value = "on")]
     pub(crate) msix: Switch,
@@ -139,10 +118,6 @@ pub(crate) struct Chip {
     /// List at the end which registers outside of the table were used.
     #[arg(long)]
     pub(crate) unmodelled: bool,
-    /// Record what crosses the wire in FILE, for Wireshark: the frames of the Ethernet rings, and the segments that offloaded
-    /// connections amount to.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) pcap: Option<PathBuf>,
     /// Draw everything that happens on a time line in FILE, for ui.perfetto.dev: accesses, doorbells, queue entries, DMA,
     /// interrupts, resets.
     #[arg(long, value_name = "FILE")]
@@ -227,6 +202,8 @@ pub(crate) struct Target {
 pub(crate) struct Info {
     #[arg(help = URL_HELP)]
     pub(crate) url: String,
+    #[command(flatten)]
+    pub(crate) stack: Stack,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -266,6 +243,8 @@ pub(crate) struct Io {
     /// Bytes per request, up to 1M.
     #[arg(long, value_name = "SIZE", default_value = "64k", value_parser = size::parse)]
     pub(crate) bs: u64,
+    #[command(flatten)]
+    pub(crate) stack: Stack,
 }
 
 #[derive(Debug, Args)]
@@ -286,11 +265,14 @@ pub(crate) struct Perf {
     pub(crate) spin: bool,
     #[command(flatten)]
     pub(crate) extent: Extent,
+    #[command(flatten)]
+    pub(crate) stack: Stack,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plug::Wire;
     use clap::CommandFactory;
 
     #[test]
@@ -353,13 +335,15 @@ mod tests {
         let parse = |more: &[&str]| {
             let cli = Cli::try_parse_from(["cnic", "chip", "--socket", "s"].iter().chain(more));
             cli.map(|cli| match cli.command {
-                Command::Chip(c) => (c.wire, c.nat.len()),
+                Command::Chip(c) => (c.plug.wire, c.plug.nat.len()),
                 other => panic!("{other:?}"),
             })
         };
         assert_eq!(parse(&[]).unwrap(), (Wire::Nat, 0));
         let two = ["--wire", "nat", "--nat", "10.0.0.2=127.0.0.1", "--nat", "[fd00::2]:3260=[::1]:3261"];
         assert_eq!(parse(&two).unwrap(), (Wire::Nat, 2));
+        let tap = parse(&["--wire", "tap:cnic0"]).unwrap().0;
+        assert_eq!(tap, Wire::Tap("cnic0".to_owned()));
         for (wrong, why) in [
             (["--wire", "carrier-pigeon"], "write nat"),
             (["--nat", "10.0.0.2"], "FROM=TO"),

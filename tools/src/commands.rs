@@ -10,6 +10,7 @@ use crate::confirm;
 use crate::failure::Failure;
 use crate::io::{self, IoReport, Plan};
 use crate::perf;
+use crate::plug::Plug;
 use crate::remote::Remote;
 use crate::size;
 use crate::split;
@@ -140,7 +141,7 @@ struct InfoReport {
 pub(crate) fn info(options: &cli::Info, json: bool) -> Result<(), Failure> {
     let url = url(&options.url)?;
     let started = Instant::now();
-    let remote = Remote::connect(&url, 1, false)?;
+    let remote = Remote::connect(&url, &options.stack, 1, false)?;
     let login_ms = started.elapsed().as_secs_f64() * 1e3;
     let i = remote.info().clone();
     let report = InfoReport {
@@ -159,7 +160,7 @@ pub(crate) fn info(options: &cli::Info, json: bool) -> Result<(), Failure> {
         write_cache: i.write_cache,
         login_ms,
     };
-    remote.logout()?;
+    remote.logout(&options.stack.plug)?;
     if json {
         crate::print_json(&report);
     } else {
@@ -197,9 +198,9 @@ fn info_summary(r: &InfoReport) -> String {
 pub(crate) fn io(options: &cli::Io, json: bool) -> Result<(), Failure> {
     let url = url(&options.url)?;
     let e = &options.extent;
-    let mut remote = Remote::connect(&url, e.iodepth, false)?;
+    let mut remote = Remote::connect(&url, &options.stack, e.iodepth, false)?;
     let outcome = io_on(&mut remote, options, &url);
-    let report = finish(remote, outcome)?;
+    let report = finish(remote, &options.stack.plug, outcome)?;
     if json {
         crate::print_json(&report);
     } else {
@@ -225,14 +226,14 @@ fn io_on(remote: &mut Remote, options: &cli::Io, url: &DiskUrl) -> Result<IoRepo
 pub(crate) fn perf(options: &cli::Perf, json: bool) -> Result<(), Failure> {
     let url = url(&options.url)?;
     let e = &options.extent;
-    let mut remote = Remote::connect(&url, e.iodepth, options.spin)?;
+    let mut remote = Remote::connect(&url, &options.stack, e.iodepth, options.spin)?;
     let outcome = Plan::new(&remote, e.offset, e.size, options.bs, e.iodepth).and_then(|plan| {
         if options.rw.writes() {
             may_write(&remote, e.force, &plan, &url)?;
         }
         perf::run(&mut remote, &plan, options.rw, options.runtime, draw()?)
     });
-    let logout = remote.logout();
+    let logout = remote.logout(&options.stack.plug);
     let (report, ended) = outcome?;
     if json {
         crate::print_json(&report);
@@ -257,8 +258,8 @@ fn may_write(remote: &Remote, force: bool, plan: &Plan, url: &DiskUrl) -> Result
 }
 
 /// Logs out whatever the job came to; the job's failure goes before the logout's.
-fn finish<T>(remote: Remote, outcome: Result<T, Failure>) -> Result<T, Failure> {
-    let logout = remote.logout();
+fn finish<T>(remote: Remote, plug: &Plug, outcome: Result<T, Failure>) -> Result<T, Failure> {
+    let logout = remote.logout(plug);
     let value = outcome?;
     logout?;
     Ok(value)

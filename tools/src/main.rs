@@ -16,6 +16,7 @@ mod failure;
 mod io;
 mod lun;
 mod perf;
+mod plug;
 mod progress;
 mod regs;
 mod remote;

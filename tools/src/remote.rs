@@ -1,28 +1,34 @@
-//! A logical unit reached through the modelled card: a world of its own, logged in over sockets of this machine.
+//! A logical unit reached through the modelled card: a world of its own, logged in over the network that the card is plugged into.
 //!
-//! Card, driver, daemon and the job run in this process and thread. The job is the user of the block API and runs where the adapter
-//! runs, so the fast path has no hand-over.
+//! Driver, daemon and the job run in this process and thread, and so does the card unless it is another process's. The job
+//! is the user of the block API and runs where the adapter runs, so the fast path has no hand-over.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use bus::inproc::InProcess;
 use bus::pci::Platform;
 use bus::{Cx, Instant, Progress};
 use driver::adapter::{Adapter, SessionPhase};
+use driver::config::DriverConfig;
 use driver::control::SessionId;
 use driver::error::{BlockError, ExitCode};
 use driver::iscsid::{ChapRecord, NodeRecord, SessionEntry};
 use driver::lun::LunInfo;
 use driver::user::{self, Completion, Op, SubmitError, UserBuf};
+use hw_model::wire::Recording;
 use iscsi::negotiate::DigestOffer;
 use iscsi::scsi::Lun;
+use lab::far_card::FarCard;
 use lab::host::{User, Waiting};
-use lab::world::{World, WorldConfig, WorldError};
+use lab::outside::Outside;
+use lab::world::{FarConfig, Network, Seat, World, WorldConfig, WorldError};
 
 use crate::disk::{Accepted, Direction, Disk, Done, Job, Pipeline, Request, Unit, Usage};
 use crate::failure::Failure;
+use crate::plug::{Plug, Stack};
 use crate::progress;
 use crate::url::DiskUrl;
 
@@ -36,8 +42,26 @@ const RETRY: Duration = Duration::from_millis(1);
 const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// A logical unit with the world behind it.
-pub(crate) struct Remote {
-    world: World,
+pub(crate) enum Remote {
+    /// The card is in this process.
+    Near(Reached<InProcess>),
+    /// The card is in another one.
+    Far(Reached<FarCard>),
+}
+
+/// Calls a method of whatever world it is.
+macro_rules! either {
+    ($remote:expr, $r:ident => $what:expr) => {
+        match $remote {
+            Remote::Near($r) => $what,
+            Remote::Far($r) => $what,
+        }
+    };
+}
+
+/// A logical unit that was reached with a card of one kind.
+pub(crate) struct Reached<P: Seat> {
+    world: World<P>,
     session: SessionEntry,
     lun: Lun,
     portal: SocketAddr,
@@ -45,15 +69,58 @@ pub(crate) struct Remote {
     /// Seconds in which a lost session may come back before requests fail.
     patience: u32,
     process_cpu_at_login: Duration,
+    /// Time spent in the steps of a card in this process.
+    chip_busy: fn(&World<P>) -> Duration,
+    recording: Option<Recording>,
 }
 
 impl Remote {
     /// Brings up a card and logs in. `depth` is how many commands the session may have under way; with `spin` the world polls
     /// instead of sleeping.
-    pub(crate) fn connect(url: &DiskUrl, depth: usize, spin: bool) -> Result<Self, Failure> {
+    pub(crate) fn connect(url: &DiskUrl, stack: &Stack, depth: usize, spin: bool) -> Result<Self, Failure> {
         let portal = url.resolve()?;
         let failed = |e: WorldError| failure(&e, &format!("cannot log in to {} at {portal}", url.target));
-        let mut world = World::new(WorldConfig::sockets(spin)).map_err(failed)?;
+        let driver = DriverConfig { mtu: stack.mtu, ..DriverConfig::default() };
+        let helper = stack.helper()?;
+        if let Some(card) = &stack.card {
+            let world =
+                World::attach(FarConfig { driver, helper, ..FarConfig::new(card) }).map_err(failed)?;
+            return Reached::login(world, url, portal, depth, |_| Duration::ZERO, None).map(Self::Far);
+        }
+        let recording = stack.plug.recording()?;
+        let network = Network::Outside(stack.plug.outside()?, recording.clone());
+        let config =
+            WorldConfig { network, driver, helper, ..WorldConfig::outside(Outside::default(), spin) };
+        let world = World::new(config).map_err(failed)?;
+        Reached::login(world, url, portal, depth, World::chip_busy, recording).map(Self::Near)
+    }
+
+    /// What LUN bring-up learnt.
+    pub(crate) fn info(&self) -> &LunInfo {
+        either!(self, r => &r.info)
+    }
+
+    /// The portal that it is logged in to.
+    pub(crate) fn portal(&self) -> SocketAddr {
+        either!(self, r => r.portal)
+    }
+
+    /// Logs out and takes the card down. `plug` says where the recording went.
+    pub(crate) fn logout(self, plug: &Plug) -> Result<(), Failure> {
+        either!(self, r => r.logout(plug))
+    }
+}
+
+impl<P: Seat + 'static> Reached<P> {
+    fn login(
+        mut world: World<P>,
+        url: &DiskUrl,
+        portal: SocketAddr,
+        depth: usize,
+        chip_busy: fn(&World<P>) -> Duration,
+        recording: Option<Recording>,
+    ) -> Result<Self, Failure> {
+        let failed = |e: WorldError| failure(&e, &format!("cannot log in to {} at {portal}", url.target));
         world.bring_up().map_err(failed)?;
         let record = record(url, portal, depth);
         let patience = u32::try_from(record.settings.replacement_timeout).unwrap_or_default();
@@ -78,25 +145,21 @@ impl Remote {
             info,
             patience,
             process_cpu_at_login: os::clock::process_cpu(),
+            chip_busy,
+            recording,
         })
     }
 
-    /// What LUN bring-up learnt.
-    pub(crate) fn info(&self) -> &LunInfo {
-        &self.info
-    }
-
-    /// The portal that it is logged in to.
-    pub(crate) fn portal(&self) -> SocketAddr {
-        self.portal
-    }
-
-    /// Logs out and takes the card down.
-    pub(crate) fn logout(mut self) -> Result<(), Failure> {
+    fn logout(mut self, plug: &Plug) -> Result<(), Failure> {
         let failed = |e: WorldError| failure(&e, "cannot log out");
-        self.world.logout(self.session.tag).map_err(failed)?;
-        self.world.shutdown().map_err(failed)?;
-        Ok(())
+        let out = self.world.logout(self.session.tag).and_then(|()| self.world.shutdown()).map_err(failed);
+        // What was recorded up to here is worth having, whatever the target said.
+        let recorded = plug.recorded(self.recording.as_ref());
+        if let Some(recorded) = &recorded {
+            progress::note(&recorded.summary());
+        }
+        out?;
+        recorded.map_or(Ok(()), |r| r.whole())
     }
 }
 
@@ -117,7 +180,12 @@ fn record(url: &DiskUrl, portal: SocketAddr, depth: usize) -> NodeRecord {
     record
 }
 
-fn describe(world: &World, session: SessionId, lun: Lun, number: u16) -> Result<LunInfo, Failure> {
+fn describe<P: Seat + 'static>(
+    world: &World<P>,
+    session: SessionId,
+    lun: Lun,
+    number: u16,
+) -> Result<LunInfo, Failure> {
     let host = world.host().borrow();
     let units = host.adapter.logical_units(session);
     match units.iter().find(|(l, _)| *l == lun) {
@@ -140,6 +208,7 @@ fn failure(e: &WorldError, what: &str) -> Failure {
         WorldError::Daemon(m) => m.exit(),
         WorldError::Config(_) | WorldError::Record(_) => ExitCode::InvalidParameter,
         WorldError::Timeout(_) => ExitCode::RequestTimedOut,
+        WorldError::Plug(_) | WorldError::NoCard { .. } => ExitCode::Transport,
         _ => ExitCode::Internal,
     };
     let text = e.to_string();
@@ -156,6 +225,28 @@ fn failure(e: &WorldError, what: &str) -> Failure {
 }
 
 impl Unit for Remote {
+    fn block_size(&self) -> u32 {
+        either!(self, r => r.block_size())
+    }
+
+    fn blocks(&self) -> u64 {
+        either!(self, r => r.blocks())
+    }
+
+    fn run<J: Job + 'static>(&mut self, job: J, depth: usize, len: usize) -> (J, Result<(), Failure>) {
+        either!(self, r => r.run(job, depth, len))
+    }
+
+    fn now_ns(&self) -> u64 {
+        either!(self, r => r.now_ns())
+    }
+
+    fn usage(&self) -> Usage {
+        either!(self, r => r.usage())
+    }
+}
+
+impl<P: Seat + 'static> Unit for Reached<P> {
     fn block_size(&self) -> u32 {
         self.info.capacity.block_size
     }
@@ -221,7 +312,7 @@ impl Unit for Remote {
         let overhead = self.world.exec().overhead();
         Usage {
             host_ns: ns(self.world.host_busy()),
-            chip_ns: ns(self.world.chip_busy()),
+            chip_ns: ns((self.chip_busy)(&self.world)),
             polls_ns: ns(overhead.polls),
             parks_ns: ns(overhead.parks_cpu),
             process_ns: ns(os::clock::process_cpu().saturating_sub(self.process_cpu_at_login)),

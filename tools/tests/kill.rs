@@ -22,9 +22,8 @@ use common::cnic;
 use driver::adapter::{AdapterState, Failure};
 use driver::iscsid::NodeRecord;
 use hw_model::config::{ChipConfig, DoorbellLayout};
-use hw_model::tcp::nat::Nat;
 use iscsi::target::Auth;
-use lab::chip_host::ChipWorld;
+use lab::chip_host::{ChipWorld, ChipWorldConfig};
 use lab::demo::{TARGET, ram_target};
 use lab::far_card::FarCard;
 use lab::host::Host;
@@ -204,8 +203,8 @@ fn a_card_survives_the_death_of_its_driver() {
     let path = dir.path().join("chip");
     let listener = ChannelListener::bind(&path).expect("a socket");
     let config = ChipConfig { doorbells: DoorbellLayout::Pages, ..ChipConfig::default() };
-    let mut chip = ChipWorld::new(config, Nat::default(), listener, None, false, Trace::recording(), None)
-        .expect("a card");
+    let config = ChipWorldConfig { trace: Trace::recording(), ..ChipWorldConfig::new(config) };
+    let mut chip = ChipWorld::new(config, listener).expect("a card");
     let host = chip.host.clone();
     let before = descriptors();
     // Under load accesses come in bulk, so a place may be missed by a few; some places are there.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::{COMMAND_BUS_MASTER, COMMAND_MEMORY, MSI_ENABLE, tests::layout};
+use crate::config::{COMMAND_BUS_MASTER, COMMAND_MEMORY, MSI_ENABLE, sample as layout};
 use crate::pci::FunctionLayout;
 use crate::streams::Seeded;
 use crate::wake::WakeSet;

@@ -17,11 +17,14 @@ pub mod client;
 mod dma;
 pub mod doorbell;
 pub mod errno;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod irq;
 pub mod link;
 pub mod message;
 pub mod server;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(not(test), allow(dead_code, clippy::unwrap_used))]
 mod testing;
 pub mod version;
 pub mod wire;

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use os::shm::{Mapping, memfd};
 
 use crate::actor::{ActorId, Budget, Cx, Progress};
-use crate::config::tests::layout;
+use crate::config::sample;
 use crate::mem::SharedMem;
 use crate::pci::{
     Bar, DevCx, DmaFault, FunctionLayout, Grant, PciFunction, ResetKind, ResetReport, Vector, Width, Word,
@@ -64,7 +64,7 @@ pub(super) struct Toy {
 impl Toy {
     pub(super) fn new(seen: Rc<Seen>) -> Self {
         Self {
-            layout: layout(),
+            layout: sample(),
             seen,
             revokes: true,
             clings: false,
@@ -393,4 +393,36 @@ impl Link for Inline {
             Turn::TimedOut
         }
     }
+}
+
+/// A server that answers every request with what a test wants.
+pub(super) struct Fake<F>(pub(super) F);
+
+impl<F: FnMut(Header, &[u8]) -> Vec<(Kind, Vec<u8>)>> Link for Fake<F> {
+    fn turn(&mut self, out: &mut Outbox, into: &mut Inbox, _: Instant) -> Turn {
+        let mut requests = Inbox::new(1 << 20, 1);
+        let mut answers = Outbox::default();
+        while !out.is_empty() {
+            let n = out.chunk().0.len().min(CHUNK);
+            requests.push(&out.chunk().0[..n], []);
+            out.advance(n);
+            while let Ok(Some(f)) = requests.pop() {
+                for (kind, payload) in (self.0)(f.header, f.payload) {
+                    answers.put(Header { kind, ..f.header }, Vec::new(), |p| p.extend_from_slice(&payload));
+                }
+            }
+        }
+        let (bytes, _) = answers.chunk();
+        if bytes.is_empty() || bytes.len() > into.room() {
+            return Turn::TimedOut;
+        }
+        into.push(bytes, []);
+        Turn::Moved
+    }
+}
+
+/// What a real server says, for a fake one to start from.
+pub(super) fn honest(raw: &mut Raw, h: Header, payload: &[u8]) -> Vec<(Kind, Vec<u8>)> {
+    raw.send(h.kind, h.id, h.command, payload, Vec::new());
+    raw.answers().into_iter().map(|(h, (p, _))| (h.kind, p.unwrap_or_default())).collect()
 }

@@ -300,6 +300,10 @@ impl<T: TcpEngine> TcpEngine for Captured<T> {
         self.tcp.set_link(id, link);
     }
 
+    fn set_carrier(&mut self, up: bool) {
+        self.tcp.set_carrier(up);
+    }
+
     fn poll(&mut self, cx: &mut DevCx<'_>, out: &mut Vec<(TcpId, TcpEvent)>) {
         let before = out.len();
         self.tcp.poll(cx, out);

@@ -187,6 +187,10 @@ impl<T: TcpEngine + ?Sized> TcpEngine for Box<T> {
         (**self).set_link(id, link);
     }
 
+    fn set_carrier(&mut self, up: bool) {
+        (**self).set_carrier(up);
+    }
+
     fn poll(&mut self, cx: &mut DevCx<'_>, out: &mut Vec<(TcpId, TcpEvent)>) {
         (**self).poll(cx, out);
     }

@@ -1,9 +1,9 @@
 //! Wires: what a port of the card is plugged into.
 //!
 //! A wire takes the frames that the card sends and hands over those that arrive. The card is the only caller. Here are
-//! the virtual [`link`], with a rate, a delay and harm; the [`Responder`], which answers ARP and ICMP echo for every address;
-//! [`Tee`], which puts what passes into a [`Recording`], a pcapng file; and [`NoPeer`], a cable with a carrier and nobody at
-//! the other end.
+//! the virtual [`link`], with a rate, a delay and harm; the [`tap`] device of the host's kernel; the [`Responder`], which is
+//! everybody at once: a host at every address, router and DHCP server; [`Tee`], which puts what passes into a [`Recording`],
+//! a pcapng file; and [`NoPeer`], a cable with a carrier and nobody at the other end.
 //!
 //! Frames on a wire have neither preamble, padding nor FCS; the MAC of each side adds and removes them.
 
@@ -11,6 +11,7 @@ pub mod link;
 pub(crate) mod pcapng;
 mod queue;
 mod responder;
+pub mod tap;
 mod tee;
 
 use bus::Instant;

@@ -1,6 +1,6 @@
 //! The stack of one NIC: its interfaces, what they answer, and where a destination is.
 //!
-//! [`Stack::input`] takes a frame to the interface of its family and VLAN; [`Stack::poll`] does what is due. Both put frames into the
+//! A frame goes to the interface of its family and VLAN; what is due is done by polling. Both put frames into the
 //! queue and never anywhere else. What is not ARP, ICMP echo, neighbour discovery or a DHCP answer is dropped
 //! and counted: nobody else listens on these addresses.
 //!

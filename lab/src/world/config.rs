@@ -8,10 +8,13 @@ use driver::adapter::{Failure, Holdings, OperatorError};
 use driver::config::{ConfigError, DriverConfig};
 use driver::iscsid::{MgmtError, RecordError};
 use hw_model::config::ChipConfig;
+use hw_model::wire::Recording;
 use hw_model::wire::link::LinkConfig;
 use iscsi::target::TargetServer;
 use thiserror::Error;
 
+use super::helper::{HelperConfig, static_v4, static_v6};
+use crate::outside::{Outside, PlugError};
 use crate::station::StationConfig;
 
 /// How time passes.
@@ -32,8 +35,8 @@ pub enum Time {
 pub enum Network {
     /// Streams in memory, with this target at [`PORTAL`](super::PORTAL).
     Memory(Box<TargetServer>),
-    /// Sockets of the host's kernel. Needs real time.
-    Sockets,
+    /// A real one, with what passes recorded. Needs real time.
+    Outside(Outside, Option<Recording>),
     /// Frames over a virtual link, with a station at its end.
     Link(Box<LinkNetwork>),
 }
@@ -68,6 +71,8 @@ pub struct WorldConfig {
     pub driver: DriverConfig,
     /// The slot between them.
     pub slot: SlotConfig,
+    /// Who resolves paths.
+    pub helper: HelperConfig,
 }
 
 impl WorldConfig {
@@ -80,6 +85,7 @@ impl WorldConfig {
             chip: ChipConfig::default(),
             driver: DriverConfig::default(),
             slot: SlotConfig { strict: true, ..SlotConfig::default() },
+            helper: HelperConfig::Inside(vec![static_v4()]),
         }
     }
 
@@ -92,6 +98,7 @@ impl WorldConfig {
             chip: ChipConfig::default(),
             driver: DriverConfig::default(),
             slot: SlotConfig { strict: true, ..SlotConfig::default() },
+            helper: HelperConfig::Inside(vec![static_v4()]),
         }
     }
 
@@ -101,12 +108,13 @@ impl WorldConfig {
         Self { time: Time::Real, slot: SlotConfig::default(), ..Self::virtual_time(0, target) }
     }
 
-    /// A real world whose connections are sockets of the host.
+    /// A real world on a real network.
     #[must_use]
-    pub fn sockets(spin: bool) -> Self {
+    pub fn outside(network: Outside, spin: bool) -> Self {
         Self {
             time: if spin { Time::Spinning } else { Time::Real },
-            network: Network::Sockets,
+            network: Network::Outside(network, None),
+            helper: HelperConfig::Inside(vec![static_v4(), static_v6()]),
             chip: ChipConfig::default(),
             driver: DriverConfig::default(),
             slot: SlotConfig::default(),
@@ -124,6 +132,8 @@ pub struct FarConfig {
     pub client: ClientConfig,
     /// A target to serve on a free port of loopback ([`World::portal`](super::World::portal)).
     pub target: Option<TargetServer>,
+    /// Who resolves paths.
+    pub helper: HelperConfig,
 }
 
 impl FarConfig {
@@ -135,6 +145,7 @@ impl FarConfig {
             driver: DriverConfig::default(),
             client: ClientConfig::default(),
             target: None,
+            helper: HelperConfig::Inside(vec![static_v4(), static_v6()]),
         }
     }
 }
@@ -145,9 +156,12 @@ pub enum WorldError {
     /// The driver's configuration is out of range.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// Sockets need real time.
-    #[error("host sockets cannot run in virtual time")]
-    SocketsInVirtualTime,
+    /// What was asked for needs real time.
+    #[error("{0} cannot be had in virtual time")]
+    NeedsRealTime(&'static str),
+    /// The card's port cannot be plugged in.
+    #[error(transparent)]
+    Plug(#[from] PlugError),
     /// The operating system refused a resource.
     #[error("the operating system refused: {0}")]
     Os(#[from] std::io::Error),

@@ -6,6 +6,7 @@
 //! is its operator.
 
 mod config;
+mod helper;
 mod seat;
 mod sessions;
 #[cfg(test)]
@@ -16,7 +17,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use bus::inproc::{CardActor, InProcess, Slot};
+use bus::inproc::{CardActor, InProcess, Slot, SlotConfig};
 use bus::pci::PciFunction;
 use bus::port::{PortRx, PortTx, port};
 use bus::streams::Seeded;
@@ -32,27 +33,28 @@ use hw_model::bcm5709::{Bcm5709, Card};
 use hw_model::config::ChipConfig;
 use hw_model::engine::EngineCounters;
 use hw_model::fault::Faults;
-use hw_model::tcp::TcpEngine;
 use hw_model::tcp::frame::{Checksums, FrameNet, FrameTcp};
-use hw_model::tcp::host::HostTcp;
-use hw_model::tcp::memory::{MemoryNet, WINDOW};
+use hw_model::tcp::memory::{MemoryNet, MemoryTcp, WINDOW};
+use hw_model::wire::Responder;
 use hw_model::wire::link::{LinkEnd, link};
 use iscsi::target::{ConnId, TargetServer};
 use os::net::TcpListener;
 use os::reactor::{Owner, Reactor};
-use os::unix::Channel;
+use os::unix::{Channel, ChannelListener};
 
 use crate::far_card::{FarCard, FarLink};
 use crate::host::Host;
-use crate::path_answerer::PathAnswerer;
 use crate::runner::inline::{Inline, Wakers};
 use crate::runner::{Ended, Executive, Place, Virtual};
 use crate::station::Station;
 use crate::streams::Secret;
 use crate::target::Target;
 use crate::target_host::TargetHost;
+use crate::uio_export::UioExport;
 
 pub use config::{FarConfig, Leftovers, LinkNetwork, Network, Time, Unfinished, WorldConfig, WorldError};
+use helper::HelperSeat;
+pub use helper::{HelperConfig, SOURCE_V4, SOURCE_V6, static_v4, static_v6};
 use seat::AnyCard;
 pub use seat::{CardSide, FarSide, Frames, NearSide, Seat};
 
@@ -98,9 +100,17 @@ pub struct World<P: Seat = InProcess> {
     records: Records,
     daemon: DaemonEnds,
     iscsid: Option<Rc<RefCell<Iscsid>>>,
+    helper: HelperSeat,
     requests: PortTx<IscsidRequest>,
     replies: PortRx<IscsidReply>,
     next_id: u64,
+}
+
+/// The driver's side of a world, before it is assembled.
+struct Parts<P> {
+    platform: P,
+    driver: DriverConfig,
+    helper: HelperConfig,
 }
 
 /// Who acts when the holder of the world does.
@@ -132,16 +142,16 @@ impl World {
     /// Assembles a world with the card in this process. Nothing has happened yet: the interface is down.
     ///
     /// # Errors
-    /// [`WorldError::Config`], [`WorldError::SocketsInVirtualTime`], [`WorldError::Os`].
+    /// [`WorldError::Config`], [`WorldError::NeedsRealTime`], [`WorldError::Plug`], [`WorldError::Os`].
     pub fn new(config: WorldConfig) -> Result<Self, WorldError> {
-        let (mut exec, sockets) = match config.time {
+        let (mut exec, outside, export) = match config.time {
             Time::Virtual { seed } => {
                 let rng = Box::new(Seeded::new(seed));
-                (Executive::new(Box::new(Virtual), rng, Trace::recording()), None)
+                (Executive::new(Box::new(Virtual), rng, Trace::recording()), None, None)
             }
             Time::Real | Time::Spinning => {
-                let (exec, wakers, [owner]) = real_time(config.time == Time::Spinning)?;
-                (exec, Some((wakers, owner)))
+                let (exec, wakers, [network, export]) = real_time(config.time == Time::Spinning)?;
+                (exec, Some((wakers.clone(), network)), Some((wakers, export)))
             }
         };
         let places = Places::new(&mut exec);
@@ -151,7 +161,7 @@ impl World {
         let (card, function): (AnyCard, Box<dyn PciFunction>) = match config.network {
             Network::Memory(server) => {
                 let network = MemoryNet::new(WINDOW);
-                let card = fit(config.chip, &faults, network.card(places.card.wake()));
+                let card = fit_memory(config.chip, &faults, &network, &places.card);
                 let place = exec.place();
                 let actor = Target::new(*server, network.host(place.wake()), PORTAL)
                     .expect("nobody else listens on a new network");
@@ -160,11 +170,12 @@ impl World {
                 (net, target, target_wake) = (Some(network), Some(actor), Some(place.wake()));
                 (AnyCard::Memory(card.clone()), Box::new(card))
             }
-            Network::Sockets => {
-                let (wakers, owner) = sockets.ok_or(WorldError::SocketsInVirtualTime)?;
+            Network::Outside(network, recording) => {
+                let (wakers, owner) = outside.ok_or(WorldError::NeedsRealTime("a real network"))?;
                 wakers.join(owner.index(), places.card.wake());
-                let card = fit(config.chip, &faults, HostTcp::new(owner));
-                (AnyCard::Sockets(card.clone()), Box::new(card))
+                let (tcp, wire) = network.plug(&config.chip, owner, recording.as_ref())?;
+                let card = Card::new(Bcm5709::new(config.chip, faults.clone(), tcp).with_wire(wire));
+                (AnyCard::Outside(card.clone()), Box::new(card))
             }
             Network::Link(network) => {
                 let LinkNetwork { server, station, link: config_of_link } = *network;
@@ -187,12 +198,13 @@ impl World {
                 (AnyCard::Frames(card.clone()), Box::new(card))
             }
         };
-        let slot =
-            Slot::new(config.slot, ActorId::new("card", 0), function, places.card.wake(), places.host.wake());
+        let slot = SlotConfig { shareable: matches!(config.helper, HelperConfig::Export(_)), ..config.slot };
+        let slot = Slot::new(slot, ActorId::new("card", 0), function, places.card.wake(), places.host.wake());
         exec.install(&places.card, Rc::new(RefCell::new(CardActor(slot.clone()))));
         let platform = InProcess(slot.clone());
         let side = NearSide { slot, card, chip, faults, net, frames, target, target_wake };
-        Self::assemble(exec, places, platform, side, config.driver)
+        let parts = Parts { platform, driver: config.driver, helper: config.helper };
+        Self::assemble(exec, places, side, parts, export)
     }
 
     /// The slot between card and driver.
@@ -230,7 +242,7 @@ impl World {
     pub fn engine_counters(&self) -> EngineCounters {
         match &self.side.card {
             AnyCard::Memory(c) => c.with(|c| *c.engine().counters()),
-            AnyCard::Sockets(c) => c.with(|c| *c.engine().counters()),
+            AnyCard::Outside(c) => c.with(|c| *c.engine().counters()),
             AnyCard::Frames(c) => c.with(|c| *c.engine().counters()),
         }
     }
@@ -262,7 +274,7 @@ impl World {
     pub fn insert_card(&mut self) -> bool {
         let (chip, faults) = (self.side.chip.clone(), self.side.faults.clone());
         let (card, function): (AnyCard, Box<dyn PciFunction>) = if let Some(net) = &self.side.net {
-            let card = fit(chip, &faults, net.card(self.places.card.wake()));
+            let card = fit_memory(chip, &faults, net, &self.places.card);
             (AnyCard::Memory(card.clone()), Box::new(card))
         } else if let Some(frames) = &mut self.side.frames {
             let (card, wire) = fit_frames(chip, &faults, frames.link.card_end(), frames.checksums);
@@ -284,7 +296,7 @@ impl World<FarCard> {
     /// # Errors
     /// [`WorldError::NoCard`], [`WorldError::Attach`], [`WorldError::Config`], [`WorldError::Os`].
     pub fn attach(config: FarConfig) -> Result<Self, WorldError> {
-        let (mut exec, wakers, [link, sockets]) = real_time(false)?;
+        let (mut exec, wakers, [link, sockets, export]) = real_time(false)?;
         let places = Places::new(&mut exec);
         let channel = Channel::connect(&config.socket)
             .map_err(|cause| WorldError::NoCard { path: config.socket, cause })?;
@@ -304,7 +316,8 @@ impl World<FarCard> {
             target = Some((host, portal));
         }
         let side = FarSide { card: card.clone(), target };
-        Self::assemble(exec, places, card, side, config.driver)
+        let parts = Parts { platform: card, driver: config.driver, helper: config.helper };
+        Self::assemble(exec, places, side, parts, Some((wakers, export)))
     }
 
     /// The driver's end of the slot.
@@ -324,13 +337,13 @@ impl<P: Seat + 'static> World<P> {
     fn assemble(
         mut exec: Executive,
         places: Places,
-        platform: P,
         side: P::Side,
-        driver: DriverConfig,
+        parts: Parts<P>,
+        export: Option<(Wakers, Owner)>,
     ) -> Result<Self, WorldError> {
+        let Parts { platform, driver, helper } = parts;
         let (path_out, path_requests) = port("path-requests", PORT, places.paths.wake());
         let (path_answers, path_in) = port("path-updates", PORT, places.host.wake());
-        exec.install(&places.paths, Rc::new(RefCell::new(PathAnswerer::new(path_requests, path_answers))));
         let (control_out, control_in) = port("to-iscsid", PORT, places.iscsid.wake());
         let (to_adapter, from_iscsid) = port("from-iscsid", PORT, places.host.wake());
         let ports = AdapterPorts {
@@ -352,6 +365,22 @@ impl<P: Seat + 'static> World<P> {
             requests: user_requests,
             replies: daemon_replies,
         };
+        let mut ifaces = Vec::new();
+        let inside = match helper {
+            HelperConfig::Inside(configured) => {
+                ifaces = configured;
+                true
+            }
+            HelperConfig::Export(path) => {
+                let (wakers, owner) = export.ok_or(WorldError::NeedsRealTime("a helper behind a socket"))?;
+                wakers.join(owner.index(), places.paths.wake());
+                let listener = ChannelListener::bind(&path).map_err(std::io::Error::other)?;
+                let export = UioExport::new(listener, owner, path_requests.clone(), path_answers.clone())?;
+                exec.install(&places.paths, Rc::new(RefCell::new(export)));
+                false
+            }
+        };
+        let helper = HelperSeat { inbox: path_requests, outbox: path_answers, ifaces, helper: None };
         let mut world = Self {
             exec,
             places,
@@ -360,10 +389,14 @@ impl<P: Seat + 'static> World<P> {
             records: Records::default(),
             daemon,
             iscsid: None,
+            helper,
             requests,
             replies,
             next_id: 0,
         };
+        if inside {
+            world.start_helper();
+        }
         world.start_iscsid()?;
         Ok(world)
     }
@@ -495,6 +528,8 @@ fn fit_frames(
     (Card::new(Bcm5709::new(config, faults.clone(), net.tcp()).with_wire(net.port())), net)
 }
 
-fn fit<T: TcpEngine>(config: ChipConfig, faults: &Faults, tcp: T) -> Card<T> {
-    Card::new(Bcm5709::new(config, faults.clone(), tcp))
+/// A card on an in-memory network. Streams need no frames: the responder answers what the helper asks the Ethernet.
+fn fit_memory(config: ChipConfig, faults: &Faults, net: &MemoryNet, place: &Place) -> Card<MemoryTcp> {
+    let card = Bcm5709::new(config, faults.clone(), net.card(place.wake()));
+    Card::new(card.with_wire(Responder::default()))
 }

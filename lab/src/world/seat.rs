@@ -10,8 +10,8 @@ use bus::wake::Wake;
 use hw_model::bcm5709::Card;
 use hw_model::config::ChipConfig;
 use hw_model::fault::Faults;
+use hw_model::tcp::TcpEngine;
 use hw_model::tcp::frame::{Checksums, FrameNet, FrameTcp};
-use hw_model::tcp::host::HostTcp;
 use hw_model::tcp::memory::MemoryNet;
 use hw_model::wire::link::LinkControl;
 
@@ -23,7 +23,7 @@ use crate::target_host::TargetHost;
 /// A card of either carrier, for its counters.
 pub(super) enum AnyCard {
     Memory(Card<hw_model::tcp::memory::MemoryTcp>),
-    Sockets(Card<HostTcp>),
+    Outside(Card<Box<dyn TcpEngine>>),
     Frames(Card<FrameTcp>),
 }
 
@@ -86,7 +86,7 @@ impl CardSide for NearSide {
     fn in_use(&self) -> usize {
         let (connections, groups) = match &self.card {
             AnyCard::Memory(c) => c.with(|c| c.in_use()),
-            AnyCard::Sockets(c) => c.with(|c| c.in_use()),
+            AnyCard::Outside(c) => c.with(|c| c.in_use()),
             AnyCard::Frames(c) => c.with(|c| c.in_use()),
         };
         connections + groups

@@ -214,11 +214,6 @@ impl<P: Seat + 'static> World<P> {
         self.exec.stop(&self.places.iscsid, stopped);
     }
 
-    /// Stops the path helper, or lets it go on.
-    pub fn stop_path_helper(&mut self, stopped: bool) {
-        self.exec.stop(&self.places.paths, stopped);
-    }
-
     /// Logs everything out, shuts the adapter down, and says what is left.
     ///
     /// # Errors

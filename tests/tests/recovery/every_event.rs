@@ -62,7 +62,7 @@ impl Blow {
                 world.start_iscsid().expect("the name is sound");
             }
             Self::StopDaemon => world.stop_iscsid(true),
-            Self::StopHelper => world.stop_path_helper(true),
+            Self::StopHelper => world.stop_helper(true),
             Self::Pull => {
                 world.pull_card();
             }

@@ -179,7 +179,7 @@ fn t3_a_slow_teardown_of_one_session_does_not_hold_up_another() {
 #[test]
 fn t4_disconnect_while_the_path_is_unresolved() {
     let mut rig = Rig::up(RigConfig::new(1));
-    rig.world.stop_path_helper(true);
+    rig.world.stop_helper(true);
     let record = rig.config().record.clone();
     rig.world.begin_login(&record).expect("the daemon reads");
     rig.run_ms(1000);
@@ -570,7 +570,7 @@ fn daemons_that_die_or_stop_during_a_reset_under_load() {
     for (name, fault) in [
         ("iscsid stopped", (|r: &mut Rig| r.world.stop_iscsid(true)) as fn(&mut Rig)),
         ("iscsid killed", |r| r.world.kill_iscsid()),
-        ("helper stopped", |r| r.world.stop_path_helper(true)),
+        ("helper stopped", |r| r.world.stop_helper(true)),
         ("target silent", |r| r.world.target().expect("embedded").borrow().set_silent(true)),
         ("target killed", |r| r.world.target().expect("embedded").borrow_mut().kill()),
     ] {

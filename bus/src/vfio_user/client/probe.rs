@@ -135,7 +135,7 @@ mod tests {
 
     use super::*;
     use crate::config::ConfigSpace;
-    use crate::config::tests::layout as sample;
+    use crate::config::sample;
 
     fn config() -> [u8; 256] {
         let c = ConfigSpace::new(&sample());

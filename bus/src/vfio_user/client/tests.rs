@@ -4,10 +4,11 @@ use os::event::ready;
 use os::unix::Channel;
 use proptest::prelude::*;
 
+use super::super::fuzzing::{Lie, run_client};
 use super::super::link::SocketLink;
 use super::super::server::Holdings;
 use super::super::testing::*;
-use super::super::wire::{CHUNK, Header, Kind};
+use super::super::wire::{Header, Kind};
 use super::*;
 use crate::actor::{Budget, Progress};
 use crate::config::{
@@ -366,38 +367,6 @@ fn a_server_that_refuses_is_named() {
     assert!(matches!(attach(&link, SMALL), Err(AttachError::Lost)));
 }
 
-/// A server that answers every request with what a test wants.
-struct Fake<F>(F);
-
-impl<F: FnMut(Header, &[u8]) -> Vec<(Kind, Vec<u8>)>> Link for Fake<F> {
-    fn turn(&mut self, out: &mut Outbox, into: &mut Inbox, _: Instant) -> Turn {
-        let mut requests = Inbox::new(1 << 20, 1);
-        let mut answers = Outbox::default();
-        while !out.is_empty() {
-            let n = out.chunk().0.len().min(CHUNK);
-            requests.push(&out.chunk().0[..n], []);
-            out.advance(n);
-            while let Ok(Some(f)) = requests.pop() {
-                for (kind, payload) in (self.0)(f.header, f.payload) {
-                    answers.put(Header { kind, ..f.header }, Vec::new(), |p| p.extend_from_slice(&payload));
-                }
-            }
-        }
-        let (bytes, _) = answers.chunk();
-        if bytes.is_empty() || bytes.len() > into.room() {
-            return Turn::TimedOut;
-        }
-        into.push(bytes, []);
-        Turn::Moved
-    }
-}
-
-/// What a real server says, for a fake one to start from.
-fn honest(raw: &mut Raw, h: Header, payload: &[u8]) -> Vec<(Kind, Vec<u8>)> {
-    raw.send(h.kind, h.id, h.command, payload, Vec::new());
-    raw.answers().into_iter().map(|(h, (p, _))| (h.kind, p.unwrap_or_default())).collect()
-}
-
 #[test]
 fn requests_of_a_server_are_checked() {
     use super::super::message::Request as R;
@@ -474,44 +443,12 @@ fn an_epoch_that_runs_backwards_or_ends_is_not_believed() {
 }
 
 proptest! {
-    /// A server that lies now and then: the client never panics, and either stands or is lost.
     #[test]
     fn any_answers_leave_a_client_in_good_order(
         lies in proptest::collection::vec((0..60usize, any::<u8>(), proptest::collection::vec(any::<u8>(), 0..70)), 1..6),
     ) {
-        let mut raw = Raw::detached(Capabilities::default(), |_| ());
-        raw.server.attach(&mut raw.world.cx());
-        let mut n = 0;
-        let link = Fake(|h: Header, p: &[u8]| {
-            n += 1;
-            let mut answers = if h.kind == Kind::Request || h.kind == Kind::Posted { honest(&mut raw, h, p) } else { Vec::new() };
-            for (_, how, bytes) in lies.iter().filter(|(at, ..)| *at == n) {
-                match (how % 4, answers.first_mut()) {
-                    (0, Some(a)) => a.1 = bytes.clone(),
-                    (1, Some(a)) => a.1.iter_mut().zip(bytes).for_each(|(b, lie)| *b ^= lie),
-                    (2, Some(a)) => a.0 = Kind::Failed(Errno::received((*how).into())),
-                    _ => answers.insert(0, (Kind::Request, bytes.clone())),
-                }
-            }
-            answers
-        });
-        let mut w = World::new();
-        if let Ok(mut c) = Client::attach(&mut w.cx(), link, SMALL) {
-            c.config_write(&mut w.cx(), 4, COMMAND_MEMORY | COMMAND_BUS_MASTER);
-            c.config_write(&mut w.cx(), 0xa0, MSIX_ENABLE);
-            let since = c.epoch();
-            for i in 0..10 {
-                c.write32(&mut w.cx(), Bar(0), STORAGE, i);
-                let _ = c.read32(&mut w.cx(), Bar(0), STORAGE);
-                c.take_interrupts();
-            }
-            let r = c.reset(&mut w.cx(), ResetKind::Device);
-            prop_assert!(c.is_lost() || r.is_ok_and(|p| p.epoch() > since));
-            if c.is_lost() {
-                prop_assert!(c.revoked(&mut w.cx(), since).is_ok_and(|p| p.is_some()));
-            }
-            prop_assert!(c.session.inbox.room() > 0);
-        }
+        let lies: Vec<Lie> = lies.into_iter().map(|(at, how, bytes)| Lie { at, how, bytes }).collect();
+        run_client(&lies);
     }
 }
 

@@ -4,6 +4,7 @@ use os::event::Event as Eventfd;
 use proptest::prelude::*;
 
 use super::super::errno::Errno;
+use super::super::fuzzing::{Call, run_server};
 use super::super::link::Turn;
 use super::super::message::*;
 use super::super::testing::*;
@@ -685,33 +686,10 @@ fn any_request() -> impl Strategy<Value = (u16, u8, Vec<u8>, usize)> {
 }
 
 proptest! {
-    /// Whatever a client says after the greeting: each request is answered exactly once and with a real error, and nothing
-    /// grows beyond its limit.
     #[test]
     fn any_requests_are_answered(messages in proptest::collection::vec(any_request(), 1..40)) {
-        let limits = Capabilities { max_maps: 4, max_data: 8192, max_fds: 2, ..Capabilities::default() };
-        let mut raw = Raw::detached(limits, |_| ());
-        raw.greet(&Capabilities::default());
-        for (command, kind, payload, fds) in messages {
-            let fds = (0..fds).map(|i| if i == 0 { shared(3).1 } else { eventfd().1 }).collect();
-            let kind = match kind {
-                0 => Kind::Posted,
-                1 => Kind::Reply,
-                _ => Kind::Request,
-            };
-            raw.send(kind, 3, command, &payload, fds);
-            raw.server.step(&mut raw.world.cx(), Budget(4), None);
-            let answers = raw.answers();
-            prop_assert_eq!(answers.len(), usize::from(kind == Kind::Request));
-            for (header, (outcome, fds)) in answers {
-                prop_assert_eq!((header.id, header.command), (3, command));
-                prop_assert!(outcome.as_ref().err().is_none_or(|e| e.value() != 0));
-                prop_assert!(outcome.is_ok() || fds.is_empty());
-            }
-            prop_assert!(raw.server.holdings().maps <= 4);
-        }
-        raw.server.detach(&mut raw.world.cx());
-        prop_assert_eq!(raw.server.holdings(), Holdings { maps: 0, unsent: 0, deferred: 0 });
+        let call = |(command, kind, payload, fds)| Call::Message { kind, command, payload, fds };
+        run_server(&messages.into_iter().map(call).collect::<Vec<_>>());
     }
 
     #[test]

@@ -30,8 +30,9 @@ const PERSIST: SmolDuration = SmolDuration::from_millis(200);
 const FRONT: usize = ether::HEADER + ether::VLAN_TAG;
 /// Segments that a connection sends before others get their turn.
 const BURST: u32 = 64;
-/// What a host may ask for as MTU and as buffers; beyond, the nearest of these is used.
-const MTU: std::ops::RangeInclusive<usize> = 256..=LARGEST_FRAME - FRONT;
+/// Bytes of the longest datagram.
+const LARGEST_MTU: usize = LARGEST_FRAME - FRONT;
+/// What a host may ask for as buffers; beyond, the nearest of these is used.
 const BUFFER: std::ops::RangeInclusive<usize> = 2048..=1 << 20;
 
 /// Where frames are built, and how the last one looked.
@@ -110,7 +111,8 @@ pub(super) struct Stream {
 impl Stream {
     fn new(seed: u64, tuple: Tuple, r: &ConnectRequest, checksums: bool, now: Instant) -> Self {
         let header = if tuple.local.is_ipv4() { 40 } else { 60 };
-        let mtu = usize::from(r.pmtu).min(usize::from(r.mss) + header).clamp(*MTU.start(), *MTU.end());
+        // A SYN with its options must fit.
+        let mtu = usize::from(r.pmtu).min(usize::from(r.mss) + header).clamp(header + 24, LARGEST_MTU);
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = seed;
         let mut scratch = Scratch { frame: Box::default(), start: 0, end: 0, sent: 0 };

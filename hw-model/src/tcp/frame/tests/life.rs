@@ -344,7 +344,7 @@ fn hostile() -> impl Strategy<Value = (usize, Vec<(usize, u8)>, usize)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
     #[test]
     fn no_frame_harms_the_card(frames in prop::collection::vec(hostile(), 1..30), fix in any::<bool>()) {
         let mut rig = Rig::new(PERFECT, 1);

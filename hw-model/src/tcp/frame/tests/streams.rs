@@ -50,7 +50,7 @@ fn a_perfect_link_carries_everything_without_retransmission() {
 
 #[test]
 fn a_bad_link_damages_no_stream() {
-    for seed in 0..40 {
+    for seed in 0..24 {
         let bad = Direction {
             rate: 1_000_000_000,
             delay_ns: 50_000,
@@ -65,7 +65,7 @@ fn a_bad_link_damages_no_stream() {
         let mut rig = Rig::new(bad, seed);
         rig.connect(&request());
         rig.wait_for(TcpEvent::Connected);
-        exchange(&mut rig, 200_000, seed);
+        exchange(&mut rig, 120_000, seed);
         let (up, down) = rig.control.counters();
         let happened = [up.lost, up.duplicated, up.corrupted, up.reordered, down.lost, down.corrupted];
         assert!(happened.iter().all(|&n| n > 0), "{happened:?}");
@@ -192,7 +192,7 @@ fn a_hundred_and_twenty_eight_connections_share_a_bad_link() {
     }
     let mut up: Vec<usize> = vec![0; 128];
     let mut echoed: Vec<Vec<u8>> = vec![Vec::new(); 128];
-    let data: Vec<Vec<u8>> = (0..128).map(|n| pattern(n, 20_000)).collect();
+    let data: Vec<Vec<u8>> = (0..128).map(|n| pattern(n, 4000)).collect();
     let done = rig.run_until(Duration::from_secs(60), |r| {
         for n in 0..128_u16 {
             let i = usize::from(n);
@@ -210,7 +210,7 @@ fn a_hundred_and_twenty_eight_connections_share_a_bad_link() {
             });
             assert_eq!(r.host.send(n, &back), back.len());
         }
-        echoed.iter().all(|e| e.len() == 20_000)
+        echoed.iter().all(|e| e.len() == 4000)
     });
     assert!(done && echoed == data);
     assert_eq!(rig.net.connections(), (128, 0));

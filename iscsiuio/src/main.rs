@@ -1,0 +1,86 @@
+//! `iscsiuio`: the helper in a process of its own, until SIGTERM or Ctrl-C.
+//!
+//! One thread, one epoll set: the driver's export socket, the ring's interrupts, iscsid's connections, signals. It stays in the
+//! foreground, as systemd wants it.
+
+mod ipc_server;
+mod service;
+
+use std::fmt::Display;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{ArgAction, Parser};
+use iscsiuio::IfaceConfig;
+use iscsiuio::ipc::SOCKET;
+use iscsiuio::log::Level;
+
+/// Address resolution and acquisition for offloaded iSCSI.
+#[derive(Debug, Parser)]
+#[command(name = "iscsiuio", version, disable_version_flag = true)]
+struct Options {
+    /// Stay in the foreground; it always does, and the option is there for the sake of old unit files.
+    #[arg(short, long)]
+    foreground: bool,
+    /// How much to say: 1 errors, 2 warnings, 3 information, 4 debugging.
+    #[arg(short, long, value_name = "LEVEL", default_value_t = 3)]
+    debug: u8,
+    /// Write the process number to this file.
+    #[arg(short, long, value_name = "FILE")]
+    pid: Option<PathBuf>,
+    /// Print the version.
+    #[arg(short, long, action = ArgAction::Version)]
+    version: Option<bool>,
+    /// The socket at which the driver exports its ring.
+    #[arg(long, value_name = "SOCKET")]
+    driver: PathBuf,
+    /// An interface: dhcp, dhcp6, auto6 or ip=ADDRESS/PREFIX, then gw=ADDRESS, vlan=ID, pcp=PRIORITY, mtu=BYTES, with commas
+    /// between. May be given up to eight times; without it iscsid names the interfaces.
+    #[arg(long = "iface", value_name = "DESCRIPTION")]
+    ifaces: Vec<IfaceConfig>,
+    /// The abstract socket at which iscsid asks.
+    #[arg(long, value_name = "NAME", default_value = SOCKET)]
+    ipc: String,
+}
+
+/// Writes a line to the log: errors to stderr, the rest to stdout. A log that cannot be written is no reason to stop.
+fn say(level: Level, text: &dyn Display) {
+    let line = format!("{}{text}\n", level.prefix());
+    let _ = match level {
+        Level::Error => std::io::stderr().write_all(line.as_bytes()),
+        _ => std::io::stdout().write_all(line.as_bytes()),
+    };
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let level = match options.debug {
+        0 | 1 => Level::Error,
+        2 => Level::Warn,
+        3 => Level::Info,
+        _ => Level::Debug,
+    };
+    if options.ifaces.len() > iscsiuio::stack::INTERFACES {
+        say(Level::Error, &format!("--iface may be given {} times", iscsiuio::stack::INTERFACES));
+        return ExitCode::from(2);
+    }
+    let _ = options.foreground;
+    if let Some(path) = &options.pid
+        && let Err(e) = std::fs::write(path, format!("{}\n", std::process::id()))
+    {
+        say(Level::Error, &format!("cannot write {}: {e}; choose another file with --pid", path.display()));
+        return ExitCode::FAILURE;
+    }
+    let outcome = service::run(&options.driver, options.ifaces, &options.ipc, level);
+    if let Some(path) = &options.pid {
+        let _ = std::fs::remove_file(path);
+    }
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            say(Level::Error, &e);
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! IPv6 as packet scripts: detection, routers, neighbours, DHCPv6, echo, paths.
+#![allow(clippy::unwrap_used, reason = "scripts of tests are not test functions to clippy")]
+
+mod rig;
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
+
+use bus::uio::ToHelper;
+use dhcproto::v6::{
+    DhcpOption, DhcpOptions, IAAddr, IANA, Message, MessageType, OptionCode, Status, StatusCode,
+};
+use dhcproto::{Decodable, Decoder, Encodable};
+use iscsiuio::helper::State;
+use rig::*;
+use smoltcp::wire::{
+    Icmpv6Repr, NdiscNeighborFlags, NdiscPrefixInfoFlags, NdiscPrefixInformation, NdiscRepr,
+    NdiscRouterFlags, RawHardwareAddress,
+};
+
+const LL: &str = "fe80::210:18ff:feaa:bbcc";
+const NODES: &str = "ff02::1";
+
+fn ip(s: &str) -> Ipv6Addr {
+    s.parse().unwrap()
+}
+
+fn group(a: Ipv6Addr) -> Mac {
+    let o = a.octets();
+    [0x33, 0x33, o[12], o[13], o[14], o[15]]
+}
+
+fn ra(from: &str, mac: Mac, lifetime_s: u64, prefix: Option<(&str, u64)>) -> Vec<u8> {
+    let prefix_info = prefix.map(|(p, valid)| NdiscPrefixInformation {
+        prefix_len: 64,
+        flags: NdiscPrefixInfoFlags::ON_LINK | NdiscPrefixInfoFlags::ADDRCONF,
+        valid_lifetime: smoltcp::time::Duration::from_secs(valid),
+        preferred_lifetime: smoltcp::time::Duration::from_secs(valid),
+        prefix: ip(p),
+    });
+    let nd = NdiscRepr::RouterAdvert {
+        hop_limit: 64,
+        flags: NdiscRouterFlags::empty(),
+        router_lifetime: smoltcp::time::Duration::from_secs(lifetime_s),
+        reachable_time: smoltcp::time::Duration::ZERO,
+        retrans_time: smoltcp::time::Duration::ZERO,
+        lladdr: Some(RawHardwareAddress::from_bytes(&mac)),
+        mtu: None,
+        prefix_info,
+    };
+    icmp6((mac, ip(from)), (group(ip(NODES)), ip(NODES)), 255, &Icmpv6Repr::Ndisc(nd))
+}
+
+fn na(from: (Mac, Ipv6Addr), to: (Mac, Ipv6Addr), target: Ipv6Addr, flags: NdiscNeighborFlags) -> Vec<u8> {
+    let lladdr = Some(RawHardwareAddress::from_bytes(&from.0));
+    icmp6(from, to, 255, &Icmpv6Repr::Ndisc(NdiscRepr::NeighborAdvert { flags, target_addr: target, lladdr }))
+}
+
+/// A host that answers solicitations.
+fn answers_ns(host: Ipv6Addr, mac: Mac) -> Responder {
+    Box::new(move |s| {
+        let asked = icmp6_of(&s.bytes, |from, _, _, icmp| match icmp {
+            Icmpv6Repr::Ndisc(NdiscRepr::NeighborSolicit { target_addr, .. }) if *target_addr == host => {
+                Some(from)
+            }
+            _ => None,
+        });
+        let Some(Some(from)) = asked else { return Vec::new() };
+        if s.bytes[0] & 1 == 0 && s.bytes[..6] != mac {
+            return Vec::new();
+        }
+        let flags = NdiscNeighborFlags::SOLICITED | NdiscNeighborFlags::OVERRIDE;
+        let (to, flags) =
+            if from.is_unspecified() { (ip(NODES), NdiscNeighborFlags::OVERRIDE) } else { (from, flags) };
+        let to_mac = if to.is_multicast() { group(to) } else { MAC };
+        vec![(na((mac, host), (to_mac, to), host, flags), s.tci)]
+    })
+}
+
+fn start(config: &str) -> Rig {
+    let mut r = Rig::new(&[config]);
+    r.tell(ToHelper::IfUp { mac: MAC, mtu: 1500 });
+    r
+}
+
+#[test]
+fn a_link_local_address_is_detected_then_routers_are_asked() {
+    let mut r = start("auto6");
+    r.run(20_000);
+    let seen: Vec<(u64, Ipv6Addr, &str)> = r
+        .take()
+        .iter()
+        .filter_map(|s| {
+            icmp6_of(&s.bytes, |from, _, hops, icmp| {
+                assert_eq!(hops, 255);
+                let kind = match icmp {
+                    Icmpv6Repr::Ndisc(NdiscRepr::NeighborSolicit { .. }) => "ns",
+                    Icmpv6Repr::Ndisc(NdiscRepr::NeighborAdvert { .. }) => "na",
+                    Icmpv6Repr::Ndisc(NdiscRepr::RouterSolicit { .. }) => "rs",
+                    _ => "?",
+                };
+                (s.at.as_nanos() / 1_000_000_000, from, kind)
+            })
+        })
+        .collect();
+    let ll = ip(LL);
+    let none = Ipv6Addr::UNSPECIFIED;
+    assert_eq!(seen, [(0, none, "ns"), (1, ll, "na"), (1, ll, "rs"), (5, ll, "rs"), (9, ll, "rs")]);
+    assert_eq!((r.helper.addresses(0), r.helper.state()), (vec![ll.into()], State::Running));
+}
+
+#[test]
+fn a_duplicate_is_not_used() {
+    let mut r = start("auto6");
+    r.responder = Some(answers_ns(ip(LL), OTHER));
+    r.run(20_000);
+    assert!(r.helper.addresses(0).is_empty());
+    assert!(r.said("is in use by somebody else"));
+}
+
+#[test]
+fn advertised_prefixes_make_addresses_and_their_lifetimes_end_them() {
+    let mut r = start("auto6");
+    r.run(1500);
+    r.put(&ra("fe80::1", PEER, 30, Some(("fd00:1::", 100))));
+    r.put(&ra("fe80::2", OTHER, 3000, Some(("fd00:2::", 10_000))));
+    r.run(1500);
+    let own = ["fe80::", "fd00:1::", "fd00:2::"].map(|p| IpAddr::from(ip(&format!("{p}210:18ff:feaa:bbcc"))));
+    assert_eq!(r.helper.addresses(0), own);
+    r.want(1, ip("2001:db8::1"));
+    r.run(10);
+    assert_eq!(r.updates[0].1.mac, PEER, "the first router");
+    r.run(31_000);
+    assert_eq!(r.updates.last().unwrap().1.mac, OTHER, "its lifetime is over: the other one");
+    r.run(100_000);
+    assert_eq!(r.helper.addresses(0), [own[0], own[2]]);
+}
+
+#[test]
+fn a_router_that_says_goodbye_or_is_silent_is_replaced() {
+    let mut r = start("auto6");
+    r.run(1500);
+    r.put(&ra("fe80::1", PEER, 3000, Some(("fd00:1::", 10_000))));
+    r.put(&ra("fe80::2", OTHER, 3000, None));
+    r.run(1500);
+    r.responder = Some(answers_ns(ip("fe80::2"), OTHER));
+    r.want(1, ip("2001:db8::1"));
+    r.run(10);
+    assert_eq!(r.updates[0].1.mac, PEER);
+    r.run(30_000);
+    assert_eq!(r.updates.last().unwrap().1.mac, OTHER, "nobody answers for the first");
+    r.put(&ra("fe80::2", OTHER, 0, None));
+    r.run(10);
+    assert_eq!(r.updates.last().unwrap().1.mac, PEER);
+}
+
+#[test]
+fn without_a_router_what_is_off_link_fails_at_once() {
+    let mut r = start("ip=fd00::3/64");
+    r.run(3000);
+    assert_eq!(r.helper.addresses(0).len(), 2);
+    r.want(1, ip("2001:db8::1"));
+    r.run(10);
+    assert!(!r.updates[0].1.resolved());
+    r.responder = Some(answers_ns(ip("fd00::9"), PEER));
+    r.want(2, ip("fd00::9"));
+    r.run(10);
+    assert_eq!((r.updates[1].1.mac, r.updates[1].1.src), (PEER, ip("fd00::3").into()));
+    r.want(3, ip("fe80::9"));
+    r.responder = None;
+    r.run(9000);
+    assert!(!r.updates[2].1.resolved());
+}
+
+#[test]
+fn solicitations_and_echoes_are_answered() {
+    let mut r = start("ip=fd00::3/64");
+    r.run(20_000);
+    r.take();
+    let (us, host) = (ip("fd00::3"), ip("fd00::9"));
+    let sn = ip("ff02::1:ff00:3");
+    let lladdr = Some(RawHardwareAddress::from_bytes(&PEER));
+    let ns = Icmpv6Repr::Ndisc(NdiscRepr::NeighborSolicit { target_addr: us, lladdr });
+    r.put(&icmp6((PEER, host), (group(sn), sn), 255, &ns));
+    let flags = NdiscNeighborFlags::SOLICITED | NdiscNeighborFlags::OVERRIDE;
+    assert_eq!(r.take()[0].bytes, na((MAC, us), (PEER, host), us, flags));
+    r.put(&icmp6((PEER, host), (group(sn), sn), 64, &ns));
+    assert!(r.take().is_empty(), "hop limit 255 proves that it is from this link");
+    let echo = Icmpv6Repr::EchoRequest { ident: 1, seq_no: 2, data: &[3; 99] };
+    r.put(&icmp6((PEER, host), (MAC, us), 64, &echo));
+    let reply = Icmpv6Repr::EchoReply { ident: 1, seq_no: 2, data: &[3; 99] };
+    assert_eq!(r.take()[0].bytes, icmp6((MAC, us), (PEER, host), 64, &reply));
+}
+
+#[test]
+fn a_claim_is_answered_and_a_neighbour_that_moves_is_told() {
+    let mut r = start("ip=fd00::3/64");
+    r.run(20_000);
+    let (us, host, all) = (ip("fd00::3"), ip("fd00::9"), (group(ip(NODES)), ip(NODES)));
+    r.take();
+    r.put(&na((OTHER, us), all, us, NdiscNeighborFlags::OVERRIDE));
+    r.put(&na((OTHER, us), all, us, NdiscNeighborFlags::OVERRIDE));
+    assert_eq!(r.take().len(), 1, "one defence in ten seconds");
+    r.responder = Some(answers_ns(host, PEER));
+    r.want(1, host);
+    r.run(10);
+    r.put(&na((OTHER, host), all, host, NdiscNeighborFlags::empty()));
+    assert_eq!(r.updates.len(), 1, "without OVERRIDE nothing moves");
+    r.put(&na((OTHER, host), all, host, NdiscNeighborFlags::OVERRIDE));
+    assert_eq!(r.updates[1].1.mac, OTHER);
+    let start = r.now;
+    r.run(60_000);
+    assert_eq!(r.updates[2].1.mac, PEER, "and found again, as it is the one that answers");
+    assert!(r.updates[2].0.since(start) <= Duration::from_secs(14));
+}
+
+const SERVER: &str = "fe80::547";
+
+fn dhcp6(refuse: bool) -> Responder {
+    Box::new(move |s| {
+        let Some(bytes) = udp_of(&s.bytes, 547) else { return Vec::new() };
+        let m = Message::decode(&mut Decoder::new(&bytes)).unwrap();
+        let kind = match m.msg_type() {
+            MessageType::Solicit => MessageType::Advertise,
+            _ => MessageType::Reply,
+        };
+        let mut reply = Message::new_with_id(kind, m.xid());
+        let o = reply.opts_mut();
+        o.insert(m.opts().get(OptionCode::ClientId).unwrap().clone());
+        o.insert(DhcpOption::ServerId(vec![0, 3, 0, 1, 2, 0, 0, 0, 0, 1]));
+        let Some(DhcpOption::IANA(ia)) = m.opts().get(OptionCode::IANA) else { panic!("an IA") };
+        let mut opts = DhcpOptions::new();
+        if refuse && kind == MessageType::Reply {
+            opts.insert(DhcpOption::StatusCode(StatusCode { status: Status::NoBinding, msg: String::new() }));
+        } else {
+            let (preferred_life, valid_life) = (100, 200);
+            let addr = ip("fd00:6::77");
+            opts.insert(DhcpOption::IAAddr(IAAddr {
+                addr,
+                preferred_life,
+                valid_life,
+                opts: DhcpOptions::new(),
+            }));
+        }
+        o.insert(DhcpOption::IANA(IANA { id: ia.id, t1: 0, t2: 0, opts }));
+        let bytes = reply.to_vec().unwrap();
+        vec![(udp((PEER, ip(SERVER).into(), 547), (MAC, ip(LL).into(), 546), &bytes), s.tci)]
+    })
+}
+
+fn dhcp6_seen(r: &mut Rig) -> Vec<MessageType> {
+    let sent = r.take();
+    let of =
+        |s: &Sent| udp_of(&s.bytes, 547).map(|b| Message::decode(&mut Decoder::new(&b)).unwrap().msg_type());
+    sent.iter().filter_map(of).collect()
+}
+
+#[test]
+fn dhcpv6_waits_for_the_reply_renews_and_expires() {
+    let mut r = start("dhcp6");
+    r.run(1100);
+    assert_eq!(dhcp6_seen(&mut r), [MessageType::Solicit]);
+    r.responder = Some(dhcp6(false));
+    r.run(3000);
+    assert_eq!(dhcp6_seen(&mut r), [MessageType::Solicit, MessageType::Request]);
+    assert!(r.helper.addresses(0).contains(&ip("fd00:6::77").into()));
+    r.run(50_000);
+    assert_eq!(dhcp6_seen(&mut r), [MessageType::Renew]);
+    r.responder = None;
+    r.run(190_000);
+    let seen = dhcp6_seen(&mut r);
+    assert!(seen.contains(&MessageType::Renew) && seen.contains(&MessageType::Rebind), "{seen:?}");
+    assert!(r.helper.addresses(0).contains(&ip("fd00:6::77").into()));
+    r.run(20_000);
+    assert_eq!(r.helper.addresses(0), [IpAddr::from(ip(LL))]);
+    assert!(r.said("DHCPv6 lease has expired"));
+}
+
+#[test]
+fn a_refused_request_is_no_address() {
+    let mut r = start("dhcp6");
+    r.responder = Some(dhcp6(true));
+    r.run(5000);
+    assert_eq!(r.helper.addresses(0), [IpAddr::from(ip(LL))]);
+    assert!(r.helper.counters().stack.naks >= 3);
+}
