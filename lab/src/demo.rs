@@ -1,21 +1,22 @@
-//! The main job: chip, driver and target in one process, or the chip in one of its own; sessions under verified load;
+//! The main job: chip, driver, helper and target in one process with a virtual cable between card and target, or the chip in one
+//! of its own; sessions under verified load;
 //! device resets in the middle of it; and a report that says whether everything came back and nothing was lost.
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use bus::inproc::SlotConfig;
 use bus::trace::Sink;
 use driver::adapter::{AdapterCounters, OperatorRequest};
 use driver::iscsid::NodeRecord;
 use hw_model::fault::{FaultPoint, Trigger};
+use hw_model::tcp::frame::Checksums;
 use iscsi::target::{Auth, Disk, RamBackend, ServerConfig, TargetServer};
 use serde::Serialize;
 
 use crate::load::LoadConfig;
 use crate::oracle::Initial;
-use crate::world::{FarConfig, PORTAL, Seat, World, WorldConfig, WorldError};
+use crate::world::{FarConfig, LinkNetwork, PORTAL, Seat, Time, World, WorldConfig, WorldError};
 
 /// The target's name.
 pub const TARGET: &str = "iqn.2026-01.lab.cnic:demo";
@@ -137,14 +138,13 @@ pub fn run(
     say: impl FnMut(&str),
 ) -> Result<DemoReport, WorldError> {
     let target = ram_target(TARGET, REGION * u64::from(config.sessions), Auth::default());
-    let mut world = World::new(match config.seed {
-        Some(seed) => WorldConfig::virtual_time(seed, target),
-        // What the bus would forgive is judged in real time too: the price is small.
-        None => WorldConfig {
-            slot: SlotConfig { strict: true, ..SlotConfig::default() },
-            ..WorldConfig::real_time(target)
-        },
-    })?;
+    let mut network = LinkNetwork::new(target);
+    network.station.mtu = MTUS[0];
+    // The cable damages nothing.
+    network.station.checksums = Checksums::Skipped;
+    let time = config.seed.map_or(Time::Real, |seed| Time::Virtual { seed });
+    // What the bus would forgive is judged in real time too: the price is small.
+    let mut world = World::new(WorldConfig { time, ..WorldConfig::link(0, network) })?;
     if let Some(sink) = trace {
         world.set_sink(sink);
     }

@@ -215,7 +215,7 @@ fn failure(e: &WorldError, what: &str) -> Failure {
     // The driver's own words mostly say what to do already.
     let advice = match code {
         ExitCode::Transport | ExitCode::TransportTimeout | ExitCode::PduTimeout
-            if !text.contains("check") =>
+            if !text.contains("check") && !matches!(e, WorldError::Plug(_) | WorldError::NoCard { .. }) =>
         {
             "; check address and port, and that the target runs"
         }

@@ -206,6 +206,8 @@ fn decode(files: &[PathBuf; 2]) {
     for file in files {
         let commands = frames(file, "iscsi.opcode == 0x01").len();
         assert!(commands > 100, "{}: {commands} SCSI commands", file.display());
+        let judged = frames(file, "tcp.checksum.status == \"Good\"").len();
+        assert!(judged > commands, "{}: checksums are looked at", file.display());
         let bad = "_ws.malformed || ip.checksum.status == \"Bad\" || tcp.checksum.status == \"Bad\" || udp.checksum.status == \"Bad\"";
         let bad = frames(file, bad);
         assert!(bad.is_empty(), "{}: {bad:#?}", file.display());
@@ -286,11 +288,49 @@ fn jumbo_frames() {
 }
 
 #[test]
+fn card_driver_and_helper_are_three_processes() {
+    let Some((mut net, _tgtd, dir)) = net(1500, Switch::Plain) else { return };
+    let helper = Path::new(env!("CARGO_BIN_EXE_cnic")).with_file_name("iscsiuio");
+    assert!(helper.is_file(), "build it: cargo build -p iscsiuio");
+    let path = |name: &str| dir.path().join(name).to_str().expect("UTF-8").to_owned();
+    let (chip, uio, log) = (path("chip"), path("uio"), path("tee.pcapng"));
+    let near = net.near.clone();
+    let mut card = Command::new(env!("CARGO_BIN_EXE_cnic"));
+    card.args(["chip", "--socket", &chip, "--wire", &format!("tap:{TAP}"), "--pcap", &log]);
+    net.start(&near, &card, "listening on");
+    let mut iscsiuio = Command::new(helper);
+    iscsiuio.args(["--driver", &uio, "--iface", "ip=10.77.0.3/24", "--ipc", &uio]);
+    net.start(&near, &iscsiuio, "no driver at");
+    // Neither driver nor helper is where the card's network is, for all they know.
+    let url = format!("iscsi://10.77.0.2:{PORT}/{IQN}/1");
+    let out = cnic()
+        .args([
+            "io",
+            &url,
+            "verify",
+            "--force",
+            "--size",
+            "8M",
+            "--json",
+            "--card",
+            &chip,
+            "--export-uio",
+            &uio,
+        ])
+        .output()
+        .expect("cnic runs");
+    let (code, out, err) = text_of(&out);
+    assert!(code == 0 && out.contains("\"verified\":true"), "{code}: {out}{err}");
+}
+
+#[test]
 fn nobody_answers() {
     let Some((net, _tgtd, _dir)) = net(1500, Switch::Plain) else { return };
     let (url, wire) = (format!("iscsi://10.77.0.99:{PORT}/{IQN}/1"), format!("tap:{TAP}"));
     let (code, _, err) = net.cnic(&["info", &url, "--wire", &wire, "--iface", "ip=10.77.0.3/24"]);
-    assert!(code != 0 && err.contains("10.77.0.99"), "{code}: {err}");
+    assert!(code == 8 && err.contains("10.77.0.99") && err.contains("nobody answers"), "{code}: {err}");
     let (code, _, err) = net.cnic(&["info", &url, "--wire", "tap:nosuch/device", "--iface", "dhcp"]);
-    assert!(code != 0 && err.contains("nosuch/device"), "{code}: {err}");
+    assert!(code == 4 && err.contains("nosuch/device"), "{code}: {err}");
+    let (code, _, err) = net.cnic(&["info", &url, "--wire", &wire]);
+    assert!(code == 7 && err.contains("--iface"), "{code}: {err}");
 }
