@@ -24,13 +24,14 @@ pub const ENTRY: usize = 64;
 /// Entries of each ring.
 pub const ENTRIES: u16 = 64;
 
-const BAR: Bar = Bar(0);
-const RINGS_AT: u64 = 0x10;
-const DOORBELL: u64 = 0x1_0000;
-const LAST: usize = ENTRY - 4;
-const COMMAND: u16 = 4;
+pub(crate) const BAR: Bar = Bar(0);
+/// The page that the rings begin at.
+pub(crate) const RINGS_AT: u64 = 0x10;
+pub(crate) const DOORBELL: u64 = 0x1_0000;
+pub(crate) const LAST: usize = ENTRY - 4;
+pub(crate) const COMMAND: u16 = 4;
 
-struct Echo {
+pub(crate) struct Echo {
     layout: FunctionLayout,
     rings: u64,
     grant: Option<Grant>,
@@ -39,7 +40,7 @@ struct Echo {
 }
 
 impl Echo {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let layout = FunctionLayout {
             vendor: 0x14e4,
             device: 0x1639,
@@ -69,7 +70,7 @@ impl PciFunction for Echo {
         if at == DOORBELL {
             self.producer = value as u16;
         } else if at == RINGS_AT {
-            self.rings = value << 32;
+            self.rings = value << 12;
             self.grant = Some(cx.host.grant());
         }
     }
@@ -117,7 +118,7 @@ pub struct Pair {
     trace: Trace,
 }
 
-const HOST: ActorId = ActorId::new("host", 0);
+pub(crate) const HOST: ActorId = ActorId::new("host", 0);
 
 impl Default for Pair {
     fn default() -> Self {
@@ -142,7 +143,7 @@ impl Pair {
         let mut cx = Cx { now: Instant::ZERO, actor: HOST, rng: &mut rng, trace: &mut trace };
         platform.config_write(&mut cx, COMMAND, COMMAND_MEMORY | COMMAND_BUS_MASTER);
         let rings = platform.dma_alloc(2 * usize::from(ENTRIES) * ENTRY, "echo rings").expect("memory");
-        platform.write32(&mut cx, BAR, RINGS_AT, (rings.addr() >> 32) as u32);
+        platform.write32(&mut cx, BAR, RINGS_AT, (rings.addr() >> 12) as u32);
         let doorbell = platform.map_doorbell(BAR, DOORBELL);
         Self { platform, card: CardActor(slot), rings, doorbell, producer: 0, consumer: 0, rng, trace }
     }

@@ -3,4 +3,5 @@
 
 pub mod blast;
 pub mod echo;
+pub mod far;
 pub mod rig;

@@ -347,6 +347,7 @@ impl Helper {
 
     /// Does not touch the ring any more.
     fn let_go(&mut self) {
+        self.busy_since = None;
         if let Some(ring) = self.ring.take() {
             // Writes of this ring that did not leave yet would only be dropped.
             self.outbox.retain(|m| !matches!(m, FromHelper::Write { .. }));
@@ -354,7 +355,7 @@ impl Helper {
             self.log.add(Level::Info, || "nic closed".to_owned());
         }
         self.out.clear();
-        (self.state, self.deadline, self.busy_since) = (State::Stopped, None, None);
+        (self.state, self.deadline) = (State::Stopped, None);
     }
 
     fn acquire(&mut self, now: Instant) {

@@ -311,7 +311,7 @@ impl Inner {
             link: LinkHeader { destination, source: c.mac, vlan: c.vlan },
             options: TcpOptions::default(),
         };
-        self.stack.accept(now, place, seed, &terms, frame, segment, &mut emit);
+        self.stack.accept(now, place, seed, &terms, frame, &mut emit);
     }
 
     fn event(&mut self, place: u16, event: TcpEvent) {
@@ -443,7 +443,10 @@ impl Carrier for Station {
         let s = &mut *self.0.borrow_mut();
         let Some((place, _)) = s.place(id) else { return };
         let Inner { stack, outbox, now, .. } = s;
-        stack.abort(*now, place, &mut |frame| drop(outbox.push(frame)));
+        stack.abort(*now, place, &mut |frame| {
+            // A full outbox drops it, and counts that.
+            let _ = outbox.push(frame);
+        });
         s.release(place);
     }
 
@@ -472,7 +475,10 @@ impl Carrier for Station {
         let s = &mut *self.0.borrow_mut();
         s.listening.clear();
         let Inner { stack, outbox, now, .. } = s;
-        stack.reset(*now, &mut |frame| drop(outbox.push(frame)));
+        stack.reset(*now, &mut |frame| {
+            // A full outbox drops it, and counts that.
+            let _ = outbox.push(frame);
+        });
         for place in 0..s.places.len() as u16 {
             if s.places[usize::from(place)].state != State::Free {
                 s.release(place);

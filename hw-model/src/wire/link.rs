@@ -253,9 +253,9 @@ impl Lane {
             return;
         }
         let mut at = now;
-        if c.rate != 0 {
-            let bits = (frame.len() as u64 + AROUND) * 8;
-            at = self.free_at.max(now) + Duration::from_nanos(bits.saturating_mul(1_000_000_000) / c.rate);
+        let bits = (frame.len() as u64 + AROUND) * 8;
+        if let Some(ns) = bits.saturating_mul(1_000_000_000).checked_div(c.rate) {
+            at = self.free_at.max(now) + Duration::from_nanos(ns);
             self.free_at = at;
         }
         if happens(rng, names.loss, c.loss) {

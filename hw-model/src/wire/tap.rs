@@ -187,7 +187,8 @@ mod tests {
             options: TcpOptions::default(),
         };
         bench.with(|cx| tcp.connect(cx, ID, &request));
-        let (mut events, mut frame, mut arps) = (Vec::new(), Vec::new(), 0);
+        let (mut events, mut frame) = (Vec::new(), Vec::new());
+        let arps = std::cell::Cell::new(0);
         let mut turn = |bench: &mut Bench,
                         tcp: &mut crate::tcp::frame::FrameTcp,
                         events: &mut Vec<TcpEvent>| {
@@ -200,7 +201,7 @@ mod tests {
                     // The kernel asks who has the card's address.
                     if ether::payload(&frame) == Some((ether::TYPE_ARP, 14)) && frame[38..42] == CARD.octets()
                     {
-                        arps += 1;
+                        arps.set(arps.get() + 1);
                         let mut reply = frame[..42].to_vec();
                         reply[..6].copy_from_slice(&frame[6..12]);
                         reply[6..12].copy_from_slice(&MAC);
@@ -225,7 +226,7 @@ mod tests {
         assert_eq!(from, (CARD, 60000).into());
         peer.set_nonblocking(true).expect("non-blocking");
 
-        let data: Vec<u8> = (0..100_000_u32).map(|n| (n * 7 >> 3) as u8).collect();
+        let data: Vec<u8> = (0..100_000_u32).map(|n| ((n * 7) >> 3) as u8).collect();
         let (mut sent, mut echoed, mut back) = (0, Vec::new(), Vec::new());
         for _ in 0..5000 {
             sent += bench.with(|cx| tcp.send(cx, ID, &data[sent..]));
@@ -248,7 +249,7 @@ mod tests {
             turn(&mut bench, &mut tcp, &mut events);
         }
         assert!(back == data, "{} of {}", back.len(), data.len());
-        assert!(arps > 0);
+        assert!(arps.get() > 0);
 
         drop(peer);
         for _ in 0..5000 {

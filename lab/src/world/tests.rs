@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use driver::adapter::OperatorRequest;
 use driver::iscsid::NodeRecord;
 use hw_model::wire::link::{Direction, LinkConfig};
 use iscsi::target::Auth;
@@ -92,7 +93,12 @@ fn a_killed_target_and_a_replaced_card_come_back_over_frames() {
         target.borrow_mut().kill();
         world.run_for(Duration::from_millis(500));
         target.borrow_mut().restart().expect("nobody else listens");
-        world.run_for(Duration::from_secs(5));
+        world.run_for(Duration::from_secs(8));
+        world.pull_card();
+        world.run_for(Duration::from_millis(20));
+        assert!(world.insert_card());
+        world.operate(OperatorRequest::InterfaceUp).expect("not shut down");
+        world.run_for(Duration::from_secs(8));
     });
     assert_eq!(left.leaked(), 0, "{left:?}");
 }

@@ -215,6 +215,12 @@ fn path_groups_follow_their_neighbour() {
     h.submit(&connect(c));
     h.reap();
     assert_eq!(h.wire.0.borrow().requests[0].1.link.destination[5], 9);
+    assert_eq!(h.wire.0.borrow().links, [], "there was no connection to tell of it");
+    e.set_da([2, 0, 0, 0, 0, 10]);
+    h.submit(&[e.into_element()]);
+    h.reap();
+    let links: Vec<_> = h.wire.0.borrow().links.iter().map(|(id, l)| (id.0, l.destination[5])).collect();
+    assert_eq!(links, [(0, 10)], "a live connection follows");
 }
 
 #[test]

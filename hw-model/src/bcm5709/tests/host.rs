@@ -43,6 +43,7 @@ pub(super) struct WireState {
     pub(super) events: Vec<(TcpId, TcpEvent)>,
     pub(super) requests: Vec<(TcpId, ConnectRequest)>,
     pub(super) aborts: Vec<TcpId>,
+    pub(super) links: Vec<(TcpId, LinkHeader)>,
     pub(super) resets: u32,
 }
 
@@ -82,7 +83,9 @@ impl TcpEngine for Wire {
         0
     }
 
-    fn set_link(&mut self, _: TcpId, _: LinkHeader) {}
+    fn set_link(&mut self, id: TcpId, link: LinkHeader) {
+        self.0.borrow_mut().links.push((id, link));
+    }
 
     fn poll(&mut self, _: &mut DevCx<'_>, out: &mut Vec<(TcpId, TcpEvent)>) {
         out.append(&mut self.0.borrow_mut().events);

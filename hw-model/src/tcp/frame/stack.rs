@@ -142,17 +142,18 @@ impl Stack {
         seed: u64,
         request: &ConnectRequest,
         frame: &[u8],
-        segment: &Segment,
         emit: &mut dyn FnMut(&[u8]),
     ) {
-        let Some(mut stream) = Stream::listen(seed, request, self.checksums, now) else {
+        let stream = Stream::listen(seed, request, self.checksums, now);
+        let (Some(mut stream), Some(segment)) = (stream, Segment::find(frame)) else {
             self.counters.impossible += 1;
+            self.events.push_back((id, TcpEvent::ConnectFailed(ConnectError::Refused)));
             return;
         };
         stream.handshake = Some(now + CONNECT_TIMEOUT);
         self.time_waits.remove(&segment.tuple);
         self.insert(id, stream);
-        self.input(now, frame, segment, emit);
+        self.input(now, frame, &segment, emit);
     }
 
     /// Takes a segment if it belongs to a connection, also to one in TIME-WAIT.
@@ -250,6 +251,9 @@ impl Stack {
     /// Queues bytes; how many there was room for. Less than all: [`TcpEvent::Writable`] follows.
     pub fn send(&mut self, id: u16, bytes: &[u8]) -> usize {
         let Some(s) = stream(&mut self.streams, id).filter(|s| s.connected && !s.closed) else { return 0 };
+        if bytes.is_empty() {
+            return 0;
+        }
         let n = s.socket_mut().send_slice(bytes).unwrap_or(0);
         s.starved = n < bytes.len();
         enqueue(&mut self.ready, s, id);

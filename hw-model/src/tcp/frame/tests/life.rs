@@ -238,6 +238,7 @@ fn silence_ends_with_the_retransmission_limit() {
     let mut rig = Rig::connected(PERFECT, 1);
     rig.run(Duration::from_secs(100));
     assert_eq!(rig.seen, [], "an idle connection lives");
+    assert_eq!((rig.tcp.next_deadline(), rig.host.next_deadline()), (None, None), "and costs nothing");
     rig.silent = true;
     rig.send(b"anybody?");
     rig.run(RETRANSMISSION_LIMIT - ms(100));

@@ -150,7 +150,7 @@ impl Rig {
         let mut terms = self.terms.clone();
         (terms.local, terms.remote) = (segment.local(), segment.remote());
         terms.link = LinkHeader { destination: CARD, source: self.mac, vlan: ether::vlan(frame) };
-        self.host.accept(now, self.next, seed, &terms, frame, &segment, &mut emit);
+        self.host.accept(now, self.next, seed, &terms, frame, &mut emit);
         self.next += 1;
     }
 

@@ -50,6 +50,7 @@ fn a_perfect_link_carries_everything_without_retransmission() {
 
 #[test]
 fn a_bad_link_damages_no_stream() {
+    let mut happened = [0; 6];
     for seed in 0..24 {
         let bad = Direction {
             rate: 1_000_000_000,
@@ -67,9 +68,10 @@ fn a_bad_link_damages_no_stream() {
         rig.wait_for(TcpEvent::Connected);
         exchange(&mut rig, 120_000, seed);
         let (up, down) = rig.control.counters();
-        let happened = [up.lost, up.duplicated, up.corrupted, up.reordered, down.lost, down.corrupted];
-        assert!(happened.iter().all(|&n| n > 0), "{happened:?}");
+        let these = [up.lost, up.duplicated, up.corrupted, up.reordered, down.lost, down.corrupted];
+        happened.iter_mut().zip(these).for_each(|(all, n)| *all += n);
     }
+    assert!(happened.iter().all(|&n| n > 20), "{happened:?}");
 }
 
 #[test]
@@ -196,7 +198,9 @@ fn a_hundred_and_twenty_eight_connections_share_a_bad_link() {
     let done = rig.run_until(Duration::from_secs(60), |r| {
         for n in 0..128_u16 {
             let i = usize::from(n);
-            up[i] += r.bench.with(|cx| r.tcp.send(cx, TcpId(n), &data[i][up[i]..]));
+            if up[i] < data[i].len() {
+                up[i] += r.bench.with(|cx| r.tcp.send(cx, TcpId(n), &data[i][up[i]..]));
+            }
             r.bench.with(|cx| {
                 r.tcp.recv(cx, TcpId(n), &mut |_, bytes| {
                     echoed[i].extend_from_slice(bytes);
@@ -208,7 +212,9 @@ fn a_hundred_and_twenty_eight_connections_share_a_bad_link() {
                 back.extend_from_slice(bytes);
                 bytes.len()
             });
-            assert_eq!(r.host.send(n, &back), back.len());
+            if !back.is_empty() {
+                assert_eq!(r.host.send(n, &back), back.len());
+            }
         }
         echoed.iter().all(|e| e.len() == 4000)
     });
