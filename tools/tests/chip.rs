@@ -127,6 +127,31 @@ fn the_command_line_decides_what_card_it_is() {
 }
 
 #[test]
+fn signals_pull_the_cable_and_plug_it_in() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("chip");
+    let mut chip = Chip::start(&path, &[]);
+    with_client(&path, |client, cx| {
+        let command = client.config_read(cx, 4).expect("the card answers");
+        client.config_write(cx, 4, command | 6);
+        let mut read = |at: u32| {
+            client.write32(cx, Bar(0), WINDOW_ADDRESS, at);
+            client.read32(cx, Bar(0), WINDOW).expect("the card answers")
+        };
+        let status = read(SHMEM_BASE) + 0xc;
+        assert_eq!(read(status) & 1, 1, "link status");
+        for (signal, link) in [("-USR1", 0), ("-USR2", 1), ("-USR1", 0)] {
+            chip.signal(signal);
+            let start = std::time::Instant::now();
+            while read(status) & 1 != link {
+                assert!(start.elapsed() < PATIENCE, "{signal} does nothing");
+            }
+        }
+    });
+    assert!(chip.stop().0.success());
+}
+
+#[test]
 fn accesses_outside_of_the_table_are_listed() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("chip");

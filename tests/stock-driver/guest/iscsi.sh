@@ -190,5 +190,3 @@ recovered() {
   wait_for 90 progress || die "no I/O after: $1; $(cat /tmp/load.failed 2>/dev/null)"
   say "recovered: $(echo $(passes))"
 }
-# host WORDS: `run --helper` does something outside
-host() { echo "HOST: $*"; }

@@ -6,6 +6,8 @@ HOST_ADDR=${HOST_ADDR:-10.0.0.1/24} PEER=${PEER:-10.0.0.2} SPEED=${SPEED:-1000} 
 uptime_s() { cut -d' ' -f1 /proc/uptime; }
 say() { echo "== $* (t=$(uptime_s))"; }
 die() { echo "FAILED: $* (t=$(uptime_s))"; exit 1; }
+# host WORDS: `run --helper` does something outside
+host() { echo "HOST: $*"; }
 # wait_for SECONDS COMMAND...: poll until the command succeeds
 wait_for() {
   local end

@@ -28,9 +28,15 @@ impl Chip {
 
     /// Sends SIGTERM and waits; returns the status and what was still printed.
     pub(crate) fn stop(&mut self) -> (ExitStatus, String) {
-        let killed = Command::new("kill").arg(self.0.id().to_string()).status().expect("kill runs");
-        assert!(killed.success());
+        self.signal("-TERM");
         self.wait()
+    }
+
+    /// Sends a signal, such as `-USR1`.
+    pub(crate) fn signal(&self, signal: &str) {
+        let pid = self.0.id().to_string();
+        let killed = Command::new("kill").args([signal, &pid]).status().expect("kill runs");
+        assert!(killed.success());
     }
 
     /// Waits for the end; returns the status and what was still printed.
