@@ -27,6 +27,9 @@ pub enum Outside {
     Tap(String),
 }
 
+/// The two halves of a network: what carries offloaded connections, and what the Ethernet rings are plugged into.
+pub type Network = (Box<dyn TcpEngine>, Box<dyn Wire>);
+
 /// Why a port could not be plugged in.
 #[derive(Debug, Error)]
 pub enum PlugError {
@@ -45,7 +48,7 @@ impl Default for Outside {
 }
 
 impl Outside {
-    /// The two halves of the network. The runner wakes the card for `owner`; `recording` takes what passes.
+    /// Makes both halves. The runner wakes the card for `owner`; `recording` takes what passes.
     ///
     /// # Errors
     /// There is no such TAP device, or no right to it.
@@ -54,7 +57,7 @@ impl Outside {
         chip: &ChipConfig,
         owner: Owner,
         recording: Option<&Recording>,
-    ) -> Result<(Box<dyn TcpEngine>, Box<dyn Wire>), PlugError> {
+    ) -> Result<Network, PlugError> {
         Ok(match self {
             Self::Nat(nat) => {
                 let tcp = HostTcp::new(owner).with_nat(nat);

@@ -18,13 +18,15 @@ mod dma;
 pub mod doorbell;
 pub mod errno;
 #[cfg(any(test, feature = "fuzzing"))]
+#[allow(clippy::unwrap_used, reason = "what tests are made of; clippy does not see that behind the feature")]
 pub mod fuzzing;
 mod irq;
 pub mod link;
 pub mod message;
 pub mod server;
 #[cfg(any(test, feature = "fuzzing"))]
-#[cfg_attr(not(test), allow(dead_code, clippy::unwrap_used))]
+#[cfg_attr(not(test), allow(dead_code))]
+#[allow(clippy::unwrap_used, reason = "as above")]
 mod testing;
 pub mod version;
 pub mod wire;
