@@ -46,7 +46,7 @@ pub(crate) struct Plug {
     #[arg(long, value_name = "KIND", default_value = "nat", value_parser = wire)]
     pub(crate) wire: Wire,
     /// Where an address of the card's world is found here, such as 10.0.0.2=127.0.0.1 or 10.0.0.2:3260=127.0.0.1:3261
-    /// ([ADDRESS]:PORT for IPv6). May be repeated. An address without a rule means itself.
+    /// (`[ADDRESS]:PORT` for IPv6). May be repeated. An address without a rule means itself.
     #[arg(long = "nat", value_name = "ADDR[:PORT]=ADDR[:PORT]")]
     pub(crate) nat: Vec<NatRule>,
     /// Record what crosses the wire in FILE, for Wireshark: the frames of the Ethernet rings, and the segments of offloaded
