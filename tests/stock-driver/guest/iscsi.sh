@@ -1,4 +1,4 @@
-# shellcheck shell=dash
+# shellcheck shell=dash disable=SC2154,SC2153 # from lib.sh, from outside
 # The stock user land on top of lib.sh: `. /guest/iscsi.sh` after it. Debian's fio would make the guest three times as big;
 # `verify` does. From `run --env`:
 #   TARGET_IQN (needed), TARGET_IP, TARGET_PORT   what to log in to; an IPv6 address makes all of this IPv6
@@ -100,7 +100,7 @@ login() {
   timeout "${LOGIN_TIMEOUT:-60}" iscsiadm -m node -T "$TARGET_IQN" -p "$portal,1" -I "$iface" --login || die login
   wait_for 20 all_disks || die "there are $(found_disks | wc -l) disks, not $SESSIONS"
   disks=$(found_disks)
-  say "logged in: $(echo $disks)"
+  say "logged in: $(echo "$disks" | one_line)"
 }
 logout() {
   node --logout || die logout
@@ -118,6 +118,7 @@ found_disks() {
 }
 all_disks() { [ "$(found_disks | wc -l)" = "$SESSIONS" ]; }
 no_disks() { [ -z "$(found_disks)" ]; }
+one_line() { tr '\n' ' '; }
 # session_states: one word per session
 session_states() { cat /sys/class/iscsi_session/session*/state 2>/dev/null; }
 logged_in() { [ "$(session_states | grep -c '^LOGGED_IN$')" = "$SESSIONS" ]; }
@@ -169,24 +170,24 @@ passes() { local disk; for disk in $disks; do echo "${disk##*/} $(cat "/tmp/load
 progress() { [ ! -e /tmp/load.failed ] && ! printf '%s\n%s\n' "$before" "$(passes)" | sort | uniq -d | grep -q .; }
 load_down() {
   touch /tmp/stop
-  wait_for 120 load_ended || die "the load does not end: sessions are $(echo $(session_states))"
+  wait_for 120 load_ended || die "the load does not end: sessions are $(session_states | one_line)"
   [ ! -e /tmp/load.failed ] || die "verification failed: $(cat /tmp/load.failed)"
 }
-load_ended() { [ -e /tmp/load.failed ] || [ "$(ls /tmp/load.ended.* 2>/dev/null | wc -l)" = "$SESSIONS" ]; }
+load_ended() { [ -e /tmp/load.failed ] || [ "$(find /tmp -name "load.ended.*" | wc -l)" = "$SESSIONS" ]; }
 # recovered WHAT: sessions and load are back. iscsiuio can lock up by itself when it is asked twice in a row during a
 # reset (futexes in all its threads): it is then started anew and counted.
 recovered() {
   if ! wait_for 25 logged_in; then
     restarts=$((restarts + 1))
-    [ "$restarts" -le "${RESTARTS:-3}" ] || die "sessions are $(echo $(session_states)) after: $1"
-    say "sessions are $(echo $(session_states)): iscsiuio is started anew"
+    [ "$restarts" -le "${RESTARTS:-3}" ] || die "sessions are $(session_states | one_line) after: $1"
+    say "sessions are $(session_states | one_line): iscsiuio is started anew"
     threads iscsiuio
     killall -9 iscsiuio
     sleep 1
     iscsiuio_up
-    wait_for 60 logged_in || die "sessions are $(echo $(session_states)) after: $1, and a restart of iscsiuio"
+    wait_for 60 logged_in || die "sessions are $(session_states | one_line) after: $1, and a restart of iscsiuio"
   fi
   passes_before
   wait_for 90 progress || die "no I/O after: $1; $(cat /tmp/load.failed 2>/dev/null)"
-  say "recovered: $(echo $(passes))"
+  say "recovered: $(passes | one_line)"
 }
