@@ -12,7 +12,7 @@ use super::fake::op;
 use super::rig::Rig;
 use crate::adapter::{AdapterState, Holdings, OperatorRequest};
 use crate::bnx2i::Phase;
-use crate::config::DriverConfig;
+use crate::config::{Deadlines, DriverConfig};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// The mailboxes of CIDs 20 and 2.
@@ -298,7 +298,7 @@ fn a_helper_that_restarts_is_told_everything_again() {
     // The deadline of the first request counts.
     rig.answer_path(asked[0]);
     let took = rig.run_until(60 * SECOND, |r| r.adapter.holdings().cids == 1);
-    assert!(took <= 4 * SECOND, "{took:?}");
+    assert!(took <= Deadlines::default().path - SECOND, "{took:?}");
     assert!(rig.connected(1).is_some_and(|r| r.is_ok()));
     let again = rig.open();
     assert_eq!((again.generation, rig.flushes()), (2, 1));
@@ -313,10 +313,10 @@ fn a_helper_that_takes_nothing_costs_only_path_requests() {
     for n in 0..600 {
         rig.connect(100 + n);
         if n % 100 == 99 {
-            rig.run(8 * SECOND);
+            rig.run(Deadlines::default().path);
         }
     }
-    rig.run(10 * SECOND);
+    rig.run(2 * Deadlines::default().path);
     assert_eq!(rig.ep_phase(ep), Some(Phase::Full));
     assert_eq!(rig.adapter.holdings().cids, 1);
     // Port and outbox are full of requests; the news of the interface still come.
