@@ -3,7 +3,7 @@
 //! States of the NIC (ISCSIUIO 7): [`State::Stopped`] without an interface of the driver's or without a description of ours,
 //! [`State::Opening`] until the ring is there, [`State::Acquiring`] until every interface has its address or the time for it is
 //! over, [`State::Running`] from then on. IF_DOWN leads back to Stopped and forgets requests; addresses and leases are kept for
-//! the next IfUp with the same MAC, so that a reset costs no acquisition. A helper that is made anew
+//! the next IfUp with the same MAC, so that a reset costs no acquisition. Neighbours are asked again. A helper that is made anew
 //! says Hello and comes to the same state by itself.
 //!
 //! Nothing waits for ever: an open is asked for again after [`OPEN_WAIT`], a refused one after [`REFUSED_WAIT`] up to [`REFUSALS`] times,
@@ -416,6 +416,8 @@ impl Helper {
         match &mut self.stack {
             Some(stack) if stack.mac() == mac => {
                 stack.link_up(cx.now);
+                // What was said meanwhile was not heard: a neighbour may have moved.
+                self.neighbours.clear();
                 for (i, config) in self.configs.iter().enumerate() {
                     if stack.iface(i).is_none_or(|old| old.config != *config) {
                         stack.configure(i, config, &mut self.neighbours, cx.now);
@@ -533,7 +535,7 @@ impl Helper {
             next = Instant::earliest(next, self.stack.as_ref().and_then(Stack::next));
             next = Instant::earliest(next, self.pings.next());
         }
-        next = Instant::earliest(next, self.paths.next());
+        next = Instant::earliest(next, self.paths.next(self.ring.is_some()));
         if let Some(since) = self.busy_since {
             let again = self.reopened.map_or(since, |t| t + REOPEN_EVERY);
             next = Instant::earliest(next, Some((since + STUCK).max(again)));

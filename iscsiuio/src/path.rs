@@ -126,8 +126,9 @@ impl Paths {
         }
     }
 
-    pub(crate) fn next(&self) -> Option<Instant> {
-        let hops = self.hops.iter().map(|h| match h.state {
+    /// When there is something to do. Nobody can be asked without a ring: only deadlines run then.
+    pub(crate) fn next(&self, ring: bool) -> Option<Instant> {
+        let hops = self.hops.iter().filter(|_| ring).map(|h| match h.state {
             State::Asking { at, .. } | State::Known { at } | State::Probing { at, .. } => at,
         });
         hops.chain(self.waiting.iter().map(|w| w.1)).min()
@@ -196,7 +197,14 @@ impl Paths {
 
     /// Sees to it that a hop is looked after.
     fn hop(&mut self, io: &mut PathIo<'_>, route: Route) {
-        if self.hops.iter().any(|h| (h.route.iface, h.route.hop) == (route.iface, route.hop)) {
+        let same = |h: &&mut Hop| (h.route.iface, h.route.hop) == (route.iface, route.hop);
+        if let Some(hop) = self.hops.iter_mut().find(same) {
+            // Somebody wants it who cannot wait until the next look.
+            if matches!(hop.state, State::Known { .. })
+                && io.neighbours.get(route.iface, route.hop, io.now).is_none()
+            {
+                hop.state = State::Asking { tries: 0, at: io.now };
+            }
             return;
         }
         let state = match io.neighbours.get(route.iface, route.hop, io.now) {
@@ -285,6 +293,8 @@ impl Paths {
                     self.watched.push_back(w);
                     self.hop(io, r);
                 }
+                // New paths would go another way. This one has its address still, and connections cannot change theirs.
+                _ if io.stack.addresses(w.route.iface).contains(&w.route.source) => self.watched.push_back(w),
                 // The address is gone, and with it the path.
                 _ => {
                     let dst = w.req.dst;

@@ -160,6 +160,33 @@ fn get_iface_brings_an_interface_up_and_says_so() {
     assert!(r.said("Unknown iscsid broadcast command: 4d"));
 }
 
+/// A new interface takes new paths; those in use keep theirs until their own address goes.
+#[test]
+fn a_path_outlives_a_better_interface_and_not_its_address() {
+    let mut r = Rig::new(&[]);
+    r.responder = Some(answers_arp(HOST, PEER));
+    r.tell(ToHelper::IfUp { mac: MAC, mtu: 1500 });
+    let of = |address: &str, vlan: u16| {
+        Request::decode(&bytes(1, &[(field::IPADDRESS, address)], vlan, 0)).unwrap()
+    };
+    outcome(&mut r, &of("10.0.0.3/24", 5));
+    r.run(1000);
+    r.want(1, HOST);
+    r.run(100);
+    let first = r.updates[0].1;
+    assert_eq!((r.updates.len(), first.src, first.vlan), (1, OURS.into(), 5));
+    outcome(&mut r, &of("10.0.0.4/24", 6));
+    r.run(1000);
+    r.want(2, HOST);
+    r.run(100);
+    let second = r.updates[1].1;
+    assert_eq!((r.updates.len(), second.src, second.vlan), (2, [10, 0, 0, 4].into(), 6));
+    outcome(&mut r, &of("10.0.0.9/24", 5));
+    r.run(1000);
+    assert_eq!(r.updates.len(), 3, "one path has lost its address");
+    assert_eq!((r.updates[2].1.handle, r.updates[2].1.resolved()), (first.handle, false));
+}
+
 #[test]
 fn a_conflict_is_an_error() {
     let mut r = Rig::new(&[]);

@@ -190,6 +190,44 @@ fn a_neighbour_that_moves_is_told_at_once() {
 }
 
 #[test]
+fn a_neighbour_that_moved_during_a_reset_is_asked_again() {
+    let mut r = Rig::up(&[STATIC]);
+    r.responder = Some(answers_arp(HOST, PEER));
+    r.want(9, HOST);
+    r.run(10);
+    r.tell(ToHelper::IfDown);
+    r.tell(ToHelper::IfUp { mac: MAC, mtu: 1500 });
+    r.responder = Some(answers_arp(HOST, OTHER));
+    r.want(10, HOST);
+    r.run(10);
+    assert_eq!((r.updates.len(), r.updates[1].1.mac), (2, OTHER));
+}
+
+/// A path in use keeps its hop alive, of which nothing is known after five minutes of silence.
+#[test]
+fn a_request_for_a_neighbour_that_was_silent_for_long_is_not_kept_waiting() {
+    let mut r = Rig::up(&[STATIC]);
+    r.responder = Some(answers_arp(HOST, PEER));
+    r.want(9, HOST);
+    r.run(10);
+    r.responder = None;
+    r.run(400_000);
+    for (handle, ms) in [(10, 500), (11, 9_500)] {
+        r.want(handle, HOST);
+        r.run(8_000);
+        let last = r.updates.last().unwrap().1;
+        assert_eq!((last.handle, last.resolved()), (PathHandle(handle), false), "{:?}", r.updates);
+        r.take();
+        r.run(ms);
+    }
+    r.responder = Some(answers_arp(HOST, OTHER));
+    r.want(12, HOST);
+    r.run(2_000);
+    let mine = r.updates.iter().find(|(_, u)| u.handle == PathHandle(12));
+    assert_eq!(mine.map(|(_, u)| u.mac), Some(OTHER));
+}
+
+#[test]
 fn traffic_with_another_mac_moves_nothing() {
     let mut r = Rig::up(&[STATIC]);
     r.responder = Some(answers_arp(HOST, PEER));
@@ -278,6 +316,9 @@ fn a_ring_that_does_not_send_is_opened_anew_and_a_shut_one_is_not_written_to() {
 #[test]
 fn a_stuck_ring_that_cannot_be_opened_again_is_waited_for_quietly() {
     let mut r = Rig::up(&[STATIC]);
+    r.responder = Some(answers_arp(HOST, PEER));
+    r.want(9, HOST);
+    r.run(10);
     r.card.as_mut().unwrap().stuck = true;
     r.refuse = true;
     r.put(&arp(ArpOperation::Request, (PEER, HOST), ([0; 6], OURS), BROADCAST));

@@ -2,10 +2,12 @@
 //!
 //! It answers ARP, neighbour solicitations and echo requests for its addresses, listens, and carries byte streams over
 //! its own TCP ([`Stack`]); a [`Target`](crate::target::Target) is the process on it. Its operator ([`Station`] is a
-//! handle) moves its MAC, silences it, makes it the router for other addresses, and kills the process. It never resolves
-//! anybody: answers go back to where the question came from, and streams to where the last segment came from.
+//! handle) moves its MAC, silences it, makes it the router for other addresses, makes it claim addresses of others, and
+//! kills the process. It never resolves anybody: answers go back to where the question came from, and streams to where the
+//! last segment came from. A DHCPv4 server may stand beside it on the same segment, with its own MAC; it falls silent when the
+//! station does.
 //!
-//! Not modelled: DHCP, router advertisements, reassembly. Frames for others, with another tag, or that make no sense
+//! Not modelled: router advertisements, reassembly. Frames for others, with another tag, or that make no sense
 //! are counted and dropped.
 
 use std::cell::RefCell;
@@ -20,7 +22,7 @@ use hw_model::tcp::frame::{Checksums, Segment};
 use hw_model::tcp::memory::{AddressInUse, HostEvent, HostReceived, StreamId};
 use hw_model::tcp::{ConnectRequest, LinkHeader, TcpEvent, TcpOptions};
 use hw_model::wire::link::LinkEnd;
-use hw_model::wire::{FrameQueue, LARGEST_FRAME};
+use hw_model::wire::{FrameQueue, LARGEST_FRAME, Responder};
 
 use crate::carrier::Carrier;
 
@@ -48,6 +50,11 @@ pub struct StationConfig {
     pub ipv6: Ipv6Addr,
     /// Addresses behind it: it is their router. It has streams and echoes for them, and answers no ARP.
     pub behind: Vec<IpAddr>,
+    /// Addresses of others that it says are its own: it answers ARP and solicitations for them, and nothing else.
+    pub claims: Vec<IpAddr>,
+    /// A DHCPv4 server stands beside it, whose leases hold for so many seconds. Its network is that of the [`Responder`],
+    /// 10.0.0.0/24.
+    pub dhcp: Option<u32>,
     /// VLAN id of all its frames.
     pub vlan: Option<u16>,
     /// Longest datagram, in bytes.
@@ -65,6 +72,8 @@ impl Default for StationConfig {
             ipv4: Ipv4Addr::new(192, 0, 2, 1),
             ipv6: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1),
             behind: Vec::new(),
+            claims: Vec::new(),
+            dhcp: None,
             vlan: None,
             mtu: 1500,
             buffer: 256 << 10,
@@ -118,6 +127,7 @@ enum State {
 struct Inner {
     link: LinkEnd,
     config: StationConfig,
+    dhcp: Option<Responder>,
     stack: Stack,
     listening: BTreeSet<SocketAddr>,
     places: Vec<Place>,
@@ -143,9 +153,11 @@ impl Station {
     pub fn new(config: StationConfig, link: LinkEnd, wake: Wake) -> Self {
         link.wake_with(wake.clone());
         let stack = Stack::new(config.checksums == Checksums::Real);
+        let dhcp = config.dhcp.map(Responder::with_lease);
         Self(Rc::new(RefCell::new(Inner {
             link,
             config,
+            dhcp,
             stack,
             listening: BTreeSet::new(),
             places: Vec::new(),
@@ -198,9 +210,9 @@ impl Station {
         }
         if announce {
             let (config, scratch) = (&s.config, &mut s.scratch);
-            answers::announce_v4(config, scratch);
+            answers::announce_v4(config, config.ipv4, scratch);
             s.outbox.push(scratch);
-            answers::announce_v6(config, scratch);
+            answers::announce_v6(config, config.ipv6, scratch);
             s.outbox.push(scratch);
         }
         s.wake.wake();
@@ -209,6 +221,31 @@ impl Station {
     /// Changes the addresses that it is the router for.
     pub fn set_behind(&self, addresses: Vec<IpAddr>) {
         self.0.borrow_mut().config.behind = addresses;
+    }
+
+    /// Changes the addresses of others that it claims. With `announce` it says so to all, as a host does that takes an
+    /// address without asking.
+    pub fn set_claims(&self, addresses: Vec<IpAddr>, announce: bool) {
+        let s = &mut *self.0.borrow_mut();
+        s.config.claims = addresses;
+        for i in 0..if announce { s.config.claims.len() } else { 0 } {
+            match s.config.claims[i] {
+                IpAddr::V4(ip) => answers::announce_v4(&s.config, ip, &mut s.scratch),
+                IpAddr::V6(ip) => answers::announce_v6(&s.config, ip, &mut s.scratch),
+            }
+            s.outbox.push(&s.scratch);
+        }
+        s.wake.wake();
+    }
+
+    /// Puts a DHCPv4 server beside the station, exchanges it, or takes it away. Returns what was there.
+    pub fn set_dhcp(&self, server: Option<Responder>) -> Option<Responder> {
+        std::mem::replace(&mut self.0.borrow_mut().dhcp, server)
+    }
+
+    /// Acts on the DHCP server, if there is one.
+    pub fn with_dhcp<R>(&self, f: impl FnOnce(&mut Responder) -> R) -> Option<R> {
+        self.0.borrow_mut().dhcp.as_mut().map(f)
     }
 
     /// The machine loses its power: everything is forgotten, and nobody is told.
@@ -252,6 +289,13 @@ impl Inner {
         self.counters.frames += 1;
         if let Some(segment) = Segment::find(frame) {
             return self.segment_in(cx, frame, &segment);
+        }
+        if let Some(server) = self.dhcp.as_mut().filter(|_| Responder::is_dhcp(frame)) {
+            server.ask(cx.now, frame);
+            while server.answered(&mut self.scratch) {
+                self.link.send_at(cx.now, cx.rng, &self.scratch);
+            }
+            return;
         }
         match answers::answer(&self.config, frame, &mut self.scratch) {
             answers::Verdict::Resolved => self.counters.resolutions += 1,

@@ -19,16 +19,38 @@ use hw_model::config::ChipConfig;
 use hw_model::engine::EngineCounters;
 use hw_model::fault::{FaultPoint, Trigger};
 use hw_model::tcp::memory::Reach;
+use hw_model::wire::link::{LinkConfig, LinkControl};
 use iscsi::scsi::Lun;
 use iscsi::target::{Auth, Counters, Disk, RamBackend, ServerConfig, SessionInfo, TargetServer};
+use iscsiuio::IfaceConfig;
 use lab::load::{Load, LoadConfig, LoadReport};
 use lab::oracle::Initial;
-use lab::world::{Leftovers, PORTAL, World, WorldConfig};
+use lab::station::{Station, StationConfig};
+use lab::world::{HelperConfig, Leftovers, LinkNetwork, PORTAL, World, WorldConfig, static_v4};
 
 /// The target's name.
 pub const TARGET: &str = "iqn.2026-01.lab.cnic:recovery";
 /// Bytes per block.
 pub const BLOCK: u32 = 512;
+
+/// Frames on a link, instead of streams in memory.
+#[derive(Clone, Debug)]
+pub struct FrameNetwork {
+    /// The machine that the target runs on.
+    pub station: StationConfig,
+    /// The cable.
+    pub link: LinkConfig,
+    /// The helper's interfaces.
+    pub ifaces: Vec<IfaceConfig>,
+}
+
+impl Default for FrameNetwork {
+    /// A perfect link, jumbo frames, and static addresses.
+    fn default() -> Self {
+        let station = StationConfig { mtu: 9000, ..StationConfig::default() };
+        Self { station, link: LinkConfig::default(), ifaces: vec![static_v4()] }
+    }
+}
 
 /// What to build.
 #[derive(Clone, Debug)]
@@ -55,6 +77,8 @@ pub struct RigConfig {
     pub server: ServerConfig,
     /// Who may log in.
     pub auth: Auth,
+    /// The network, if connections are TCP in frames.
+    pub frames: Option<FrameNetwork>,
 }
 
 impl RigConfig {
@@ -81,7 +105,22 @@ impl RigConfig {
             dma_limit: SlotConfig::default().dma_limit,
             server: ServerConfig { trace_commands: true, ..ServerConfig::default() },
             auth: Auth::default(),
+            frames: None,
         }
+    }
+
+    /// The same over frames on a perfect link.
+    #[must_use]
+    pub fn frames(sessions: u16) -> Self {
+        Self { frames: Some(FrameNetwork::default()), ..Self::new(sessions) }
+    }
+
+    /// The network of frames.
+    ///
+    /// # Panics
+    /// When it is another.
+    pub fn network(&mut self) -> &mut FrameNetwork {
+        self.frames.as_mut().expect("a network of frames")
     }
 
     /// A target with one RAM disk that has a region for each session.
@@ -104,7 +143,13 @@ impl RigConfig {
     /// When the driver refuses its configuration.
     #[must_use]
     pub fn world(&self) -> World {
-        let mut config = WorldConfig::virtual_time(self.seed, self.target());
+        let mut config = match self.frames.clone() {
+            None => WorldConfig::virtual_time(self.seed, self.target()),
+            Some(FrameNetwork { station, link, ifaces }) => {
+                let network = LinkNetwork { server: self.target(), station, link };
+                WorldConfig { helper: HelperConfig::Inside(ifaces), ..WorldConfig::link(self.seed, network) }
+            }
+        };
         config.chip = self.chip.clone();
         config.driver = self.driver.clone();
         config.slot =
@@ -363,6 +408,32 @@ impl Rig {
         self.world.host().borrow().adapter.sessions().filter(|s| s.phase == phase).count()
     }
 
+    /// The station at the end of the link.
+    ///
+    /// # Panics
+    /// When the network is another.
+    #[must_use]
+    pub fn station(&self) -> Station {
+        self.world.frames().expect("a network of frames").station.clone()
+    }
+
+    /// The link.
+    ///
+    /// # Panics
+    /// When the network is another.
+    #[must_use]
+    pub fn link(&self) -> LinkControl {
+        self.world.frames().expect("a network of frames").link.clone()
+    }
+
+    /// Runs until each session has completed a request from now on, within `limit`. How long that took.
+    pub fn progress(&mut self, limit: Duration) -> Option<Duration> {
+        let (start, age) = (self.world.now(), self.world.host().borrow().adapter.age());
+        // A completion in the present age or a later one counts.
+        self.load.borrow_mut().expect_recovery(start, age.wrapping_sub(1));
+        self.recovered(limit).then(|| self.world.now() - start)
+    }
+
     /// Runs for milliseconds.
     pub fn run_ms(&mut self, ms: u64) {
         self.world.run_for(Duration::from_millis(ms));
@@ -429,12 +500,9 @@ impl Rig {
     #[track_caller]
     pub fn heal(&mut self) {
         self.undo_faults();
-        let age = self.world.host().borrow().adapter.age();
-        // A completion in the present age or a later one is progress.
-        self.load.borrow_mut().expect_recovery(self.world.now(), age.wrapping_sub(1));
         let limit =
             2 * recovery_bound(&self.config.driver.deadlines, &self.config.record) + Duration::from_secs(120);
-        let recovered = self.recovered(limit);
+        let recovered = self.progress(limit).is_some();
         assert!(
             recovered,
             "L2: {} sessions make no progress; adapter {:?}, sessions {:?}, iscsid {:?}",
@@ -504,6 +572,11 @@ pub fn heal(world: &mut World) {
     if let Some(net) = world.net() {
         net.set_reach(Reach::Normal);
     }
+    if let Some(frames) = world.frames() {
+        frames.link.set_up(true);
+        frames.link.set(LinkConfig::default());
+        frames.station.set_claims(Vec::new(), false);
+    }
     if let Some(target) = world.target() {
         target.borrow().set_silent(false);
         // It may be running.
@@ -514,6 +587,7 @@ pub fn heal(world: &mut World) {
     } else {
         world.start_iscsid().expect("the initiator's name is sound");
     }
+    world.start_helper();
     world.stop_helper(false);
     world.operate(OperatorRequest::InterfaceUp).expect("the adapter was not shut down");
 }

@@ -10,6 +10,9 @@
 //! | Grouping without an answer | DESTROY; a late answer is followed by UPLOAD_PG, none at all means quarantine |
 //! | Destroying without an answer | quarantine, and the adapter resets the chip (H2) |
 //!
+//! The helper's news of a path count in every phase: a neighbour that moved becomes an UPDATE_PG as soon as the card has a group,
+//! and a path without a neighbour means that our address is gone, which ends the connection.
+//!
 //! An endpoint with a path group is never released: its cid would be given away while the card still has a group of it.
 
 use core::net::SocketAddr;
@@ -174,6 +177,7 @@ impl<P: Platform> Adapter<P> {
         ep.unposted = !sent;
         if sent && ep.phase == Phase::Grouping {
             ep.group = PathGroup::Pending;
+            ep.told_hop = ep.next_hop;
         }
         if sent && ep.phase == Phase::Destroying {
             ep.destroying = !ep.destroyed;
@@ -196,6 +200,7 @@ impl<P: Platform> Adapter<P> {
                     break;
                 }
             }
+            self.follow_hop(cx, cid);
         }
     }
 
@@ -335,7 +340,7 @@ impl<P: Platform> Adapter<P> {
 
     /// PATH_UPDATE.
     pub(super) fn on_path(&mut self, cx: &mut Cx<'_>, update: &PathUpdate) {
-        let (mtu, deadline) = (self.config.mtu, self.config.deadlines.path_group);
+        let mtu = self.config.mtu;
         let handle = endpoint_handle(update.handle);
         let cid = handle.cid;
         let Some(ep) = self.ep_of(handle) else { return self.stale(cx, 30, cid) };
@@ -346,20 +351,41 @@ impl<P: Platform> Adapter<P> {
                 ep.pmtu = update.pmtu.clamp(MIN_MTU, mtu);
                 self.enter(cx, cid, Phase::Grouping);
             }
+            Phase::Resolving | Phase::Grouping | Phase::Connecting if !update.resolved() => {
+                self.fail_endpoint(cx, cid, Cause::Connect(EpError::NoPath));
+            }
             Phase::Resolving => self.fail_endpoint(cx, cid, Cause::Connect(EpError::NoPath)),
-            Phase::Connected | Phase::Updating | Phase::Full
-                if update.resolved() && update.mac != ep.next_hop =>
+            // TCP would go on for minutes from an address that may be another's by then.
+            Phase::Connected | Phase::Updating | Phase::Full if !update.resolved() => {
+                self.fail_endpoint(cx, cid, Cause::PathLost);
+            }
+            Phase::Grouping | Phase::Connecting | Phase::Connected | Phase::Updating | Phase::Full
+                if update.mac != ep.next_hop =>
             {
-                let PathGroup::Up(pg_cid) = ep.group else { return };
-                // Without room the old neighbour stays; the helper tells again when it answers again.
-                if self.submit_kwqes(cx, &[cm::update_pg(cid, pg_cid, update.mac)]).is_ok() {
-                    self.timers.arm(TimerKey::PathGroup(cid), cx.now + deadline);
-                    if let Some(ep) = self.ep(cid) {
-                        ep.next_hop = update.mac;
-                    }
-                }
+                ep.next_hop = update.mac;
+                self.follow_hop(cx, cid);
             }
             _ => self.stale(cx, 30, cid),
+        }
+    }
+
+    /// Tells the card about the newest neighbour, if it has a group that names an older one.
+    fn follow_hop(&mut self, cx: &mut Cx<'_>, cid: u16) {
+        let deadline = cx.now + self.config.deadlines.path_group;
+        let Some(ep) = self.ep(cid).filter(|ep| ep.phase.has_tcp()) else { return };
+        let (PathGroup::Up(pg_cid), hop) = (ep.group, ep.next_hop) else { return };
+        if hop == ep.told_hop {
+            return;
+        }
+        if self.submit_kwqes(cx, &[cm::update_pg(cid, pg_cid, hop)]).is_err() {
+            if !self.kwq_waiters.contains(&cid) {
+                self.kwq_waiters.push_back(cid);
+            }
+            return;
+        }
+        self.timers.arm(TimerKey::PathGroup(cid), deadline);
+        if let Some(ep) = self.ep(cid) {
+            ep.told_hop = hop;
         }
     }
 
@@ -419,6 +445,7 @@ impl<P: Platform> Adapter<P> {
                     self.enter(cx, cid, Phase::Destroying);
                 } else if ok {
                     self.enter(cx, cid, Phase::Connecting);
+                    self.follow_hop(cx, cid);
                 } else {
                     self.answer_connect(cid, Err(EpError::Connect(status.0)));
                     self.enter(cx, cid, Phase::Destroying);

@@ -107,7 +107,10 @@ pub(crate) struct Endpoint {
     pub(crate) context: Option<u32>,
     pub(crate) port: Option<PortGuard>,
     pub(crate) src: Option<IpAddr>,
+    /// The neighbour, as the helper knows it.
     pub(crate) next_hop: [u8; 6],
+    /// The neighbour, as the card was told.
+    pub(crate) told_hop: [u8; 6],
     /// Tag control information of the path group; 0 for none.
     pub(crate) vlan: u16,
     /// Path MTU, bytes.
@@ -147,6 +150,7 @@ impl Endpoint {
             port: None,
             src: None,
             next_hop: [0; 6],
+            told_hop: [0; 6],
             vlan: 0,
             pmtu: 0,
             group: PathGroup::None,

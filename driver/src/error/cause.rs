@@ -62,6 +62,8 @@ pub enum Cause {
     Lost(ConnFailure),
     /// A reset of the adapter takes all its connections down.
     AdapterReset,
+    /// The helper took the path back: the connection's own address is not ours any more.
+    PathLost,
     /// The adapter is removed.
     HostRemoved,
     /// Connect and login together took longer than the login timeout.
@@ -120,7 +122,7 @@ impl Cause {
             Self::NopTimedOut => (C::NopTimedOut, E::Transport, true),
             Self::TmfTimedOut => (C::EhSessionReset, E::Transport, true),
             Self::TmfNotSent | Self::PduNotSent => (C::ConnFailed, E::Transport, true),
-            Self::AsyncEvent(_) | Self::AdapterReset => (C::ConnFailed, E::Transport, true),
+            Self::AsyncEvent(_) | Self::AdapterReset | Self::PathLost => (C::ConnFailed, E::Transport, true),
             Self::HostRemoved | Self::Lost(C::InvalidHost) => (C::InvalidHost, E::HostNotFound, false),
             Self::Lost(conn) => (conn, E::Transport, true),
             Self::LoginTimedOut => (C::ConnFailed, E::PduTimeout, true),
@@ -200,6 +202,9 @@ impl fmt::Display for Cause {
             Self::AsyncEvent(n) => write!(f, "the target sent asynchronous event {n}"),
             Self::Lost(failure) => write!(f, "detected conn error ({failure})"),
             Self::AdapterReset => f.write_str("the adapter was reset"),
+            Self::PathLost => f.write_str(
+                "the offload interface lost its address: check the DHCP server, or who else uses the address",
+            ),
             Self::HostRemoved => f.write_str("the adapter was removed"),
             Self::LoginTimedOut => f.write_str("login timed out: check that the target answers iSCSI logins"),
             Self::LoginStatus { class, detail } => {

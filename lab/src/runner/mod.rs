@@ -21,6 +21,10 @@ use bus::{Actor, ActorId, Budget, Cx, Instant};
 /// Work items that an actor may do in one step, unless [`Executive::set_budget`] says otherwise.
 pub const BUDGET: Budget = Budget(64);
 
+/// Steps in a row that may do nothing and ask for the next one at once, in virtual time: far more than any actor needs to
+/// come to rest.
+pub const SPINS: u32 = 1000;
+
 /// What happens to the clock.
 pub trait Pace {
     /// The time, when the world outside may have let some pass since `now`.
@@ -30,6 +34,12 @@ pub trait Pace {
 
     /// The time now, directly after an actor was stepped. What lies between is the actor's.
     fn after_step(&mut self, now: Instant) -> Instant;
+
+    /// Whether an actor that does nothing and wants to run at once, again and again, is a bug to stop at. Where time is
+    /// real it only costs a processor.
+    fn forbids_spinning(&self) -> bool {
+        false
+    }
 
     /// Between two steps: looks outside when that is due, and returns the new time. No actor is charged for it.
     fn between(&mut self, now: Instant) -> Instant {
@@ -72,6 +82,10 @@ impl Pace for Virtual {
     fn idle(&mut self, now: Instant, deadline: Option<Instant>) -> Option<Instant> {
         deadline.map(|d| d.max(now))
     }
+
+    fn forbids_spinning(&self) -> bool {
+        true
+    }
 }
 
 /// A place in an [`Executive`] that an actor will be put into. It exists first so that the actor's ports can be
@@ -93,6 +107,8 @@ struct Entry {
     deadline: Option<Instant>,
     stopped: bool,
     busy: Duration,
+    /// Steps in a row that did nothing and asked for another one at once.
+    spins: u32,
 }
 
 /// Why a run ended.
@@ -150,6 +166,7 @@ impl Executive {
             deadline: None,
             stopped: false,
             busy: Duration::ZERO,
+            spins: 0,
         });
         Place(wake)
     }
@@ -161,6 +178,7 @@ impl Executive {
         e.actor = Some(actor);
         e.deadline = None;
         e.stopped = false;
+        e.spins = 0;
         e.wake.wake();
     }
 
@@ -229,6 +247,9 @@ impl Executive {
     }
 
     /// Runs until `done` (asked after every step), or `limit`, or until nothing can happen any more.
+    ///
+    /// # Panics
+    /// In virtual time, when an actor spins: [`SPINS`] steps in a row without work, each asking for the next at once.
     pub fn run(&mut self, limit: Instant, mut done: impl FnMut(&Self) -> bool) -> Ended {
         self.now = self.pace.now(self.now);
         loop {
@@ -277,6 +298,15 @@ impl Executive {
                 cx.event(EventKind::Step, u64::from(p.done), 0);
             }
             e.deadline = p.next;
+            let spins = p.done == 0 && p.next.is_some_and(|at| at <= cx.now);
+            e.spins = if spins { e.spins + 1 } else { 0 };
+            assert!(
+                e.spins < SPINS || !self.pace.forbids_spinning(),
+                "{} spins: it does nothing, and wants to run again at {:?}, at {:?}",
+                e.name,
+                p.next,
+                cx.now
+            );
             if p.done >= self.budget.0 {
                 e.wake.wake();
             }
@@ -363,6 +393,28 @@ mod tests {
         x.kill(&place);
         assert_eq!(x.run(seconds(10), |_| false), Ended::Idle);
         assert_eq!(ticks.borrow().len(), before);
+    }
+
+    /// Has a deadline that has passed, and does nothing about it.
+    struct Spinner;
+
+    impl Actor for Spinner {
+        fn name(&self) -> ActorId {
+            ActorId::new("spinner", 7)
+        }
+
+        fn step(&mut self, cx: &mut Cx<'_>, _: Budget) -> Progress {
+            Progress { done: 0, next: Some(cx.now) }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "spinner")]
+    fn an_actor_that_spins_is_named() {
+        let mut x = Executive::new(Box::new(Virtual), Box::new(Seeded::new(1)), Trace::off());
+        let place = x.place();
+        x.install(&place, Rc::new(RefCell::new(Spinner)));
+        x.run(seconds(1), |_| false);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What a station says when it is asked: ARP, neighbour solicitation, echo.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
@@ -112,13 +112,13 @@ fn arp(c: &StationConfig, payload: &[u8], out: &mut Vec<u8>) -> Option<Verdict> 
     else {
         return None;
     };
-    if wanted != c.ipv4 {
+    if wanted != c.ipv4 && !c.claims.contains(&wanted.into()) {
         return Some(Verdict::Foreign);
     }
     let reply = ArpRepr::EthernetIpv4 {
         operation: ArpOperation::Reply,
         source_hardware_addr: EthernetAddress(c.mac),
-        source_protocol_addr: c.ipv4,
+        source_protocol_addr: wanted,
         target_hardware_addr: mac,
         target_protocol_addr: ip,
     };
@@ -126,26 +126,26 @@ fn arp(c: &StationConfig, payload: &[u8], out: &mut Vec<u8>) -> Option<Verdict> 
     Some(Verdict::Resolved)
 }
 
-/// Says to all what its MAC is: a gratuitous ARP request.
-pub(super) fn announce_v4(c: &StationConfig, out: &mut Vec<u8>) {
+/// Says to all that it has `address`: a gratuitous ARP request.
+pub(super) fn announce_v4(c: &StationConfig, address: Ipv4Addr, out: &mut Vec<u8>) {
     let request = ArpRepr::EthernetIpv4 {
         operation: ArpOperation::Request,
         source_hardware_addr: EthernetAddress(c.mac),
-        source_protocol_addr: c.ipv4,
+        source_protocol_addr: address,
         target_hardware_addr: EthernetAddress([0; 6]),
-        target_protocol_addr: c.ipv4,
+        target_protocol_addr: address,
     };
     emit_arp(c, BROADCAST, &request, out);
 }
 
-/// Says to all what its MAC is: an unsolicited neighbour advertisement.
-pub(super) fn announce_v6(c: &StationConfig, out: &mut Vec<u8>) {
+/// Says to all that it has `address`: an unsolicited neighbour advertisement.
+pub(super) fn announce_v6(c: &StationConfig, address: Ipv6Addr, out: &mut Vec<u8>) {
     let advert = Icmpv6Repr::Ndisc(NdiscRepr::NeighborAdvert {
         flags: NdiscNeighborFlags::OVERRIDE,
-        target_addr: c.ipv6,
+        target_addr: address,
         lladdr: Some(EthernetAddress(c.mac).into()),
     });
-    emit_v6(c, [0x33, 0x33, 0, 0, 0, 1], c.ipv6, ALL_NODES, &advert, out);
+    emit_v6(c, [0x33, 0x33, 0, 0, 0, 1], address, ALL_NODES, &advert, out);
 }
 
 fn echo_v4(c: &StationConfig, from: [u8; 6], payload: &[u8], out: &mut Vec<u8>) -> Option<Verdict> {
@@ -209,7 +209,7 @@ fn icmp_v6(c: &StationConfig, from: [u8; 6], payload: &[u8], out: &mut Vec<u8>) 
     let question = Icmpv6Packet::new_checked(packet.payload()).ok()?;
     match Icmpv6Repr::parse(&ip.src_addr, &ip.dst_addr, &question, &caps).ok()? {
         Icmpv6Repr::Ndisc(NdiscRepr::NeighborSolicit { target_addr, .. }) => {
-            if !owns(c, target_addr.into()) {
+            if !owns(c, target_addr.into()) && !c.claims.contains(&target_addr.into()) {
                 return Some(Verdict::Foreign);
             }
             let probe = ip.src_addr.is_unspecified();

@@ -96,6 +96,25 @@ fn arp_is_answered_for_its_own_address_with_the_mac_of_the_moment() {
 }
 
 #[test]
+fn claimed_addresses_are_announced_and_answered_and_carry_nothing() {
+    let mut rig = Rig::new(unchecked());
+    rig.station.listen("0.0.0.0:3260".parse().unwrap()).unwrap();
+    let (ours, v6) = (Ipv4Addr::new(192, 0, 2, 2), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2));
+    rig.station.set_claims(vec![ours.into(), v6.into()], true);
+    let said = rig.step();
+    assert_eq!(
+        (said.len(), &said[0][28..32], &said[0][38..42]),
+        (2, &[192, 0, 2, 2][..], &[192, 0, 2, 2][..])
+    );
+    assert_eq!(said[1][22..38], v6.octets());
+    let answers = rig.ask(&arp_request(ours, None));
+    assert_eq!(answers[0][28..32], [192, 0, 2, 2]);
+    assert!(rig.ask(&syn(ours, [2, 0, 0, 0, 0, 1])).is_empty(), "there is nobody behind it");
+    rig.station.set_claims(Vec::new(), false);
+    assert!(rig.step().is_empty() && rig.ask(&arp_request(ours, None)).is_empty());
+}
+
+#[test]
 fn an_announced_move_is_heard_by_all() {
     let mut rig = Rig::new(StationConfig::default());
     while rig.set.pop().is_some() {}

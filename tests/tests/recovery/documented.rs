@@ -39,7 +39,7 @@ fn rows(text: &str) -> Vec<(String, String)> {
             let id = cells.next()?.trim().to_owned();
             Some((id, cells.last()?.trim().to_owned()))
         })
-        .filter(|(id, _)| id.len() <= 3 && id.starts_with(|c: char| "SRLHTD".contains(c)) && id.len() > 1)
+        .filter(|(id, _)| id.len() <= 3 && id.starts_with(|c: char| "SRLHTDN".contains(c)) && id.len() > 1)
         .collect()
 }
 
@@ -53,7 +53,8 @@ fn every_id_is_tested_where_the_table_says() {
     let mut known = BTreeSet::new();
     functions(&root(), &mut known);
     assert!(known.len() > 500, "{} functions", known.len());
-    let (invariants, scenarios) = text.split_once("## Scenarios").expect("two tables");
+    let (invariants, scenarios) = text.split_once("## Scenarios").expect("three tables");
+    let (scenarios, network) = scenarios.split_once("## The network's side").expect("three tables");
     for (id, cell) in rows(&text) {
         let names = names(&cell);
         assert!(
@@ -72,4 +73,5 @@ fn every_id_is_tested_where_the_table_says() {
         all('H', 9).chain(all('T', 7)).chain(all('R', 18)).chain(all('L', 10)).chain(all('D', 10)).collect();
     assert_eq!(want.len(), 54);
     assert_eq!(ids(scenarios), want, "the scenarios of BNX2I-CNIC 13");
+    assert_eq!(ids(network), all('N', 21).collect::<Vec<_>>(), "those of the network's side");
 }

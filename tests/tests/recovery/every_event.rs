@@ -38,6 +38,10 @@ enum Blow {
     KillDaemon,
     StopDaemon,
     StopHelper,
+    /// With its ring open; a new one when it is undone.
+    KillHelper,
+    /// The same, and the new one at once.
+    RestartHelper,
     Pull,
 }
 
@@ -63,6 +67,11 @@ impl Blow {
             }
             Self::StopDaemon => world.stop_iscsid(true),
             Self::StopHelper => world.stop_helper(true),
+            Self::KillHelper => world.kill_helper(),
+            Self::RestartHelper => {
+                world.kill_helper();
+                world.start_helper();
+            }
             Self::Pull => {
                 world.pull_card();
             }
@@ -77,6 +86,7 @@ impl Blow {
                 | Self::SilentTarget
                 | Self::StopDaemon
                 | Self::StopHelper
+                | Self::KillHelper
                 | Self::Pull
                 | Self::Mute
         )
@@ -405,6 +415,8 @@ sweeps! {
     iscsid_killed_at_every_event: sweep(PROMPT, Blow::KillDaemon);
     iscsid_stopped_at_every_event: sweep(PROMPT, Blow::StopDaemon);
     path_helper_stopped_at_every_event: sweep(PROMPT, Blow::StopHelper);
+    path_helper_killed_at_every_event: sweep(PROMPT, Blow::KillHelper);
+    path_helper_restarted_at_every_event: sweep(PROMPT, Blow::RestartHelper);
     card_pulled_at_every_event: sweep(PROMPT, Blow::Pull);
 
     reset_at_every_event_of_the_recovery_from_a_reset: sweep_twice(Blow::Reset, Blow::Reset, 7, 5);
@@ -414,6 +426,8 @@ sweeps! {
     iscsid_stopped_at_every_event_of_the_recovery_from_a_reset: sweep_twice(Blow::Reset, Blow::StopDaemon, 19, 11);
     target_killed_at_every_event_of_the_recovery_from_a_reset: sweep_twice(Blow::Reset, Blow::KillTarget, 19, 11);
     card_pulled_at_every_event_of_the_recovery_from_a_reset: sweep_twice(Blow::Reset, Blow::Pull, 19, 11);
+    path_helper_killed_at_every_event_of_the_recovery_from_a_reset: sweep_twice(Blow::Reset, Blow::KillHelper, 19, 11);
+    path_helper_restarted_at_every_event_of_the_recovery_from_a_reset: sweep_twice(Blow::Reset, Blow::RestartHelper, 19, 11);
     reset_at_every_event_of_the_recovery_from_a_dead_target: sweep_twice(Blow::KillTarget, Blow::Reset, 19, 11);
     reset_at_every_event_of_the_recovery_from_a_dead_iscsid: sweep_twice(Blow::KillDaemon, Blow::Reset, 19, 11);
     reset_at_every_event_of_the_recovery_from_a_mute_chip: sweep_twice(Blow::Mute, Blow::Reset, 19, 11);

@@ -4,6 +4,7 @@
 mod determinism;
 mod documented;
 mod every_event;
+mod helper;
 mod ladder;
 mod logins;
 mod oracles;

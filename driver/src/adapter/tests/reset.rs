@@ -2,6 +2,7 @@ use core::time::Duration;
 
 use hsi::View;
 use hsi::kcq::{CompletionStatus, IscsiKcqe, IscsiKcqeOpcode};
+use hsi::l4::L4KwqUpdatePg;
 
 use super::fake::{answer, op};
 use super::rig::Rig;
@@ -9,6 +10,7 @@ use crate::adapter::timers::TimerKey;
 use crate::adapter::{AdapterState, OperatorRequest};
 use crate::bnx2i::Phase;
 use crate::control::{ConnFailure, EpError, FromAdapter, Refused, StopFlag, ToAdapter};
+use crate::error::Cause;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -284,10 +286,7 @@ fn r1_a_fin_before_start_is_not_forgotten() {
     rig.settle();
     rig.say(ToAdapter::StartConn { session, params: super::rig::PARAMS });
     assert!(
-        rig.take(
-            |m| matches!(m, FromAdapter::ConnError { cause: crate::error::Cause::Rst, .. }).then_some(())
-        )
-        .is_some()
+        rig.take(|m| matches!(m, FromAdapter::ConnError { cause: Cause::Rst, .. }).then_some(())).is_some()
     );
     assert!(rig.take(|m| matches!(m, FromAdapter::Started { result: Err(_), .. }).then_some(())).is_some());
     assert_eq!((rig.adapter.counters().logins, rig.adapter.holdings().cids), (0, 0));
@@ -386,6 +385,85 @@ fn h3_a_lost_path_group_update_recovers_the_session() {
     rig.tell_path(ep, [2, 0, 0, 0, 0, 4]);
     let took = rig.run_until(MINUTE, |r| r.adapter.holdings().cids == 0);
     assert_eq!((took, rig.adapter.age()), (Duration::from_secs(1), 1));
+}
+
+/// The neighbour moves while OFFLOAD_PG or CONNECT is not answered: the newest MAC reaches the card, once.
+#[test]
+fn a_neighbour_that_moves_while_connecting_is_followed() {
+    for what in [op::OFFLOAD_PG, op::CONNECT] {
+        let mut rig = Rig::new();
+        rig.up();
+        rig.card.borrow_mut().swallow.push(what);
+        rig.connect(1);
+        let ep = rig.adapter.endpoints().next().expect("it connects").handle();
+        for last in [3, 4] {
+            rig.tell_path(ep, [2, 0, 0, 0, 0, last]);
+            rig.settle();
+        }
+        let told = |rig: &Rig| {
+            let card = rig.card.borrow();
+            let updates = card.kwqes.iter().filter(|(w, _)| *w == op::UPDATE_PG);
+            updates.filter_map(|(_, k)| k.view::<L4KwqUpdatePg>().da()).collect::<Vec<_>>()
+        };
+        if what == op::OFFLOAD_PG {
+            assert_eq!(
+                (rig.ep_phase(ep), told(&rig)),
+                (Some(Phase::Grouping), vec![]),
+                "there is no group yet"
+            );
+            rig.card.borrow_mut().swallow.clear();
+            rig.card.borrow_mut().send.push(answer(op::OFFLOAD_PG, ep.cid, 0).unwrap());
+            rig.settle();
+            assert_eq!(told(&rig), [[2, 0, 0, 0, 0, 4]], "only the newest");
+            assert!(rig.connected(1).is_some_and(|r| r.is_ok()));
+        } else {
+            assert_eq!(rig.ep_phase(ep), Some(Phase::Connecting));
+            assert_eq!(told(&rig), [[2, 0, 0, 0, 0, 3], [2, 0, 0, 0, 0, 4]]);
+        }
+    }
+}
+
+/// The helper takes a path back: the address that the connection comes from is gone.
+#[test]
+fn a_path_that_is_taken_back_fails_the_connection_at_once() {
+    let mut rig = Rig::new();
+    rig.up();
+    let (_, ep) = rig.login(1);
+    rig.heard.clear();
+    rig.tell_path(ep, [0; 6]);
+    rig.settle();
+    let lost = rig.take(|m| match m {
+        FromAdapter::ConnError { ep: e, cause, .. } if *e == ep => Some(*cause),
+        _ => None,
+    });
+    assert_eq!(lost, Some(Cause::PathLost));
+    assert_eq!((rig.ep_phase(ep), rig.adapter.holdings().cids), (None, 0), "torn down");
+    // While it connects, it is an answer like any other.
+    rig.card.borrow_mut().swallow.push(op::CONNECT);
+    rig.connect(2);
+    let ep = rig.adapter.endpoints().next().expect("it connects").handle();
+    rig.tell_path(ep, [0; 6]);
+    rig.settle();
+    assert_eq!(rig.connected(2), Some(Err(EpError::NoPath)));
+}
+
+/// The KWQ is full: the newest neighbour is told as soon as there is room.
+#[test]
+fn a_full_kwq_delays_the_news_of_a_neighbour_and_loses_none() {
+    let mut rig = Rig::new();
+    rig.up();
+    let (_, ep) = rig.login(1);
+    rig.card.borrow_mut().hold_kwq = true;
+    for i in 0..600u16 {
+        rig.tell_path(ep, [2, 0, 0, 0, (i >> 8) as u8, i as u8]);
+        rig.settle();
+    }
+    assert!(rig.adapter.counters().kwq_full > 0);
+    rig.card.borrow_mut().hold_kwq = false;
+    rig.run(Duration::from_millis(900));
+    let card = rig.card.borrow();
+    let last = card.kwqes.iter().rev().find(|(w, _)| *w == op::UPDATE_PG).expect("it was told");
+    assert_eq!(last.1.view::<L4KwqUpdatePg>().da(), Some([2, 0, 0, 0, (599u16 >> 8) as u8, 599u16 as u8]));
 }
 
 /// The KWQ is full: what must be posted waits for room, is posted later, and its deadline runs meanwhile.

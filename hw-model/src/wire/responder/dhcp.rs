@@ -10,14 +10,13 @@ use std::time::Duration;
 use bus::Instant;
 use smoltcp::wire::{DhcpMessageType, DhcpPacket, DhcpRepr, EthernetAddress};
 
-use super::{FIRST_LEASE, LEASE_S, LEASES, MASK_BITS, ROUTER, Responder, emit_udp4, source_of, udp4_len};
+use super::{FIRST_LEASE, LEASES, MASK_BITS, ROUTER, Responder, emit_udp4, source_of, udp4_len};
 use crate::ether::Ip;
 
-const SERVER: u16 = 67;
+pub(super) const SERVER: u16 = 67;
 const CLIENT: u16 = 68;
 /// How long an address is kept for whom it was offered.
 const OFFER: Duration = Duration::from_secs(60);
-const LEASE: Duration = Duration::from_secs(LEASE_S as u64);
 /// RFC 2131 4.1: what every client can take.
 const SHORTEST: usize = 300;
 
@@ -30,8 +29,10 @@ struct Lease {
 }
 
 /// The pool.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Leases {
+    /// How long a lease holds, in seconds.
+    seconds: u32,
     held: BTreeMap<[u8; 6], Lease>,
     /// Addresses that a client found in use, until then.
     declined: BTreeMap<usize, Instant>,
@@ -57,6 +58,21 @@ fn offset_of(address: Ipv4Addr) -> Option<usize> {
 }
 
 impl Leases {
+    pub(super) fn new(seconds: u32) -> Self {
+        Self { seconds, held: BTreeMap::new(), declined: BTreeMap::new() }
+    }
+
+    fn time(&self) -> Duration {
+        Duration::from_secs(self.seconds.into())
+    }
+
+    /// Nobody keeps its address: each is as good as declined.
+    pub(super) fn take_back(&mut self, now: Instant) {
+        let until = now + self.time();
+        let held = std::mem::take(&mut self.held);
+        self.declined.extend(held.into_values().map(|l| (l.offset, until)));
+    }
+
     fn is_free(&self, now: Instant, client: [u8; 6], offset: usize) -> bool {
         let held = self.held.iter().any(|(mac, l)| l.offset == offset && *mac != client && l.until > now);
         !held && self.declined.get(&offset).is_none_or(|&until| until <= now)
@@ -90,7 +106,7 @@ impl Leases {
         let asked = m.requested_ip.unwrap_or(m.client_ip);
         match offset_of(asked) {
             Some(offset) if self.is_free(now, client, offset) => {
-                self.hold(now, client, offset, LEASE);
+                self.hold(now, client, offset, self.time());
                 Verdict::Give(DhcpMessageType::Ack, asked)
             }
             _ => Verdict::Refuse,
@@ -104,7 +120,7 @@ impl Leases {
             DhcpMessageType::Inform => Verdict::Inform,
             DhcpMessageType::Decline => {
                 if let Some(lease) = self.held.remove(&client) {
-                    self.declined.insert(lease.offset, now + LEASE);
+                    self.declined.insert(lease.offset, now + self.time());
                 }
                 Verdict::Nothing
             }
@@ -145,7 +161,7 @@ impl Responder {
             }
             Verdict::Nothing => return,
         };
-        let answer = reply(&m, kind, given);
+        let answer = reply(&m, kind, given, self.leases.seconds);
         // RFC 2131 4.1: to the address that the client has, to all if it wants that or is refused, or to the one it gets.
         let to = match m.client_ip {
             _ if kind == DhcpMessageType::Nak => Ipv4Addr::BROADCAST,
@@ -166,9 +182,9 @@ impl Responder {
     }
 }
 
-fn reply<'a>(m: &DhcpRepr<'_>, kind: DhcpMessageType, given: Ipv4Addr) -> DhcpRepr<'a> {
+fn reply<'a>(m: &DhcpRepr<'_>, kind: DhcpMessageType, given: Ipv4Addr, seconds: u32) -> DhcpRepr<'a> {
     let refused = kind == DhcpMessageType::Nak;
-    let lease = (!refused && !given.is_unspecified()).then_some(LEASE_S);
+    let lease = (!refused && !given.is_unspecified()).then_some(seconds);
     DhcpRepr {
         message_type: kind,
         transaction_id: m.transaction_id,

@@ -94,13 +94,47 @@ impl Default for Responder {
     fn default() -> Self {
         Self {
             answers: FrameQueue::new(ANSWERS),
-            leases: Leases::default(),
+            leases: Leases::new(LEASE_S),
             counters: ResponderCounters::default(),
         }
     }
 }
 
 impl Responder {
+    /// One whose DHCPv4 leases hold for so many seconds.
+    #[must_use]
+    pub fn with_lease(seconds: u32) -> Self {
+        Self { leases: Leases::new(seconds), ..Self::default() }
+    }
+
+    /// Takes all DHCPv4 leases back: whoever renews one is refused, and gets another address.
+    pub fn take_back(&mut self, now: Instant) {
+        self.leases.take_back(now);
+    }
+
+    /// Whether a frame is a question to a DHCPv4 server: for a network in which others answer everything else.
+    #[must_use]
+    pub fn is_dhcp(frame: &[u8]) -> bool {
+        ether::parse(frame).is_some_and(|ip| {
+            ip.v4 && ip.protocol == UDP && !ip.fragment && ether::word(frame, ip.l4 + 2) == Some(dhcp::SERVER)
+        })
+    }
+
+    /// Takes in a frame that was sent to it.
+    pub fn ask(&mut self, now: Instant, frame: &[u8]) {
+        self.counters.frames += 1;
+        match ether::payload(frame) {
+            Some((ether::TYPE_ARP, at)) => self.arp(frame, at),
+            Some((ether::TYPE_IPV4 | ether::TYPE_IPV6, _)) => self.ip(now, frame),
+            _ => {}
+        }
+    }
+
+    /// Its next answer replaces `frame`, if there is one.
+    pub fn answered(&mut self, frame: &mut Vec<u8>) -> bool {
+        self.answers.pop(frame)
+    }
+
     /// What it saw.
     #[must_use]
     pub fn counters(&self) -> ResponderCounters {
@@ -171,16 +205,11 @@ impl Responder {
 
 impl Wire for Responder {
     fn send(&mut self, cx: &mut DevCx<'_>, frame: &[u8]) {
-        self.counters.frames += 1;
-        match ether::payload(frame) {
-            Some((ether::TYPE_ARP, at)) => self.arp(frame, at),
-            Some((ether::TYPE_IPV4 | ether::TYPE_IPV6, _)) => self.ip(cx.now, frame),
-            _ => {}
-        }
+        self.ask(cx.now, frame);
     }
 
     fn recv(&mut self, _: &mut DevCx<'_>, frame: &mut Vec<u8>) -> bool {
-        self.answers.pop(frame)
+        self.answered(frame)
     }
 
     /// Answers are there as soon as the question is: the card takes them in the step that sent it, or, when its budget

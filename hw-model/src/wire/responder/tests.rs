@@ -390,6 +390,28 @@ fn a_client_gets_a_lease_and_keeps_it() {
 }
 
 #[test]
+fn leases_of_another_length_end_earlier_and_can_be_taken_back() {
+    let mut r = Responder::with_lease(120);
+    let ip = discover(&mut r, 0, 1).expect("an offer");
+    assert_eq!(request(&mut r, 0, 1, ip).expect("an answer").lease, Some(120));
+    assert_eq!(request(&mut r, 119, 2, ip).expect("an answer").kind, DhcpMessageType::Nak);
+    r.take_back(Instant::ZERO + Duration::from_secs(119));
+    assert_eq!(request(&mut r, 119, 1, ip).expect("an answer").kind, DhcpMessageType::Nak);
+    assert_ne!(discover(&mut r, 119, 1), Some(ip), "it gets another one");
+    assert_eq!(
+        request(&mut r, 300, 1, ip).expect("an answer").kind,
+        DhcpMessageType::Ack,
+        "later it is free"
+    );
+}
+
+#[test]
+fn questions_to_a_dhcp_server_are_told_from_the_rest() {
+    assert!(Responder::is_dhcp(&dhcp(DhcpMessageType::Discover, client(1), |_| ())));
+    assert!(!Responder::is_dhcp(&[0; 60]) && !Responder::is_dhcp(&[]));
+}
+
+#[test]
 fn what_the_server_refuses_or_ignores() {
     let mut r = Responder::default();
     for wrong in [Ipv4Addr::new(192, 168, 1, 5), ROUTER, Ipv4Addr::new(10, 0, 0, 99)] {
