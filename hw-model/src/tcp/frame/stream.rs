@@ -98,7 +98,7 @@ pub(super) struct Stream {
     /// The owner has closed it.
     pub(super) closed: bool,
     /// The peer's window is closed.
-    shut: bool,
+    pub(super) shut: bool,
     keepalive: Option<KeepAlive>,
     /// When the peer was last heard.
     heard: Instant,
@@ -210,7 +210,6 @@ impl Stream {
         &mut self,
         now: Instant,
         datagram: &[u8],
-        window_zero: bool,
         scratch: &mut Scratch,
         emit: Emit<'_>,
     ) -> Option<Ending> {
@@ -219,7 +218,7 @@ impl Stream {
             iface.poll_ingress_single(now, port, sockets);
             false
         });
-        (self.shut, self.heard, self.unanswered) = (window_zero, now, None);
+        (self.heard, self.unanswered) = (now, None);
         match self.state() {
             State::Closed | State::Listen if before == State::LastAck => Some(Ending::Graceful),
             State::Closed | State::Listen => Some(Ending::Reset),
@@ -297,7 +296,8 @@ impl Stream {
     /// When a silent peer is given up. smoltcp has a limit of its own, which does not tell an idle connection from a
     /// dead one.
     fn limit(&self) -> Option<Instant> {
-        let idle = self.keepalive.map(|k| self.heard + k.interval + k.timeout * u32::from(k.probes));
+        let idle = self.keepalive.filter(|_| self.connected);
+        let idle = idle.map(|k| self.heard + k.interval + k.timeout * u32::from(k.probes));
         Instant::earliest(idle, self.unanswered.map(|at| at + RETRANSMISSION_LIMIT))
     }
 
