@@ -176,12 +176,8 @@ impl Stack {
         if stream.passive {
             stream.follow(frame);
         }
-        // What will be dropped as damaged must not say that a closed window needs no probes.
-        if stream.shut != segment.window_zero && !(self.checksums && segment.is_damaged(frame)) {
-            stream.shut = segment.window_zero;
-        }
         let datagram = &frame[segment.ip.l3..segment.ip.end];
-        let ending = stream.input(now, datagram, &mut self.scratch, emit);
+        let ending = stream.input(now, datagram, segment.window_zero, &mut self.scratch, emit);
         enqueue(&mut self.ready, stream, id);
         self.observe(now, id, ending);
         true

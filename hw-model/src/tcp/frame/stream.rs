@@ -98,7 +98,7 @@ pub(super) struct Stream {
     /// The owner has closed it.
     pub(super) closed: bool,
     /// The peer's window is closed.
-    pub(super) shut: bool,
+    shut: bool,
     keepalive: Option<KeepAlive>,
     /// When the peer was last heard.
     heard: Instant,
@@ -210,6 +210,7 @@ impl Stream {
         &mut self,
         now: Instant,
         datagram: &[u8],
+        window_zero: bool,
         scratch: &mut Scratch,
         emit: Emit<'_>,
     ) -> Option<Ending> {
@@ -218,7 +219,7 @@ impl Stream {
             iface.poll_ingress_single(now, port, sockets);
             false
         });
-        (self.heard, self.unanswered) = (now, None);
+        (self.shut, self.heard, self.unanswered) = (window_zero, now, None);
         match self.state() {
             State::Closed | State::Listen if before == State::LastAck => Some(Ending::Graceful),
             State::Closed | State::Listen => Some(Ending::Reset),
