@@ -112,9 +112,9 @@ struct Place {
 enum State {
     #[default]
     Free,
-    /// The handshake is under way, or nobody has accepted it.
+    /// The handshake is under way.
     Opening,
-    /// The process has it.
+    /// The process has it, or it waits in the backlog.
     Open,
     /// TCP has ended with RST or in silence, and the process has not noticed.
     Broken,
@@ -252,7 +252,16 @@ impl Station {
     pub fn power_off(&self) {
         let s = &mut *self.0.borrow_mut();
         s.stack.forget();
-        s.places.iter_mut().filter(|p| p.state != State::Free).for_each(|p| p.state = State::Broken);
+        for place in 0..s.places.len() as u16 {
+            let waits = s.backlog.contains(&s.id(place));
+            match s.places[usize::from(place)].state {
+                State::Free | State::Broken | State::Ended => {}
+                State::Open if !waits => s.places[usize::from(place)].state = State::Broken,
+                // The process never had it, or has closed it: nobody will ask.
+                State::Opening | State::Open | State::Orphan => s.release(place),
+            }
+        }
+        s.backlog.clear();
         s.tell_all();
         s.wake.wake();
     }

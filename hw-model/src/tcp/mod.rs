@@ -150,7 +150,8 @@ pub trait TcpEngine {
     /// Aborts everything and forgets it: the chip was reset.
     fn reset(&mut self, cx: &mut DevCx<'_>);
 
-    /// The link came or went. A transport whose frames go over the port's wire needs not be told: its frames do not arrive.
+    /// The port's link came or went, by the wire's doing or by that of cable and PHY: without one nothing gets in or out,
+    /// and to the engine it looks like loss. Nothing changes for transports that no port stands for.
     fn set_carrier(&mut self, _up: bool) {}
 
     /// Whether the transport can reach that address family at all.

@@ -250,3 +250,26 @@ fn bytes_that_make_no_sense_are_counted() {
     assert_eq!(c.frames, 2000);
     assert!(c.ignored > 300 && c.foreign > 300, "{c:?}");
 }
+
+#[test]
+fn a_machine_without_power_keeps_no_place_for_whom_nobody_accepted() {
+    let mut rig = Rig::new(unchecked());
+    rig.station.listen("192.0.2.1:3260".parse().expect("an address")).expect("nobody else listens");
+    // One in its handshake, and one more whose handshake is done and which waits to be accepted.
+    let answer = rig.ask(&syn(Ipv4Addr::new(192, 0, 2, 1), rig.station.config().mac));
+    let mut second = syn(Ipv4Addr::new(192, 0, 2, 1), rig.station.config().mac);
+    second[35] += 1;
+    let answers = rig.ask(&second);
+    assert_eq!((answer.len(), answers.len()), (1, 1));
+    let mut ack = second.clone();
+    ack[41] += 1;
+    let sequence = u32::from_be_bytes(answers[0][38..42].try_into().expect("four bytes"));
+    ack[42..46].copy_from_slice(&sequence.wrapping_add(1).to_be_bytes());
+    ack[47] = 0x10;
+    rig.ask(&ack);
+    assert_eq!((rig.station.0.borrow().backlog.len(), rig.station.connections()), (1, 2));
+    rig.station.power_off();
+    assert!(rig.station.accept().is_none());
+    let s = rig.station.0.borrow();
+    assert_eq!((s.places.len(), s.free.len()), (2, 2));
+}

@@ -178,10 +178,11 @@ impl Rings {
         self.stats.set_period(regs, now);
     }
 
-    /// Sends, receives, and writes statistics; at most `budget` frames.
+    /// Sends, receives, and writes statistics; `budget` frames, and one that arrives beyond if sending took all of it.
     pub(super) fn step(&mut self, cx: &mut DevCx<'_>, chip: &mut Chip<'_>, budget: Budget) -> Progress {
         let sent = self.transmit(cx, chip, budget.0);
-        let received = self.receive(cx, chip, budget.0.saturating_sub(sent));
+        // However much the host has to send, it is not deaf meanwhile.
+        let received = self.receive(cx, chip, budget.0.saturating_sub(sent).max(1));
         if self.stats.write_due(cx, chip.regs).is_err() {
             chip.counters.status_faults += 1;
         }

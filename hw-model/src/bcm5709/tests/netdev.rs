@@ -117,6 +117,21 @@ fn arp_and_ping_through_the_rings_wrap_their_pages_many_times() {
 }
 
 #[test]
+fn who_sends_without_end_still_receives() {
+    let (mut h, mut tx, mut rx) = nic();
+    for _ in 0..20 {
+        tx.post(&frame_to([2; 6], 46), 60, Orders::default());
+    }
+    tx.announce(&mut h);
+    h.cable.arrive(&frame_to(MAC, 46));
+    h.step(4);
+    assert_eq!(h.cable.sent().len(), 4, "there is more to send");
+    assert!(h.cable.0.borrow().arriving.is_empty());
+    h.run();
+    assert!(tx.done(&h) && rx.take(&h).len() == 1);
+}
+
+#[test]
 fn checksums_are_computed_where_they_are_ordered() {
     for v4 in [true, false] {
         let (mut h, mut tx, _rx) = nic();

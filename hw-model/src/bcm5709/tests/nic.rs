@@ -138,10 +138,15 @@ impl Tx {
     }
 
     pub(super) fn ring(&self, h: &mut Host) {
+        self.announce(h);
+        h.run();
+    }
+
+    /// Rings, and lets nobody work yet.
+    pub(super) fn announce(&self, h: &mut Host) {
         let mailbox = doorbell::mailbox(self.cid);
         h.write16(mailbox + ctx::BNX2_L2CTX_TX_HOST_BIDX, self.producer);
         h.write(mailbox + ctx::BNX2_L2CTX_TX_HOST_BSEQ, 1);
-        h.run();
     }
 
     /// Sends a frame in one piece and waits for its completion.

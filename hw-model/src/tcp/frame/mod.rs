@@ -63,11 +63,15 @@ pub struct NetCounters {
     pub fragments: u64,
     /// TCP segments to the iSCSI MAC that are shorter than a header; dropped.
     pub malformed: u64,
+    /// Frames of TCP, in or out, that the port had no link for; dropped.
+    pub without_link: u64,
 }
 
 struct Net {
     wire: Box<dyn Wire>,
     mac: [u8; 6],
+    /// The port has a link. Without one TCP neither hears nor says anything, whatever the wire thinks.
+    link: bool,
     port: FrameQueue,
     stack: Stack,
     frame: Vec<u8>,
@@ -85,6 +89,7 @@ impl FrameNet {
         Self(Rc::new(RefCell::new(Net {
             wire: Box::new(wire),
             mac,
+            link: true,
             port: FrameQueue::new(PORT_FRAMES),
             stack: Stack::new(checksums == Checksums::Real),
             frame: Vec::with_capacity(LARGEST_FRAME),
@@ -146,6 +151,10 @@ impl Net {
             self.port.push(frame);
             return;
         };
+        if !self.link {
+            self.counters.without_link += 1;
+            return;
+        }
         if ip.fragment {
             self.counters.fragments += 1;
             return;
@@ -168,8 +177,15 @@ impl Net {
         cx: &mut DevCx<'_>,
         f: impl FnOnce(&mut Stack, Instant, &mut dyn FnMut(&[u8])) -> R,
     ) -> R {
+        let Self { stack, wire, counters, link, .. } = self;
         let now = cx.now;
-        f(&mut self.stack, now, &mut |frame| self.wire.send(cx, frame))
+        f(stack, now, &mut |frame| {
+            if *link {
+                wire.send(cx, frame);
+            } else {
+                counters.without_link += 1;
+            }
+        })
     }
 }
 
@@ -226,6 +242,10 @@ impl TcpEngine for FrameTcp {
 
     fn reset(&mut self, cx: &mut DevCx<'_>) {
         self.0.borrow_mut().with(cx, |stack, now, emit| stack.reset(now, emit));
+    }
+
+    fn set_carrier(&mut self, up: bool) {
+        self.0.borrow_mut().link = up;
     }
 
     fn supports(&self, _remote: IpAddr) -> bool {

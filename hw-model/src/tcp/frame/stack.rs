@@ -118,6 +118,12 @@ impl Stack {
         self.time_waits.len()
     }
 
+    /// Entries that end a TIME-WAIT, or would have.
+    #[cfg(test)]
+    pub(super) fn endings(&self) -> usize {
+        self.ending.len()
+    }
+
     /// Starts a handshake. `seed` decides the initial sequence number.
     pub fn connect(&mut self, now: Instant, id: u16, seed: u64, request: &ConnectRequest) {
         let tuple = Tuple { local: request.local, remote: request.remote };
@@ -426,20 +432,22 @@ impl Stack {
         }
         if self.time_waits.len() >= TIME_WAITS {
             self.counters.time_waits_cut += 1;
-            self.end_time_wait();
+            while !self.ending.is_empty() && !self.end_time_wait() {}
+        }
+        if self.ending.len() >= 2 * TIME_WAITS {
+            // Ends that are used again and again leave an entry behind each time.
+            let waits = &self.time_waits;
+            self.ending.retain(|(at, tuple)| waits.get(tuple).is_some_and(|t| t.since + TIME_WAIT == *at));
         }
         self.ending.push_back((now + TIME_WAIT, s.tuple));
         self.time_waits.insert(s.tuple, TimeWait { since: now, answer: s.farewell });
     }
 
-    fn end_time_wait(&mut self) {
-        while let Some((at, tuple)) = self.ending.pop_front() {
-            if self.time_waits.get(&tuple).is_some_and(|t| t.since + TIME_WAIT == at) {
-                self.time_waits.remove(&tuple);
-                return;
-            }
-            // That connection came back meanwhile, or was reset.
-        }
+    /// Takes the oldest entry. False: its connection came back meanwhile, or was reset, and nothing ends with it.
+    fn end_time_wait(&mut self) -> bool {
+        let Some((at, tuple)) = self.ending.pop_front() else { return false };
+        let over = self.time_waits.get(&tuple).is_some_and(|t| t.since + TIME_WAIT == at);
+        over && self.time_waits.remove(&tuple).is_some()
     }
 
     /// A segment after the end: the last FIN is answered again, RST ends the wait, and a SYN begins something new.

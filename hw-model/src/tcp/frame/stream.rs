@@ -297,7 +297,8 @@ impl Stream {
     /// When a silent peer is given up. smoltcp has a limit of its own, which does not tell an idle connection from a
     /// dead one.
     fn limit(&self) -> Option<Instant> {
-        let idle = self.keepalive.map(|k| self.heard + k.interval + k.timeout * u32::from(k.probes));
+        let idle = self.keepalive.filter(|_| self.connected);
+        let idle = idle.map(|k| self.heard + k.interval + k.timeout * u32::from(k.probes));
         Instant::earliest(idle, self.unanswered.map(|at| at + RETRANSMISSION_LIMIT))
     }
 

@@ -199,6 +199,45 @@ fn time_waits_have_a_limit() {
 }
 
 #[test]
+fn a_time_wait_is_not_cut_short_by_a_connection_that_came_back() {
+    let mut rig = Rig::new(PERFECT, 1);
+    let ends = |port| {
+        let mut r = request();
+        r.local.set_port(port);
+        r
+    };
+    for (n, wait) in [(0, 5), (1, 1)] {
+        rig.connect(&ends(1000 + n));
+        rig.run(ms(1));
+        rig.bench.with(|cx| rig.tcp.close(cx, ID));
+        rig.run(ms(1));
+        rig.host.close(n);
+        rig.run(Duration::from_secs(wait));
+    }
+    rig.connect(&ends(1000));
+    rig.run(Duration::from_secs(6));
+    assert_eq!(rig.net.connections(), (1, 1), "the first came back; the second ended 7 s ago");
+    rig.run(Duration::from_secs(4));
+    assert_eq!(rig.net.connections(), (1, 0));
+}
+
+#[test]
+fn ends_that_are_used_again_and_again_pile_nothing_up() {
+    let mut rig = Rig::new(PERFECT, 1);
+    for n in 0..2 * TIME_WAITS as u16 + 10 {
+        rig.connect(&request());
+        rig.run(ms(1));
+        rig.bench.with(|cx| rig.tcp.close(cx, ID));
+        rig.run(ms(1));
+        rig.host.close(n);
+        rig.run(ms(1));
+    }
+    assert_eq!(rig.net.connections(), (0, 1));
+    let endings = rig.net.0.borrow().stack.endings();
+    assert!(endings <= 10, "{endings}");
+}
+
+#[test]
 fn rst_goes_out_on_abort_and_reset_and_comes_in_as_such() {
     let mut rig = Rig::connected(PERFECT, 1);
     rig.bench.with(|cx| rig.tcp.abort(cx, ID));
@@ -259,6 +298,33 @@ fn a_flap_loses_no_byte() {
     rig.run(Duration::from_secs(11));
     assert_eq!(rig.host_recv(), b"through the flap");
     assert_eq!(rig.seen, []);
+}
+
+#[test]
+fn without_a_link_nothing_gets_in_or_out_whatever_the_wire_does() {
+    let mut rig = Rig::connected(PERFECT, 1);
+    rig.tcp.set_carrier(false);
+    rig.send(b"to the host");
+    rig.host.send(FIRST, b"to the card");
+    rig.run(Duration::from_secs(3));
+    assert!(rig.frames.is_empty() && rig.host_recv().is_empty() && rig.recv().is_empty());
+    assert!(rig.net.counters().without_link >= 2);
+    rig.tcp.set_carrier(true);
+    rig.run(Duration::from_secs(11));
+    assert_eq!((rig.host_recv(), rig.recv()), (b"to the host".to_vec(), b"to the card".to_vec()));
+}
+
+#[test]
+fn keep_alive_does_not_shorten_a_handshake() {
+    let mut rig = Rig::new(PERFECT, 1);
+    rig.silent = true;
+    let keepalive = crate::tcp::KeepAlive { timeout: ms(1000), interval: ms(1000), probes: 1 };
+    let options = TcpOptions { keepalive: Some(keepalive), ..TcpOptions::default() };
+    rig.connect(&ConnectRequest { options, ..request() });
+    rig.run(CONNECT_TIMEOUT - ms(100));
+    assert_eq!(rig.seen, []);
+    rig.run(ms(200));
+    assert_eq!(rig.seen, [(ID, TcpEvent::ConnectFailed(ConnectError::TimedOut))]);
 }
 
 #[test]
