@@ -69,7 +69,7 @@ pub struct Counters {
     pub path: PathCounters,
     /// Frames dropped because too many waited for the transmit buffer.
     pub queue_full: u64,
-    /// Frames not made because they do not fit the transmit buffer.
+    /// Frames not made because they are longer than the MTU.
     pub oversize: u64,
     /// Neighbours forgotten for others.
     pub evicted: u64,
@@ -102,6 +102,7 @@ pub struct Helper {
     state: State,
     started: bool,
     up: Option<Mac>,
+    mtu: u16,
     /// Until when: an answer to Open, the end of acquisition.
     deadline: Option<Instant>,
     refusals: u32,
@@ -138,6 +139,7 @@ impl Helper {
             state: State::Stopped,
             started: false,
             up: None,
+            mtu: 0,
             deadline: None,
             refusals: 0,
             ring: None,
@@ -234,7 +236,8 @@ impl Helper {
                     return answer(Outcome::DeviceInitializing, PingStatus::Success);
                 }
                 let id = cx.rng.next_u64("ping.id") as u16;
-                match self.pings.start(cx.now, id, dst, config.vlan_id(), *bytes, config.mtu) {
+                let mtu = config.mtu.unwrap_or(self.mtu).min(self.mtu);
+                match self.pings.start(cx.now, id, dst, config.vlan_id(), *bytes, mtu) {
                     Ok(ticket) => Reply::Ping(ticket),
                     Err(status) => answer(Outcome::Err, status),
                 }
@@ -372,7 +375,8 @@ impl Helper {
                     format!("Using mac address: {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}, MTU {mtu}")
                 });
                 let again = self.up == Some(mac) && self.state == State::Opening;
-                self.up = Some(mac);
+                (self.up, self.mtu) = (Some(mac), mtu);
+                self.out.mtu = mtu.into();
                 self.refusals = 0;
                 // An open that is under way already is not asked for twice.
                 if !again {

@@ -53,11 +53,22 @@ fn arp_and_echo_requests_are_answered() {
 }
 
 #[test]
-fn an_echo_that_fits_no_buffer_is_dropped_and_counted() {
-    let mut r = Rig::up(&[STATIC]);
-    let big = [7; 1200];
-    r.put(&icmp4((PEER, HOST), (MAC, OURS), &Icmpv4Repr::EchoRequest { ident: 5, seq_no: 6, data: &big }));
-    assert_eq!((r.take().len(), r.helper.counters().ring.rx_oversize), (0, 1));
+fn echoes_are_answered_up_to_the_mtu() {
+    for mtu in [1500, 9000] {
+        let mut r = Rig::new(&[STATIC]);
+        r.tell(ToHelper::IfUp { mac: MAC, mtu });
+        r.run(5000);
+        r.take();
+        let data = vec![7; usize::from(mtu) - 28 + 1];
+        let (largest, more) = (&data[1..], &data[..]);
+        let ask =
+            |data| icmp4((PEER, HOST), (MAC, OURS), &Icmpv4Repr::EchoRequest { ident: 5, seq_no: 6, data });
+        r.put(&ask(largest));
+        let answer = Icmpv4Repr::EchoReply { ident: 5, seq_no: 6, data: largest };
+        assert_eq!(r.take()[0].bytes, icmp4((MAC, OURS), (PEER, HOST), &answer));
+        r.put(&ask(more));
+        assert_eq!((r.take().len(), r.helper.counters().oversize), (0, 1));
+    }
 }
 
 #[test]
