@@ -147,16 +147,26 @@ impl V6 {
         self.usable().find(|a| a.is_unicast_link_local())
     }
 
-    /// Whether the address that was asked for is there; in automatic mode the link-local one will do when no router answers.
+    /// Whether the address that was asked for is there; in automatic mode the link-local one will do when no router offers more.
     pub(crate) fn ready(&self) -> bool {
         let has = |o: Origin| self.addresses.iter().any(|a| a.origin == o && a.phase == Phase::Usable);
         match self.mode {
             V6Mode::Static { .. } => has(Origin::Static),
             V6Mode::Dhcp => has(Origin::Dhcp),
             V6Mode::Auto => {
-                has(Origin::Router) || (has(Origin::LinkLocal) && self.solicited == SOLICITATIONS)
+                has(Origin::Router) || has(Origin::Dhcp) || (has(Origin::LinkLocal) && !self.expects_more())
             }
         }
+    }
+
+    /// Whether routers were asked and may still answer, or what they have offered is under way.
+    fn expects_more(&self) -> bool {
+        let asking = self.solicit_at.is_some() && self.solicited < SOLICITATIONS;
+        let detecting =
+            |a: &Address| a.origin != Origin::LinkLocal && matches!(a.phase, Phase::Tentative { .. });
+        asking
+            || self.addresses.iter().any(detecting)
+            || self.dhcp.as_ref().is_some_and(|c| !c.is_unanswered())
     }
 
     /// Whether somebody else has the address that was asked for.
