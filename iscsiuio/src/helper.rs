@@ -350,15 +350,20 @@ impl Helper {
 
     /// Does not touch the ring any more.
     fn let_go(&mut self) {
-        self.busy_since = None;
         if let Some(ring) = self.ring.take() {
-            // Writes of this ring that did not leave yet would only be dropped.
-            self.outbox.retain(|m| !matches!(m, FromHelper::Write { .. }));
+            self.forget_ring();
             self.send(FromHelper::Close { generation: ring.generation() });
             self.log.add(Level::Info, || "nic closed".to_owned());
         }
-        self.out.clear();
         (self.state, self.deadline) = (State::Stopped, None);
+    }
+
+    /// What was on its way to a ring that is gone.
+    fn forget_ring(&mut self) {
+        self.busy_since = None;
+        // Writes that did not leave yet would only be dropped.
+        self.outbox.retain(|m| !matches!(m, FromHelper::Write { .. }));
+        self.out.clear();
     }
 
     fn acquire(&mut self, now: Instant) {
@@ -401,11 +406,15 @@ impl Helper {
 
     fn opened(&mut self, cx: &mut Cx<'_>, maps: UioMaps) {
         let generation = maps.generation;
-        let (State::Opening, Some(mac)) = (self.state, self.up) else {
+        let (State::Opening | State::Acquiring | State::Running, Some(mac)) = (self.state, self.up) else {
             self.counters.unexpected += 1;
             self.send(FromHelper::Close { generation });
             return;
         };
+        // A slow driver answers every Open that it was asked for, and each answer ends the ring of the one before.
+        if self.ring.take().is_some() {
+            self.forget_ring();
+        }
         let outbox = &mut self.outbox;
         match Ring::start(maps, &mut |m| outbox.push_back(m)) {
             Ok(ring) => self.ring = Some(ring),
@@ -519,8 +528,8 @@ impl Helper {
             }
         }
         // The frame may have left without an interrupt that we saw.
+        self.busy_since = self.busy_since.filter(|_| self.ring.as_ref().is_some_and(Ring::is_busy));
         if let Some(since) = self.busy_since
-            && self.ring.as_ref().is_some_and(Ring::is_busy)
             && now.since(since) >= STUCK
             && self.reopened.is_none_or(|t| now.since(t) >= REOPEN_EVERY)
         {
@@ -537,7 +546,7 @@ impl Helper {
             next = Instant::earliest(next, self.stack.as_ref().and_then(Stack::next));
             next = Instant::earliest(next, self.pings.next());
         }
-        next = Instant::earliest(next, self.paths.next());
+        next = Instant::earliest(next, self.paths.next(self.ring.is_some()));
         if let Some(since) = self.busy_since {
             let again = self.reopened.map_or(since, |t| t + REOPEN_EVERY);
             next = Instant::earliest(next, Some((since + STUCK).max(again)));
