@@ -308,11 +308,33 @@ fn automatic_is_ready_with_what_the_router_offers() {
         let leased = r.helper.addresses(0).contains(&ip("fd00:6::77").into());
         assert_eq!((leased, r.helper.state() == State::Running), (answered, answered));
         r.run(20_000);
-        let texts = [(field::IPADDRESS, "::"), (field::IPV6_AUTOCFG, "nd")];
-        let request = Request::decode(&request_bytes(ipc::GET_IFACE, &texts, 0, 0)).unwrap();
-        let Reply::Now(answer) = r.request(&request) else { panic!("an answer") };
-        assert_eq!(answer.outcome, Outcome::DeviceUp, "a silent server is not waited for without end");
+        assert_eq!(
+            get_iface(&mut r, "nd"),
+            Outcome::DeviceUp,
+            "a silent server is not waited for without end"
+        );
     }
+}
+
+#[test]
+fn without_a_dhcpv6_server_an_advertised_prefix_will_do() {
+    let mut r = start("dhcp6");
+    r.run(1500);
+    r.put(&ra("fe80::1", PEER, 3000, Some(("fd00:1::", 10_000))));
+    r.run(10_000);
+    assert_eq!(get_iface(&mut r, "dhcpv6"), Outcome::DeviceInitializing, "it may still answer");
+    r.run(10_000);
+    assert_eq!(get_iface(&mut r, "dhcpv6"), Outcome::DeviceUp);
+    let mut r = start("dhcp6");
+    r.run(20_000);
+    assert_eq!(get_iface(&mut r, "dhcpv6"), Outcome::DeviceInitializing, "nothing to go on with");
+}
+
+fn get_iface(r: &mut Rig, mode: &str) -> Outcome {
+    let texts = [(field::IPADDRESS, "::"), (field::IPV6_AUTOCFG, mode)];
+    let request = Request::decode(&request_bytes(ipc::GET_IFACE, &texts, 0, 0)).unwrap();
+    let Reply::Now(answer) = r.request(&request) else { panic!("an answer") };
+    answer.outcome
 }
 
 #[test]
