@@ -38,9 +38,11 @@ pub(crate) struct Waiting {
 pub(crate) struct Out {
     queue: VecDeque<Waiting>,
     spare: Vec<Vec<u8>>,
+    /// Bytes that a frame may carry behind its Ethernet header.
+    pub(crate) mtu: usize,
     /// Frames dropped because the queue was full.
     pub(crate) full: u64,
-    /// Frames not made because they would not fit the transmit buffer.
+    /// Frames not made because they are longer than the MTU.
     pub(crate) oversize: u64,
 }
 
@@ -77,7 +79,7 @@ impl Out {
         payload: usize,
         fill: impl FnOnce(&mut [u8]),
     ) {
-        if ETHERNET + payload > LARGEST_TX {
+        if payload > self.mtu {
             self.oversize += 1;
             return;
         }
@@ -201,9 +203,9 @@ impl Out {
     }
 }
 
-/// Bytes of data of the largest echo that fits the transmit buffer.
-pub(crate) fn largest_echo(v6: bool) -> usize {
-    LARGEST_TX - ETHERNET - if v6 { IPV6 } else { IPV4 } - ICMP_ECHO
+/// Bytes of IP and ICMP headers in front of an echo's data.
+pub(crate) fn echo_headers(v6: bool) -> usize {
+    ICMP_ECHO + if v6 { IPV6 } else { IPV4 }
 }
 
 /// The MAC of an IPv6 multicast group.

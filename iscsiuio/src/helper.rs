@@ -69,7 +69,7 @@ pub struct Counters {
     pub path: PathCounters,
     /// Frames dropped because too many waited for the transmit buffer.
     pub queue_full: u64,
-    /// Frames not made because they do not fit the transmit buffer.
+    /// Frames not made because they are longer than the MTU.
     pub oversize: u64,
     /// Neighbours forgotten for others.
     pub evicted: u64,
@@ -102,6 +102,7 @@ pub struct Helper {
     state: State,
     started: bool,
     up: Option<Mac>,
+    mtu: u16,
     /// Until when: an answer to Open, the end of acquisition.
     deadline: Option<Instant>,
     refusals: u32,
@@ -138,6 +139,7 @@ impl Helper {
             state: State::Stopped,
             started: false,
             up: None,
+            mtu: 0,
             deadline: None,
             refusals: 0,
             ring: None,
@@ -234,7 +236,8 @@ impl Helper {
                     return answer(Outcome::DeviceInitializing, PingStatus::Success);
                 }
                 let id = cx.rng.next_u64("ping.id") as u16;
-                match self.pings.start(cx.now, id, dst, config.vlan_id(), *bytes, config.mtu) {
+                let mtu = config.mtu.unwrap_or(self.mtu).min(self.mtu);
+                match self.pings.start(cx.now, id, dst, config.vlan_id(), *bytes, mtu) {
                     Ok(ticket) => Reply::Ping(ticket),
                     Err(status) => answer(Outcome::Err, status),
                 }
@@ -347,15 +350,20 @@ impl Helper {
 
     /// Does not touch the ring any more.
     fn let_go(&mut self) {
-        self.busy_since = None;
         if let Some(ring) = self.ring.take() {
-            // Writes of this ring that did not leave yet would only be dropped.
-            self.outbox.retain(|m| !matches!(m, FromHelper::Write { .. }));
+            self.forget_ring();
             self.send(FromHelper::Close { generation: ring.generation() });
             self.log.add(Level::Info, || "nic closed".to_owned());
         }
-        self.out.clear();
         (self.state, self.deadline) = (State::Stopped, None);
+    }
+
+    /// What was on its way to a ring that is gone.
+    fn forget_ring(&mut self) {
+        self.busy_since = None;
+        // Writes that did not leave yet would only be dropped.
+        self.outbox.retain(|m| !matches!(m, FromHelper::Write { .. }));
+        self.out.clear();
     }
 
     fn acquire(&mut self, now: Instant) {
@@ -372,7 +380,8 @@ impl Helper {
                     format!("Using mac address: {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}, MTU {mtu}")
                 });
                 let again = self.up == Some(mac) && self.state == State::Opening;
-                self.up = Some(mac);
+                (self.up, self.mtu) = (Some(mac), mtu);
+                self.out.mtu = mtu.into();
                 self.refusals = 0;
                 // An open that is under way already is not asked for twice.
                 if !again {
@@ -397,11 +406,15 @@ impl Helper {
 
     fn opened(&mut self, cx: &mut Cx<'_>, maps: UioMaps) {
         let generation = maps.generation;
-        let (State::Opening, Some(mac)) = (self.state, self.up) else {
+        let (State::Opening | State::Acquiring | State::Running, Some(mac)) = (self.state, self.up) else {
             self.counters.unexpected += 1;
             self.send(FromHelper::Close { generation });
             return;
         };
+        // A slow driver answers every Open that it was asked for, and each answer ends the ring of the one before.
+        if self.ring.take().is_some() {
+            self.forget_ring();
+        }
         let outbox = &mut self.outbox;
         match Ring::start(maps, &mut |m| outbox.push_back(m)) {
             Ok(ring) => self.ring = Some(ring),
@@ -517,8 +530,8 @@ impl Helper {
             }
         }
         // The frame may have left without an interrupt that we saw.
+        self.busy_since = self.busy_since.filter(|_| self.ring.as_ref().is_some_and(Ring::is_busy));
         if let Some(since) = self.busy_since
-            && self.ring.as_ref().is_some_and(Ring::is_busy)
             && now.since(since) >= STUCK
             && self.reopened.is_none_or(|t| now.since(t) >= REOPEN_EVERY)
         {

@@ -116,7 +116,7 @@ impl Paths {
         *self = Self { version, counters, ..Self::default() };
     }
 
-    /// There are no interfaces yet: only deadlines run.
+    /// Requests whose time is over.
     pub(crate) fn expire(&mut self, now: Instant) {
         while let Some(&(req, deadline)) = self.waiting.front()
             && now >= deadline
@@ -126,7 +126,7 @@ impl Paths {
         }
     }
 
-    /// When there is something to do. Nobody can be asked without a ring: only deadlines run then.
+    /// When there is something to do. Without a `ring` nobody is asked, only deadlines run.
     pub(crate) fn next(&self, ring: bool) -> Option<Instant> {
         let hops = self.hops.iter().filter(|_| ring).map(|h| match h.state {
             State::Asking { at, .. } | State::Known { at } | State::Probing { at, .. } => at,
@@ -144,10 +144,7 @@ impl Paths {
 
     /// Does what is due, and what new neighbours or routes make possible.
     pub(crate) fn poll(&mut self, io: &mut PathIo<'_>) {
-        if self.version != io.stack.version {
-            self.version = io.stack.version;
-            self.reroute(io);
-        }
+        self.follow(io);
         self.expire(io.now);
         for _ in 0..self.waiting.len() {
             let Some((req, deadline)) = self.waiting.pop_front() else { break };
@@ -158,6 +155,8 @@ impl Paths {
         for i in 0..self.hops.len() {
             self.ask(io, i);
         }
+        // A router that did not answer has made way for another.
+        self.follow(io);
         self.compare(io);
         let (waiting, watched) = (&self.waiting, &self.watched);
         let stack = &*io.stack;
@@ -197,17 +196,17 @@ impl Paths {
 
     /// Sees to it that a hop is looked after.
     fn hop(&mut self, io: &mut PathIo<'_>, route: Route) {
-        let same = |h: &&mut Hop| (h.route.iface, h.route.hop) == (route.iface, route.hop);
-        if let Some(hop) = self.hops.iter_mut().find(same) {
-            // Somebody wants it who cannot wait until the next look.
-            if matches!(hop.state, State::Known { .. })
-                && io.neighbours.get(route.iface, route.hop, io.now).is_none()
-            {
+        let known = io.neighbours.get(route.iface, route.hop, io.now);
+        if let Some(hop) =
+            self.hops.iter_mut().find(|h| (h.route.iface, h.route.hop) == (route.iface, route.hop))
+        {
+            // A request does not wait until a lost neighbour would be looked for again.
+            if known.is_none() && matches!(hop.state, State::Known { .. }) {
                 hop.state = State::Asking { tries: 0, at: io.now };
             }
             return;
         }
-        let state = match io.neighbours.get(route.iface, route.hop, io.now) {
+        let state = match known {
             Some((_, seen)) => State::Known { at: seen + PROBE_EVERY },
             None => {
                 io.log.add(Level::Debug, || format!("Didn't find '{}' in ARP table", route.hop));
@@ -228,8 +227,9 @@ impl Paths {
             (State::Asking { tries: TRIES, at }, _) if io.now >= at => {
                 io.log.add(Level::Error, || format!("ARP failure: nobody answers for {}", route.hop));
                 io.stack.unreachable(route.iface, route.hop);
-                self.fail_hop(io, route);
-                State::Known { at: io.now + PROBE_EVERY }
+                // Requests that joined late have time left.
+                let at = if self.wanted(io, route) { io.now } else { io.now + PROBE_EVERY };
+                State::Known { at }
             }
             (State::Asking { tries, at }, _) if io.now >= at => {
                 io.stack.solicit(io.out, route, None);
@@ -270,21 +270,12 @@ impl Paths {
             .any(|(q, _)| io.stack.route(q.dst, q.vlan).is_some_and(|r| (r.iface, r.hop) == key))
     }
 
-    /// Fails the requests that wait for a hop.
-    fn fail_hop(&mut self, io: &PathIo<'_>, route: Route) {
-        for _ in 0..self.waiting.len() {
-            let Some((req, deadline)) = self.waiting.pop_front() else { break };
-            if io.stack.route(req.dst, req.vlan).is_some_and(|r| (r.iface, r.hop) == (route.iface, route.hop))
-            {
-                self.fail(&req);
-            } else {
-                self.waiting.push_back((req, deadline));
-            }
+    /// Addresses or routes may have changed: paths in use follow.
+    fn follow(&mut self, io: &mut PathIo<'_>) {
+        if self.version == io.stack.version {
+            return;
         }
-    }
-
-    /// Addresses or routes have changed: paths in use follow.
-    fn reroute(&mut self, io: &mut PathIo<'_>) {
+        self.version = io.stack.version;
         for _ in 0..self.watched.len() {
             let Some(mut w) = self.watched.pop_front() else { break };
             match io.stack.route(w.req.dst, w.req.vlan) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bus::Instant;
 use smoltcp::wire::{Icmpv4Repr, Icmpv6Repr};
 
-use crate::frame::{Out, largest_echo};
+use crate::frame::{Out, echo_headers};
 use crate::ipc::PingStatus;
 use crate::neighbours::Neighbours;
 use crate::stack::{EchoReply, Stack};
@@ -18,10 +18,6 @@ const TRIES: u8 = 4;
 const TRY_GAP: Duration = Duration::from_secs(2);
 /// How long a reply may take.
 const REPLY: Duration = Duration::from_secs(10);
-/// MTU of an interface that has none configured.
-const DEFAULT_MTU: usize = 1500;
-/// Bytes of IPv4 and ICMP headers.
-const HEADERS: usize = 28;
 
 /// Names a ping until its end is collected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +48,7 @@ pub(crate) struct Pings {
 }
 
 impl Pings {
-    /// Starts one. `mtu` is the interface's, if it has one configured.
+    /// Starts one. `mtu` is that of the interface.
     pub(crate) fn start(
         &mut self,
         now: Instant,
@@ -60,12 +56,11 @@ impl Pings {
         dst: IpAddr,
         vlan: u16,
         bytes: i32,
-        mtu: Option<u16>,
+        mtu: u16,
     ) -> Result<Ticket, PingStatus> {
         let default = if dst.is_ipv4() { 32 } else { 16 };
         let bytes = usize::try_from(bytes).ok().filter(|&b| b != 0).unwrap_or(default);
-        let mtu = mtu.map_or(DEFAULT_MTU, usize::from);
-        if bytes >= mtu.saturating_sub(HEADERS) || bytes > largest_echo(dst.is_ipv6()) {
+        if bytes >= usize::from(mtu).saturating_sub(echo_headers(dst.is_ipv6())) {
             return Err(PingStatus::OversizePacket);
         }
         if dst.is_multicast() || dst.is_unspecified() {

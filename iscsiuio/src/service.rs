@@ -72,6 +72,8 @@ struct Service {
     told: bool,
     /// When the helper wants to run.
     next: Option<Instant>,
+    /// The helper has had a request of iscsid's since its last step.
+    asked: bool,
     rng: Entropy,
     trace: Trace,
 }
@@ -102,6 +104,7 @@ pub(crate) fn run(driver: &Path, ifaces: Vec<IfaceConfig>, ipc: &str, level: Lev
         wait: FASTEST,
         told: false,
         next: None,
+        asked: false,
         rng: Entropy,
         trace: Trace::off(),
     };
@@ -123,9 +126,9 @@ pub(crate) fn run(driver: &Path, ifaces: Vec<IfaceConfig>, ipc: &str, level: Lev
         server.poll(at, &owner, &mut s);
         let more = s.step(at);
         s.pass_on(at);
-        // A step may have finished a ping.
+        // A step may have finished a ping. What is asked only now, the helper acts on in its next step.
         server.poll(at, &owner, &mut s);
-        if more {
+        if more || s.asked {
             reactor.wait(Some(Duration::ZERO), &mut woken).map_err(broken)?;
             continue;
         }
@@ -155,6 +158,7 @@ impl Service {
                 break;
             }
         }
+        self.asked = false;
         let progress = self.cx(at, |h, cx| h.step(cx, BUDGET));
         self.next = progress.next;
         self.print();
@@ -306,6 +310,7 @@ impl Link {
 
 impl Answer for Service {
     fn answer(&mut self, request: &Request) -> Result<Response, Ticket> {
+        self.asked = true;
         match self.cx(now(), |h, cx| h.request(cx, request)) {
             Reply::Now(response) => Ok(response),
             Reply::Ping(ticket) => Err(ticket),

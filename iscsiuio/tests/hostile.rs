@@ -3,7 +3,7 @@
 
 mod rig;
 
-use bus::uio::ToHelper;
+use bus::uio::{BUFFER_BYTES, ToHelper};
 use hsi::l2::{L2_FHDR_ERRORS_BAD_CRC, L2Fhdr};
 use proptest::prelude::*;
 use rig::*;
@@ -29,7 +29,7 @@ fn errors_lengths_and_indexes_are_counted() {
     header.l2_fhdr_status.set(0);
     header.l2_fhdr_pkt_len.set(17);
     r.card.as_mut().unwrap().deliver_raw(&header, &good);
-    header.l2_fhdr_pkt_len.set(1011);
+    header.l2_fhdr_pkt_len.set((BUFFER_BYTES - 18 + 5) as u16);
     r.card.as_mut().unwrap().deliver_raw(&header, &good);
     r.run(10);
     let c = r.helper.counters().ring;
@@ -122,7 +122,7 @@ proptest! {
         for (at, value) in writes {
             let card = r.card.as_ref().unwrap();
             card.maps.status.write(at & !1, &value.to_le_bytes());
-            card.maps.buffers.write(1024 * (1 + at % 3), &value.to_le_bytes());
+            card.maps.buffers.write(BUFFER_BYTES * (1 + at % 3), &value.to_le_bytes());
             card.maps.events.bump();
             for _ in 0..4 {
                 r.step();

@@ -53,11 +53,22 @@ fn arp_and_echo_requests_are_answered() {
 }
 
 #[test]
-fn an_echo_that_fits_no_buffer_is_dropped_and_counted() {
-    let mut r = Rig::up(&[STATIC]);
-    let big = [7; 1200];
-    r.put(&icmp4((PEER, HOST), (MAC, OURS), &Icmpv4Repr::EchoRequest { ident: 5, seq_no: 6, data: &big }));
-    assert_eq!((r.take().len(), r.helper.counters().ring.rx_oversize), (0, 1));
+fn echoes_are_answered_up_to_the_mtu() {
+    for mtu in [1500, 9000] {
+        let mut r = Rig::new(&[STATIC]);
+        r.tell(ToHelper::IfUp { mac: MAC, mtu });
+        r.run(5000);
+        r.take();
+        let data = vec![7; usize::from(mtu) - 28 + 1];
+        let (largest, more) = (&data[1..], &data[..]);
+        let ask =
+            |data| icmp4((PEER, HOST), (MAC, OURS), &Icmpv4Repr::EchoRequest { ident: 5, seq_no: 6, data });
+        r.put(&ask(largest));
+        let answer = Icmpv4Repr::EchoReply { ident: 5, seq_no: 6, data: largest };
+        assert_eq!(r.take()[0].bytes, icmp4((MAC, OURS), (PEER, HOST), &answer));
+        r.put(&ask(more));
+        assert_eq!((r.take().len(), r.helper.counters().oversize), (0, 1));
+    }
 }
 
 #[test]
@@ -327,11 +338,77 @@ fn a_stuck_ring_that_cannot_be_opened_again_is_waited_for_quietly() {
 }
 
 #[test]
-fn an_opening_that_nobody_asked_for_is_closed() {
+fn an_opening_while_the_interface_is_down_is_closed() {
     let mut r = Rig::up(&[STATIC]);
+    r.tell(ToHelper::IfDown);
+    r.run(10);
+    r.closes.clear();
     r.tell(ToHelper::Opened(Card::new(77).maps));
     r.run(10);
     assert_eq!((r.closes.as_slice(), r.helper.counters().unexpected), (&[77][..], 1));
+}
+
+#[test]
+fn of_two_answers_of_a_slow_driver_the_later_counts() {
+    let mut r = Rig::new(&[STATIC]);
+    r.mute = true;
+    r.tell(ToHelper::IfUp { mac: MAC, mtu: 1500 });
+    r.run(6000);
+    assert_eq!(r.opens, 2);
+    for generation in [1, 2] {
+        let card = Card::new(generation);
+        r.tell(ToHelper::Opened(card.maps.clone()));
+        r.card = Some(card);
+    }
+    r.run(1000);
+    assert_eq!((r.helper.addresses(0), r.helper.state()), (vec![OURS.into()], State::Running));
+    assert_eq!((r.closes.as_slice(), r.opens, r.helper.counters().stuck), (&[][..], 2, 0));
+}
+
+/// `Rig::run` fails when the helper does not come to rest: without a ring no neighbour can be asked.
+#[test]
+fn paths_in_use_are_waited_for_quietly_while_a_driver_does_not_open() {
+    let mut r = Rig::up(&[STATIC]);
+    r.responder = Some(answers_arp(HOST, PEER));
+    r.want(9, HOST);
+    r.run(10);
+    r.card.as_mut().unwrap().stuck = true;
+    r.mute = true;
+    r.put(&arp(ArpOperation::Request, (PEER, HOST), ([0; 6], OURS), BROADCAST));
+    r.run(60_000);
+    assert_eq!((r.helper.counters().stuck, r.helper.state()), (1, State::Opening));
+}
+
+#[test]
+fn a_lost_neighbour_that_comes_back_is_found_by_the_next_request() {
+    for phase in 0..20 {
+        let mut r = Rig::up(&[STATIC]);
+        r.responder = Some(answers_arp(HOST, PEER));
+        r.want(1, HOST);
+        r.run(10);
+        r.responder = None;
+        r.run(400_000 + phase * 1000);
+        r.responder = Some(answers_arp(HOST, PEER));
+        let start = r.now;
+        r.want(2, HOST);
+        r.run(8000);
+        let (at, update) = *r.updates.last().unwrap();
+        assert!(update.handle == PathHandle(2) && update.resolved(), "{phase}: {update:?}");
+        assert!(at.since(start) <= Duration::from_secs(2), "{phase}");
+    }
+}
+
+#[test]
+fn a_request_that_joins_late_has_its_own_time() {
+    let mut r = Rig::up(&[STATIC]);
+    r.want(1, HOST);
+    r.run(7000);
+    r.want(2, HOST);
+    r.run(2000);
+    assert_eq!(r.updates.len(), 1, "the first one's time is over");
+    r.responder = Some(answers_arp(HOST, PEER));
+    r.run(3000);
+    assert!(r.updates[1].1.handle == PathHandle(2) && r.updates[1].1.resolved());
 }
 
 #[test]

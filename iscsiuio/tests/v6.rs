@@ -11,7 +11,8 @@ use dhcproto::v6::{
     DhcpOption, DhcpOptions, IAAddr, IANA, Message, MessageType, OptionCode, Status, StatusCode,
 };
 use dhcproto::{Decodable, Decoder, Encodable};
-use iscsiuio::helper::State;
+use iscsiuio::helper::{Reply, State};
+use iscsiuio::ipc::{self, Outcome, Request, field};
 use rig::*;
 use smoltcp::wire::{
     Icmpv6Repr, NdiscNeighborFlags, NdiscPrefixInfoFlags, NdiscPrefixInformation, NdiscRepr,
@@ -31,6 +32,16 @@ fn group(a: Ipv6Addr) -> Mac {
 }
 
 fn ra(from: &str, mac: Mac, lifetime_s: u64, prefix: Option<(&str, u64)>) -> Vec<u8> {
+    flagged_ra(NdiscRouterFlags::empty(), from, mac, lifetime_s, prefix)
+}
+
+fn flagged_ra(
+    flags: NdiscRouterFlags,
+    from: &str,
+    mac: Mac,
+    lifetime_s: u64,
+    prefix: Option<(&str, u64)>,
+) -> Vec<u8> {
     let prefix_info = prefix.map(|(p, valid)| NdiscPrefixInformation {
         prefix_len: 64,
         flags: NdiscPrefixInfoFlags::ON_LINK | NdiscPrefixInfoFlags::ADDRCONF,
@@ -40,7 +51,7 @@ fn ra(from: &str, mac: Mac, lifetime_s: u64, prefix: Option<(&str, u64)>) -> Vec
     });
     let nd = NdiscRepr::RouterAdvert {
         hop_limit: 64,
-        flags: NdiscRouterFlags::empty(),
+        flags,
         router_lifetime: smoltcp::time::Duration::from_secs(lifetime_s),
         reachable_time: smoltcp::time::Duration::ZERO,
         retrans_time: smoltcp::time::Duration::ZERO,
@@ -147,8 +158,11 @@ fn a_router_that_says_goodbye_or_is_silent_is_replaced() {
     r.want(1, ip("2001:db8::1"));
     r.run(10);
     assert_eq!(r.updates[0].1.mac, PEER);
+    let start = r.now;
     r.run(30_000);
-    assert_eq!(r.updates.last().unwrap().1.mac, OTHER, "nobody answers for the first");
+    let (at, update) = *r.updates.last().unwrap();
+    assert_eq!(update.mac, OTHER, "nobody answers for the first");
+    assert!(at.since(start) <= Duration::from_secs(10 + 3 + 8), "as soon as that is known");
     r.put(&ra("fe80::2", OTHER, 0, None));
     r.run(10);
     assert_eq!(r.updates.last().unwrap().1.mac, PEER);
@@ -274,6 +288,53 @@ fn dhcpv6_waits_for_the_reply_renews_and_expires() {
     r.run(20_000);
     assert_eq!(r.helper.addresses(0), [IpAddr::from(ip(LL))]);
     assert!(r.said("DHCPv6 lease has expired"));
+}
+
+/// An RA without a prefix for addresses ends the solicitations, and with MANAGED asks for DHCPv6.
+#[test]
+fn automatic_is_ready_with_what_the_router_offers() {
+    let mut r = start("auto6");
+    r.run(1500);
+    r.put(&ra("fe80::1", PEER, 3000, None));
+    assert_eq!((r.helper.addresses(0), r.helper.state()), (vec![ip(LL).into()], State::Running));
+
+    for answered in [true, false] {
+        let mut r = start("auto6");
+        r.responder = answered.then(|| dhcp6(false));
+        r.run(1500);
+        r.put(&flagged_ra(NdiscRouterFlags::MANAGED, "fe80::1", PEER, 3000, None));
+        assert_eq!(r.helper.state(), State::Acquiring);
+        r.run(3000);
+        let leased = r.helper.addresses(0).contains(&ip("fd00:6::77").into());
+        assert_eq!((leased, r.helper.state() == State::Running), (answered, answered));
+        r.run(20_000);
+        assert_eq!(
+            get_iface(&mut r, "nd"),
+            Outcome::DeviceUp,
+            "a silent server is not waited for without end"
+        );
+    }
+}
+
+#[test]
+fn without_a_dhcpv6_server_an_advertised_prefix_will_do() {
+    let mut r = start("dhcp6");
+    r.run(1500);
+    r.put(&ra("fe80::1", PEER, 3000, Some(("fd00:1::", 10_000))));
+    r.run(10_000);
+    assert_eq!(get_iface(&mut r, "dhcpv6"), Outcome::DeviceInitializing, "it may still answer");
+    r.run(10_000);
+    assert_eq!(get_iface(&mut r, "dhcpv6"), Outcome::DeviceUp);
+    let mut r = start("dhcp6");
+    r.run(20_000);
+    assert_eq!(get_iface(&mut r, "dhcpv6"), Outcome::DeviceInitializing, "nothing to go on with");
+}
+
+fn get_iface(r: &mut Rig, mode: &str) -> Outcome {
+    let texts = [(field::IPADDRESS, "::"), (field::IPV6_AUTOCFG, mode)];
+    let request = Request::decode(&request_bytes(ipc::GET_IFACE, &texts, 0, 0)).unwrap();
+    let Reply::Now(answer) = r.request(&request) else { panic!("an answer") };
+    answer.outcome
 }
 
 #[test]

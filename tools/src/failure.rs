@@ -34,6 +34,11 @@ impl Failure {
         Self { reported: true, ..Self::other(message) }
     }
 
+    /// This failure in other words.
+    pub(crate) fn saying(self, message: String) -> Self {
+        Self { message, ..self }
+    }
+
     /// This failure, when a report that was printed says it.
     pub(crate) fn already_reported(self) -> Self {
         Self { reported: true, ..self }

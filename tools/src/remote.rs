@@ -85,14 +85,14 @@ impl Remote {
         if let Some(card) = &stack.card {
             let world =
                 World::attach(FarConfig { driver, helper, ..FarConfig::new(card) }).map_err(failed)?;
-            return Reached::login(world, url, portal, depth, |_| Duration::ZERO, None).map(Self::Far);
+            return Reached::login(world, url, portal, stack, depth, |_| Duration::ZERO, None).map(Self::Far);
         }
         let recording = stack.plug.recording()?;
         let network = Network::Outside(stack.plug.outside()?, recording.clone());
         let config =
             WorldConfig { network, driver, helper, ..WorldConfig::outside(Outside::default(), spin) };
         let world = World::new(config).map_err(failed)?;
-        Reached::login(world, url, portal, depth, World::chip_busy, recording).map(Self::Near)
+        Reached::login(world, url, portal, stack, depth, World::chip_busy, recording).map(Self::Near)
     }
 
     /// What LUN bring-up learnt.
@@ -116,6 +116,7 @@ impl<P: Seat + 'static> Reached<P> {
         mut world: World<P>,
         url: &DiskUrl,
         portal: SocketAddr,
+        stack: &Stack,
         depth: usize,
         chip_busy: fn(&World<P>) -> Duration,
         recording: Option<Recording>,
@@ -124,7 +125,14 @@ impl<P: Seat + 'static> Reached<P> {
         world.bring_up().map_err(failed)?;
         let record = record(url, portal, depth);
         let patience = u32::try_from(record.settings.replacement_timeout).unwrap_or_default();
-        let entries = world.login(&record, 1).map_err(failed)?;
+        let entries = world.login(&record, 1);
+        let entries = entries.map_err(|e| match &stack.export_uio {
+            Some(path) if !world.helper_attached() => failed(e).saying(format!(
+                "no helper has come to resolve addresses: start `iscsiuio --driver {} --iface ADDRESS`",
+                path.display()
+            )),
+            _ => failed(e),
+        })?;
         let session = entries.into_iter().next().ok_or_else(|| failed(WorldError::Timeout("the login")))?;
         let lun = Lun::from_number(url.lun)
             .ok_or_else(|| Failure::usage(format!("LUN {} is beyond what can be addressed", url.lun)))?;

@@ -104,3 +104,14 @@ fn a_second_signal_is_not_needed_while_connections_are_open() {
     assert!(start.elapsed() < Duration::from_secs(5));
     drop(idle);
 }
+
+#[test]
+fn without_a_helper_the_one_that_is_missing_is_named() {
+    let target = Target::start(&["--lun", "ram:1M"]);
+    let dir = tempfile::tempdir().expect("a directory");
+    let socket = dir.path().join("uio");
+    let socket = socket.to_str().expect("UTF-8");
+    let (code, out, err) = run(&["info", &target.url("", 0), "--export-uio", socket]);
+    assert_eq!((code, out.as_str()), (8, ""), "{err}");
+    assert!(err.contains(&format!("start `iscsiuio --driver {socket}")), "{err}");
+}

@@ -26,8 +26,9 @@ use crate::mem::{PAGE_SIZE, View};
 pub const STATUS_BYTES: usize = PAGE_SIZE;
 /// Bytes of the L2 ring: a page of transmit BDs, then a page of receive BDs.
 pub const RING_BYTES: usize = 2 * PAGE_SIZE;
-/// Bytes of one frame buffer.
-pub const BUFFER_BYTES: usize = 0x400;
+/// Bytes of one frame buffer: a frame of MTU 9000 with VLAN tag and FCS, behind the card's header and padding. (The kernel's cnic has
+/// 0x400, in which a ping of the MTU's size does not fit.)
+pub const BUFFER_BYTES: usize = 0x2400;
 /// Receive buffers; buffer 0 is the transmit buffer, receive buffers follow.
 pub const RX_BUFFERS: usize = 3;
 /// Bytes of all buffers.

@@ -29,7 +29,7 @@ use crate::mem::View;
 /// First word of the hello.
 const MAGIC: u32 = u32::from_le_bytes(*b"cuio");
 /// Version of the format.
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const HEAD: usize = 8;
 /// Longest body: an Opened with all its registers.
 const BODY: usize = 4 + 3 * 12 + 2 + 8 * REGISTERS;

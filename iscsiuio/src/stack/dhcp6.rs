@@ -85,6 +85,11 @@ impl Client {
         Instant::earliest(Some(self.at), end).unwrap_or(self.at)
     }
 
+    /// Nobody has answered for so long that it was said.
+    pub(crate) fn is_unanswered(&self) -> bool {
+        self.told
+    }
+
     /// The link was away: confirm what we have.
     pub(crate) fn confirm(&mut self, now: Instant) {
         let state = if self.leased.is_empty() { State::Soliciting } else { State::Rebinding };

@@ -14,8 +14,9 @@ use bus::uio::{
     RING_BYTES, RX_BUFFERS, STATUS_BYTES, ToHelper, UioMaps, Value,
 };
 use bus::wake::WakeSet;
-use bus::{ActorId, Instant};
+use bus::{ActorId, Instant, Progress};
 use hsi::l2::{L2_FHDR_STATUS_L2_VLAN_TAG, L2Fhdr, RxBd, TX_BD_FLAGS_VLAN_TAG, TxBd};
+use iscsiuio::ipc::{self, field};
 use iscsiuio::log::Level;
 use iscsiuio::{Helper, IfaceConfig};
 use smoltcp::phy::ChecksumCapabilities;
@@ -252,11 +253,11 @@ impl Rig {
     pub(crate) fn run(&mut self, ms: u64) {
         let end = self.now + Duration::from_millis(ms);
         for _ in 0..100_000 {
-            let next = self.step();
-            if self.act() {
+            let progress = self.step();
+            if self.act() || progress.done > 0 {
                 continue;
             }
-            match next {
+            match progress.next {
                 Some(n) if n <= self.now => continue,
                 Some(n) if n <= end => self.now = n,
                 _ => {
@@ -268,14 +269,14 @@ impl Rig {
         panic!("the helper does not come to rest");
     }
 
-    pub(crate) fn step(&mut self) -> Option<Instant> {
+    pub(crate) fn step(&mut self) -> Progress {
         let id = ActorId::new("iscsiuio", 0);
         let mut cx = Cx { now: self.now, actor: id, rng: &mut self.rng, trace: &mut self.trace };
-        self.helper.step(&mut cx, Budget(16)).next
+        self.helper.step(&mut cx, Budget(16))
     }
 
     /// With the context that a request needs.
-    pub(crate) fn request(&mut self, request: &iscsiuio::ipc::Request) -> iscsiuio::helper::Reply {
+    pub(crate) fn request(&mut self, request: &ipc::Request) -> iscsiuio::helper::Reply {
         let id = ActorId::new("iscsiuio", 0);
         let mut cx = Cx { now: self.now, actor: id, rng: &mut self.rng, trace: &mut self.trace };
         self.helper.request(&mut cx, request)
@@ -517,4 +518,18 @@ pub(crate) fn udp_of(frame: &[u8], port: u16) -> Option<Vec<u8>> {
     };
     let u = UdpPacket::new_checked(&payload[..]).ok()?;
     (u.dst_port() == port).then(|| u.payload().to_vec())
+}
+
+/// A request with text and numbers at their places.
+pub(crate) fn request_bytes(command: u32, texts: &[(field::Field, &str)], vlan: u16, mtu: u16) -> Vec<u8> {
+    let payload = if command == ipc::PING { ipc::PING_PAYLOAD } else { ipc::IFACE_REC };
+    let mut b = vec![0; 8 + payload];
+    b[..4].copy_from_slice(&command.to_ne_bytes());
+    b[4..8].copy_from_slice(&(payload as u32).to_ne_bytes());
+    for ((at, _), text) in texts {
+        b[8 + at..][..text.len()].copy_from_slice(text.as_bytes());
+    }
+    b[8 + 8386..][..2].copy_from_slice(&vlan.to_ne_bytes());
+    b[8 + 8550..][..2].copy_from_slice(&mtu.to_ne_bytes());
+    b
 }

@@ -6,7 +6,7 @@ use bus::port::port;
 use bus::streams::Seeded;
 use bus::trace::Trace;
 use bus::uio::socket::UioClient;
-use bus::uio::{OpenRefused, RX_BUFFERS, UioMaps, Value};
+use bus::uio::{BUFFER_BYTES, OpenRefused, RX_BUFFERS, UioMaps, Value};
 use bus::wake::WakeSet;
 use driver::adapter::{Adapter, AdapterPorts, AdapterState, OperatorRequest};
 use driver::config::DriverConfig;
@@ -162,7 +162,7 @@ fn a_helper_behind_the_socket_exchanges_frames_with_the_card() {
     assert!(helper.client.take_events() && maps.events.get() == 1);
     assert_eq!((maps.status.load16(14), maps.status.load16(22)), (1, 1));
     let mut frame = [0; 42];
-    maps.buffers.read(0x400 + 18, &mut frame);
+    maps.buffers.read(BUFFER_BYTES + 18, &mut frame);
     assert_eq!((&frame[..6], &frame[6..12], frame[21]), (&mac[..], &Responder::mac_of([10, 0, 0, 2])[..], 2));
     assert_eq!(rig.slot.borrow().violations(), []);
 

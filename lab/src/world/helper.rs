@@ -12,6 +12,7 @@ use iscsiuio::log::Level;
 use iscsiuio::{Helper, IfaceConfig};
 
 use super::{Seat, World};
+use crate::uio_export::UioExport;
 
 /// The default address of the offload interface (RFC 5737's documentation range).
 pub const SOURCE_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
@@ -52,6 +53,8 @@ pub(super) struct HelperSeat {
     /// Of a helper in this process.
     pub(super) ifaces: Vec<IfaceConfig>,
     pub(super) helper: Option<Rc<RefCell<Helper>>>,
+    /// Where one of another process attaches.
+    pub(super) export: Option<Rc<RefCell<UioExport>>>,
 }
 
 impl<P: Seat + 'static> World<P> {
@@ -59,6 +62,12 @@ impl<P: Seat + 'static> World<P> {
     #[must_use]
     pub fn helper(&self) -> Option<&Rc<RefCell<Helper>>> {
         self.helper.helper.as_ref()
+    }
+
+    /// Whether a helper is there, in this process or another.
+    #[must_use]
+    pub fn helper_attached(&self) -> bool {
+        self.helper.export.as_ref().map_or(self.helper().is_some(), |e| e.borrow().attached())
     }
 
     /// Addresses that the helper's `index`th interface has now.

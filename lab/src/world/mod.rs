@@ -365,22 +365,22 @@ impl<P: Seat + 'static> World<P> {
             requests: user_requests,
             replies: daemon_replies,
         };
-        let mut ifaces = Vec::new();
-        let inside = match helper {
-            HelperConfig::Inside(configured) => {
-                ifaces = configured;
-                true
-            }
+        let (mut ifaces, mut exported) = (Vec::new(), None);
+        match helper {
+            HelperConfig::Inside(configured) => ifaces = configured,
             HelperConfig::Export(path) => {
                 let (wakers, owner) = export.ok_or(WorldError::NeedsRealTime("a helper behind a socket"))?;
                 wakers.join(owner.index(), places.paths.wake());
                 let listener = ChannelListener::bind(&path).map_err(std::io::Error::other)?;
                 let export = UioExport::new(listener, owner, path_requests.clone(), path_answers.clone())?;
-                exec.install(&places.paths, Rc::new(RefCell::new(export)));
-                false
+                let export = Rc::new(RefCell::new(export));
+                exec.install(&places.paths, export.clone());
+                exported = Some(export);
             }
-        };
-        let helper = HelperSeat { inbox: path_requests, outbox: path_answers, ifaces, helper: None };
+        }
+        let inside = exported.is_none();
+        let helper =
+            HelperSeat { inbox: path_requests, outbox: path_answers, ifaces, helper: None, export: exported };
         let mut world = Self {
             exec,
             places,

@@ -1,11 +1,14 @@
 //! A world whose connections are TCP in frames on a link.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use driver::adapter::OperatorRequest;
 use driver::iscsid::NodeRecord;
 use hw_model::wire::link::{Direction, LinkConfig};
 use iscsi::target::Auth;
+use iscsiuio::helper::Reply;
+use iscsiuio::ipc::{PING, PING_BYTES, PING_DST, PING_LENGTH, PING_PAYLOAD, PingStatus, Request, field};
 
 use super::{Leftovers, LinkNetwork, Network, PORTAL, World, WorldConfig};
 use crate::demo::ram_target;
@@ -116,4 +119,40 @@ fn jumbo_frames_tags_and_a_hundred_and_twenty_eight_sessions() {
         assert_eq!(frames.link.counters().0.oversize, 0);
     });
     assert_eq!(left.leaked(), 0, "{left:?}");
+}
+
+/// iscsid's request for a ping through the default interface.
+fn ping(dst: Ipv4Addr, length: i32) -> Request {
+    let mut bytes = vec![0; PING_BYTES];
+    let mut put = |at: usize, part: &[u8]| bytes[at..at + part.len()].copy_from_slice(part);
+    put(0, &PING.to_ne_bytes());
+    put(4, &(PING_PAYLOAD as u32).to_ne_bytes());
+    put(8 + field::IPADDRESS.0, b"192.0.2.2/24");
+    put(8 + field::GATEWAY.0, b"192.0.2.1");
+    put(PING_DST, &2_u16.to_ne_bytes());
+    put(PING_DST + 4, &dst.octets());
+    put(PING_LENGTH, &length.to_ne_bytes());
+    Request::decode(&bytes).expect("a request")
+}
+
+/// From the helper's ring through card and link to the station, and back.
+#[test]
+fn pings_nearly_as_long_as_the_mtu_are_answered() {
+    for (mtu, bytes) in [(1500, 1400), (9000, 8192)] {
+        let mut config = WorldConfig::link(6, network());
+        config.driver.mtu = mtu;
+        let Network::Link(n) = &mut config.network else { unreachable!("it is one") };
+        n.station.mtu = mtu;
+        let mut world = World::new(config).expect("a world");
+        world.bring_up().expect("the adapter comes up");
+        world.run_for(Duration::from_secs(2));
+        let ping = ping([192, 0, 2, 1].into(), bytes);
+        let helper = world.helper().expect("one in this process").clone();
+        let reply = world.exec.act(super::OPERATOR, |cx| helper.borrow_mut().request(cx, &ping));
+        let Reply::Ping(ticket) = reply else { panic!("{reply:?}") };
+        world.places.paths.wake().wake();
+        world.run_for(Duration::from_secs(1));
+        let end = helper.borrow_mut().ping_result(ticket).map(|r| r.ping);
+        assert_eq!(end, Some(PingStatus::Success), "MTU {mtu}");
+    }
 }

@@ -87,7 +87,7 @@ fn an_open_sets_both_rings_up() {
         assert_eq!(bd(&maps, n, TxBd::from_bytes).haddr(), tx, "one transmit buffer");
         let rx = bd(&maps, 256 + n, RxBd::from_bytes);
         assert_eq!(rx.haddr(), tx + ((1 + n % RX_BUFFERS) * BUFFER_BYTES) as u64);
-        assert_eq!((rx.rx_bd_len.get(), rx.rx_bd_flags.get()), (0x400, 0xc));
+        assert_eq!((rx.rx_bd_len.get(), rx.rx_bd_flags.get()), (BUFFER_BYTES as u32, 0xc));
     }
     let page = |n: usize| tx - 0x2000 + n as u64 * 0x1000;
     assert_eq!(bd(&maps, 255, TxBd::from_bytes).haddr(), page(0), "a chain of one page");
