@@ -63,6 +63,20 @@ fn helper_killed_during_a_reset_under_load() {
     }
 }
 
+/// What the old one was asked is asked again: nobody waits for a deadline first.
+#[test]
+fn a_new_helper_is_asked_for_every_path_that_waits() {
+    let mut rig = Rig::start(RigConfig::new(SESSIONS));
+    rig.run_ms(50);
+    rig.world.kill_helper();
+    rig.reset(OperatorRequest::Reset);
+    rig.run_ms(5_000);
+    assert_eq!(rig.world.leftovers().holdings.cids, u32::from(SESSIONS), "all of them connect");
+    rig.world.start_helper();
+    assert!(rig.recovered(SECOND), "L1: {} sessions are not back", rig.load.borrow().recovering());
+    rig.finish().assert_unharmed();
+}
+
 #[test]
 fn helper_stopped_during_a_reset_under_load() {
     for before in [true, false] {
