@@ -29,7 +29,7 @@ use bus::pci::DevCx;
 use self::stack::{Stack, StackCounters};
 use super::{ConnectRequest, LinkHeader, TcpEngine, TcpEvent, TcpId};
 use crate::ether;
-use crate::wire::{FrameQueue, LARGEST_FRAME, Wire};
+use crate::wire::{FrameQueue, LARGEST_FRAME, NoPeer, Recording, Tee, Wire};
 pub use segment::Segment;
 pub use stream::RETRANSMISSION_LIMIT;
 
@@ -107,6 +107,13 @@ impl FrameNet {
     #[must_use]
     pub fn port(&self) -> FramePort {
         FramePort(self.0.clone())
+    }
+
+    /// Records what passes the wire from now on.
+    pub fn record(&self, recording: Recording) {
+        let net = &mut *self.0.borrow_mut();
+        let wire = std::mem::replace(&mut net.wire, Box::new(NoPeer));
+        net.wire = Box::new(Tee::new(wire, recording));
     }
 
     /// What the demultiplexer counted.

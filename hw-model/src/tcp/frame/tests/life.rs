@@ -11,8 +11,9 @@ use crate::tcp::frame::{PORT_FRAMES, RETRANSMISSION_LIMIT};
 use crate::tcp::{
     CONNECT_TIMEOUT, ConnectError, ConnectRequest, LinkHeader, TcpEngine, TcpEvent, TcpId, TcpOptions,
 };
-use crate::wire::Wire;
 use crate::wire::link::Direction;
+use crate::wire::pcapng::testing::File;
+use crate::wire::{Direction as Way, Recording, Wire};
 
 const PERFECT: Direction = Direction {
     rate: 0,
@@ -312,6 +313,25 @@ fn without_a_link_nothing_gets_in_or_out_whatever_the_wire_does() {
     rig.tcp.set_carrier(true);
     rig.run(Duration::from_secs(11));
     assert_eq!((rig.host_recv(), rig.recv()), (b"to the host".to_vec(), b"to the card".to_vec()));
+}
+
+#[test]
+fn a_recording_that_begins_late_has_what_follows_in_both_directions() {
+    let mut rig = Rig::connected(PERFECT, 1);
+    let file = File::new(usize::MAX);
+    let recording = Recording::new(file.clone(), 0).expect("a header");
+    rig.net.record(recording.clone());
+    rig.send(b"question");
+    rig.run(ms(50));
+    rig.host.send(FIRST, b"answer");
+    rig.run(ms(50));
+    recording.flush();
+    let has = |direction, text: &[u8]| {
+        file.frames().iter().any(|(_, d, _, bytes)| *d == direction as u32 && bytes.ends_with(text))
+    };
+    assert!(has(Way::Out, b"question") && has(Way::In, b"answer"));
+    assert!(!has(Way::In, b"question") && !has(Way::Out, b"answer"));
+    assert_eq!((rig.host_recv(), rig.recv()), (b"question".to_vec(), b"answer".to_vec()));
 }
 
 #[test]
