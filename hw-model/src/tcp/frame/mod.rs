@@ -248,7 +248,10 @@ impl TcpEngine for FrameTcp {
     }
 
     fn reset(&mut self, cx: &mut DevCx<'_>) {
-        self.0.borrow_mut().with(cx, |stack, now, emit| stack.reset(now, emit));
+        let net = &mut *self.0.borrow_mut();
+        net.with(cx, |stack, now, emit| stack.reset(now, emit));
+        // What waits for the rings is on the card already, and the next driver is not the one that it is for.
+        net.port.clear();
     }
 
     fn set_carrier(&mut self, up: bool) {

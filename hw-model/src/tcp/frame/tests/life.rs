@@ -414,6 +414,18 @@ fn what_is_not_tcp_of_ours_goes_to_the_rings_up_to_a_limit() {
 }
 
 #[test]
+fn a_reset_forgets_what_waits_for_the_rings() {
+    let mut rig = Rig::connected(PERFECT, 1);
+    rig.inject(&[0xff; 60]);
+    rig.step();
+    assert_eq!(rig.net.counters().to_rings, 1);
+    rig.bench.with(|cx| rig.tcp.reset(cx));
+    assert_eq!(rig.ring_frame(), None);
+    rig.inject(&[0xfe; 60]);
+    assert_eq!(rig.ring_frame(), Some(vec![0xfe; 60]), "what is on the wire is not forgotten");
+}
+
+#[test]
 fn a_frame_with_another_tag_is_not_the_connections() {
     let mut rig = Rig::connected(PERFECT, 1);
     let mut captured = Vec::new();
