@@ -238,6 +238,10 @@ impl Actor for UioExport {
             }
         }
         let mut next = self.accept_again;
+        if self.peer.is_none() && self.accept_ready && next.is_none() {
+            // Another one may have been waiting in the listener's queue, of which nothing more is heard.
+            next = Some(cx.now);
+        }
         if !self.pending.is_empty() {
             next = Instant::earliest(next, Some(cx.now + RETRY));
         }

@@ -346,6 +346,7 @@ mod tests {
         room: usize,
         arrived: VecDeque<Vec<u8>>,
         events: Vec<(TcpId, TcpEvent)>,
+        carrier: Option<bool>,
     }
 
     impl TcpEngine for Scripted {
@@ -377,6 +378,9 @@ mod tests {
             None
         }
         fn reset(&mut self, _: &mut DevCx<'_>) {}
+        fn set_carrier(&mut self, up: bool) {
+            self.carrier = Some(up);
+        }
         fn supports(&self, _: IpAddr) -> bool {
             true
         }
@@ -484,6 +488,14 @@ mod tests {
         fn flags(&self) -> Vec<(bool, u8)> {
             self.segments().iter().map(|s| (s.outbound, s.flags)).collect()
         }
+    }
+
+    #[test]
+    fn whoever_is_recorded_or_boxed_hears_of_the_carrier() {
+        let recording = Recording::new(File::new(usize::MAX), 0).expect("a header");
+        let mut tcp = Captured::new(Box::new(Scripted::default()), recording);
+        tcp.set_carrier(false);
+        assert_eq!(tcp.tcp.carrier, Some(false));
     }
 
     #[test]

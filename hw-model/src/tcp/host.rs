@@ -52,7 +52,7 @@ pub struct HostTcp {
     nat: Nat,
     link: bool,
     sockets: Vec<Option<Socket>>,
-    /// Deadlines of handshakes, in order: the timeout is the same for all.
+    /// Deadlines of handshakes, in order: the timeout is the same for all. Two for each socket at most.
     connecting: VecDeque<(Instant, TcpId, u64)>,
     events: VecDeque<(TcpId, TcpEvent)>,
     ready: Vec<Ready>,
@@ -108,6 +108,20 @@ impl HostTcp {
         }
         self.sockets[index] = Some(socket);
         Ok(())
+    }
+
+    /// Notes the deadline of the handshake that has just begun.
+    fn watch(&mut self, deadline: Instant, id: TcpId) {
+        if self.connecting.len() >= 2 * self.sockets.len() {
+            // Handshakes that were aborted leave an entry behind each.
+            let sockets = &self.sockets;
+            let trying = |id: TcpId, serial| {
+                let socket = sockets.get(usize::from(id.0)).and_then(Option::as_ref);
+                socket.is_some_and(|s| s.serial == serial && !s.connected)
+            };
+            self.connecting.retain(|&(_, id, serial)| trying(id, serial));
+        }
+        self.connecting.push_back((deadline, id, self.serial));
     }
 
     fn socket(&mut self, id: TcpId) -> Option<&mut Socket> {
@@ -191,7 +205,7 @@ impl TcpEngine for HostTcp {
     fn connect(&mut self, cx: &mut DevCx<'_>, id: TcpId, request: &ConnectRequest) {
         self.abort(cx, id);
         match self.open(id, request) {
-            Ok(()) => self.connecting.push_back((cx.now + CONNECT_TIMEOUT, id, self.serial)),
+            Ok(()) => self.watch(cx.now + CONNECT_TIMEOUT, id),
             Err(error) => self.events.push_back((id, TcpEvent::ConnectFailed(connect_error(&error)))),
         }
     }
@@ -533,6 +547,18 @@ mod tests {
         assert_eq!(w.poll(), []);
         w.bench.now = Instant::ZERO + CONNECT_TIMEOUT;
         assert_eq!(w.poll(), [TcpEvent::ConnectFailed(ConnectError::TimedOut)]);
+    }
+
+    #[test]
+    fn handshakes_that_are_aborted_pile_nothing_up() {
+        let mut w = World::new();
+        for _ in 0..100 {
+            w.connect(w.listener.local_addr().unwrap());
+            w.bench.with(|cx| w.tcp.abort(cx, ID));
+        }
+        assert!(w.tcp.connecting.len() <= 2 * w.tcp.sockets.len(), "{}", w.tcp.connecting.len());
+        w.connect(w.listener.local_addr().unwrap());
+        w.wait(TcpEvent::Connected);
     }
 
     #[test]

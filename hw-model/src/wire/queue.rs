@@ -40,6 +40,11 @@ impl FrameQueue {
         true
     }
 
+    /// Forgets what waits.
+    pub fn clear(&mut self) {
+        self.spare.extend(self.frames.drain(..));
+    }
+
     /// Frames that wait.
     #[must_use]
     pub fn len(&self) -> usize {

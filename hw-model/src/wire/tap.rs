@@ -162,6 +162,46 @@ mod tests {
     }
 
     #[test]
+    fn the_carrier_follows_the_interface_until_that_is_deleted() {
+        let Some(tap) = device("cnicc") else { return };
+        let name = tap.name().to_owned();
+        let mut reactor = Reactor::new().expect("epoll");
+        let mut wire = TapWire::new(tap, reactor.owner().expect("an owner")).expect("a wire");
+        let mut bench = Bench::new();
+        // No frame is sent meanwhile: a card without a link has nothing to say.
+        let mut link = |reactor: &mut Reactor, wire: &mut TapWire, there: bool| {
+            for _ in 0..100 {
+                reactor.wait(Some(Duration::from_millis(20)), &mut Vec::new()).expect("epoll");
+                bench.with(|cx| while wire.recv(cx, &mut Vec::new()) {});
+                if wire.link() == there {
+                    return;
+                }
+            }
+            panic!("the carrier does not become {there}");
+        };
+        assert!(!wire.link());
+        for _ in 0..2 {
+            wire.tap().set_up(true).expect("up");
+            link(&mut reactor, &mut wire, true);
+            wire.tap().set_up(false).expect("down");
+            Bench::new().with(|cx| wire.send(cx, &[0xff; 60]));
+            assert!(!wire.link(), "the next frame shows it");
+        }
+        assert_eq!(wire.counters().dropped, 2);
+        wire.tap().set_up(true).expect("up");
+        link(&mut reactor, &mut wire, true);
+        let deleted = std::process::Command::new("ip").args(["link", "del", &name]).status();
+        if !deleted.is_ok_and(|s| s.success()) {
+            println!("skipped: no iproute2 to delete a device with");
+            return;
+        }
+        link(&mut reactor, &mut wire, false);
+        assert_eq!(wire.next_deadline(), None);
+        Bench::new().with(|cx| wire.send(cx, &[0xff; 60]));
+        assert_eq!((wire.link(), wire.counters().dropped), (false, 3));
+    }
+
+    #[test]
     fn the_kernel_is_a_neighbour_and_a_tcp_peer() {
         let Some(tap) = device("cnict") else { return };
         let mut reactor = Reactor::new().expect("epoll");

@@ -100,6 +100,15 @@ impl Rig {
         }
     }
 
+    /// One step of the export alone, after what the kernel has to say.
+    fn step_export(&mut self) -> Progress {
+        self.reactor.wait(Some(Duration::ZERO), &mut Vec::new()).unwrap();
+        let mut trace = Trace::off();
+        let actor = ActorId::new("test", 0);
+        let mut cx = Cx { now: self.now, actor, rng: &mut self.rng, trace: &mut trace };
+        self.export.step(&mut cx, Budget(64))
+    }
+
     fn helper(&mut self) -> Helper {
         let channel = Channel::connect(&self.path).unwrap();
         let mut helper = Helper { channel, client: UioClient::default(), heard: Vec::new() };
@@ -198,6 +207,26 @@ fn a_helper_that_dies_has_closed_and_the_next_one_finds_everything() {
     rig.request(OperatorRequest::Reset);
     rig.run(50);
     assert_eq!(rig.adapter.counters().resets, 2, "nobody has to be waited for");
+}
+
+#[test]
+fn who_waited_in_the_queue_is_accepted_without_another_event() {
+    let mut rig = Rig::new("queue", true);
+    let first = rig.helper();
+    let _second = Channel::connect(&rig.path).unwrap();
+    rig.run(5);
+    assert_eq!(rig.export.counters().helpers, 1);
+    drop(first);
+    let mut p = rig.step_export();
+    assert!(!rig.export.attached());
+    // As a runner does: again when the actor has asked for it, and not otherwise.
+    for _ in 0..4 {
+        if p.next.is_some_and(|at| at <= rig.now) {
+            p = rig.step_export();
+        }
+    }
+    assert_eq!((rig.export.attached(), rig.export.counters().helpers), (true, 2));
+    assert!(p.next.is_none_or(|at| at > rig.now), "and then it rests");
 }
 
 #[test]

@@ -235,6 +235,12 @@ impl Rings {
         }
         let mut frames = 0;
         let mut emit = |bytes: &[u8]| {
+            if bytes.len() > LARGEST_FRAME {
+                // Segments of more than a jumbo frame, or a tag on a frame that had no room for it.
+                chip.counters.tx_malformed += 1;
+                stats.bad_out();
+                return;
+            }
             frames += 1;
             stats.out(bytes);
             if chip.link {

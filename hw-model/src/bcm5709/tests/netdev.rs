@@ -16,7 +16,7 @@ use super::host::Host;
 use super::nic::{MAC, Orders, Rx, Tx, open_filter};
 use crate::config::ChipConfig;
 use crate::ether;
-use crate::wire::Responder;
+use crate::wire::{LARGEST_FRAME, Responder};
 
 const TX0: usize = 10;
 const TX2: usize = 14;
@@ -158,6 +158,23 @@ fn a_large_send_becomes_segments_with_tags() {
     let payload: Vec<u8> = sent.iter().flat_map(|s| s[58..].to_vec()).collect();
     assert_eq!(payload, frame.split_off(54));
     assert!(sent.iter().all(|s| s.len() <= 1518));
+}
+
+#[test]
+fn nothing_goes_out_that_no_wire_carries() {
+    let (mut h, mut tx, _rx) = nic();
+    // A large send in segments of more than a jumbo frame; of its two, the second is shorter.
+    let flags = TX_BD_FLAGS_SW_LSO;
+    tx.send_with(&mut h, &tcp(true, 1, 20_000), 1300, Orders { flags, mss: 16_000, vlan: 0 });
+    assert_eq!(h.cable.sent().iter().map(Vec::len).collect::<Vec<_>>(), [4054]);
+    // A frame that is as long as any, and a tag to be inserted.
+    let longest = frame_to([2; 6], LARGEST_FRAME - ether::HEADER);
+    tx.send_with(&mut h, &longest, 2000, Orders::default());
+    let flags = TX_BD_FLAGS_VLAN_TAG;
+    tx.send_with(&mut h, &longest, 2000, Orders { flags, vlan: 5, ..Orders::default() });
+    assert_eq!(h.cable.sent(), [longest]);
+    let c = h.card.with(|c| c.counters());
+    assert_eq!((c.tx_malformed, c.tx_frames), (2, 2));
 }
 
 #[test]

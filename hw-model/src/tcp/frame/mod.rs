@@ -29,7 +29,7 @@ use bus::pci::DevCx;
 use self::stack::{Stack, StackCounters};
 use super::{ConnectRequest, LinkHeader, TcpEngine, TcpEvent, TcpId};
 use crate::ether;
-use crate::wire::{FrameQueue, LARGEST_FRAME, Wire};
+use crate::wire::{FrameQueue, LARGEST_FRAME, NoPeer, Recording, Tee, Wire};
 pub use segment::Segment;
 pub use stream::RETRANSMISSION_LIMIT;
 
@@ -107,6 +107,13 @@ impl FrameNet {
     #[must_use]
     pub fn port(&self) -> FramePort {
         FramePort(self.0.clone())
+    }
+
+    /// Records what passes the wire from now on.
+    pub fn record(&self, recording: Recording) {
+        let net = &mut *self.0.borrow_mut();
+        let wire = std::mem::replace(&mut net.wire, Box::new(NoPeer));
+        net.wire = Box::new(Tee::new(wire, recording));
     }
 
     /// What the demultiplexer counted.
@@ -241,7 +248,10 @@ impl TcpEngine for FrameTcp {
     }
 
     fn reset(&mut self, cx: &mut DevCx<'_>) {
-        self.0.borrow_mut().with(cx, |stack, now, emit| stack.reset(now, emit));
+        let net = &mut *self.0.borrow_mut();
+        net.with(cx, |stack, now, emit| stack.reset(now, emit));
+        // What waits for the rings is on the card already, and the next driver is not the one that it is for.
+        net.port.clear();
     }
 
     fn set_carrier(&mut self, up: bool) {

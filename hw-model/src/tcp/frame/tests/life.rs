@@ -11,8 +11,9 @@ use crate::tcp::frame::{PORT_FRAMES, RETRANSMISSION_LIMIT};
 use crate::tcp::{
     CONNECT_TIMEOUT, ConnectError, ConnectRequest, LinkHeader, TcpEngine, TcpEvent, TcpId, TcpOptions,
 };
-use crate::wire::Wire;
 use crate::wire::link::Direction;
+use crate::wire::pcapng::testing::File;
+use crate::wire::{Direction as Way, Recording, Wire};
 
 const PERFECT: Direction = Direction {
     rate: 0,
@@ -315,6 +316,25 @@ fn without_a_link_nothing_gets_in_or_out_whatever_the_wire_does() {
 }
 
 #[test]
+fn a_recording_that_begins_late_has_what_follows_in_both_directions() {
+    let mut rig = Rig::connected(PERFECT, 1);
+    let file = File::new(usize::MAX);
+    let recording = Recording::new(file.clone(), 0).expect("a header");
+    rig.net.record(recording.clone());
+    rig.send(b"question");
+    rig.run(ms(50));
+    rig.host.send(FIRST, b"answer");
+    rig.run(ms(50));
+    recording.flush();
+    let has = |direction, text: &[u8]| {
+        file.frames().iter().any(|(_, d, _, bytes)| *d == direction as u32 && bytes.ends_with(text))
+    };
+    assert!(has(Way::Out, b"question") && has(Way::In, b"answer"));
+    assert!(!has(Way::In, b"question") && !has(Way::Out, b"answer"));
+    assert_eq!((rig.host_recv(), rig.recv()), (b"question".to_vec(), b"answer".to_vec()));
+}
+
+#[test]
 fn keep_alive_does_not_shorten_a_handshake() {
     let mut rig = Rig::new(PERFECT, 1);
     rig.silent = true;
@@ -391,6 +411,18 @@ fn what_is_not_tcp_of_ours_goes_to_the_rings_up_to_a_limit() {
     }
     let c = rig.net.counters();
     assert_eq!((c.fragments, c.malformed, c.ring_drops), (1, 1, 5));
+}
+
+#[test]
+fn a_reset_forgets_what_waits_for_the_rings() {
+    let mut rig = Rig::connected(PERFECT, 1);
+    rig.inject(&[0xff; 60]);
+    rig.step();
+    assert_eq!(rig.net.counters().to_rings, 1);
+    rig.bench.with(|cx| rig.tcp.reset(cx));
+    assert_eq!(rig.ring_frame(), None);
+    rig.inject(&[0xfe; 60]);
+    assert_eq!(rig.ring_frame(), Some(vec![0xfe; 60]), "what is on the wire is not forgotten");
 }
 
 #[test]
