@@ -106,6 +106,14 @@ fn a_second_signal_is_not_needed_while_connections_are_open() {
 }
 
 #[test]
+fn interfaces_that_cannot_be_told_apart_are_refused() {
+    let url = format!("iscsi://127.0.0.1:1/{IQN}/0");
+    let twice = ["info", &url, "--iface", "ip=10.0.0.3/24,vlan=5", "--iface", "dhcp,vlan=5"];
+    let err = misuse(&twice);
+    assert!(err.contains("two IPv4 interfaces on VLAN 5"), "{err}");
+}
+
+#[test]
 fn without_a_helper_the_one_that_is_missing_is_named() {
     let target = Target::start(&["--lun", "ram:1M"]);
     let dir = tempfile::tempdir().expect("a directory");
