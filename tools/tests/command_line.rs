@@ -123,3 +123,16 @@ fn without_a_helper_the_one_that_is_missing_is_named() {
     assert_eq!((code, out.as_str()), (8, ""), "{err}");
     assert!(err.contains(&format!("start `iscsiuio --driver {socket}")), "{err}");
 }
+
+/// The frames of the last moments are what one looks for then.
+#[test]
+fn the_recording_of_a_login_that_fails_is_whole() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("failed.pcapng");
+    let file_arg = file.to_str().expect("UTF-8");
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
+    let (code, _, err) = run(&["info", &format!("iscsi://{nobody}/{IQN}/0"), "--pcap", file_arg]);
+    assert!(code == 4 && err.contains(&format!("frames are in {file_arg}")), "{code}: {err}");
+    let recorded = std::fs::read(&file).expect("a file");
+    assert!(recorded.windows(4).any(|w| w == [192, 0, 2, 1]), "the router was asked for last");
+}
