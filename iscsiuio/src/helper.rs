@@ -421,7 +421,7 @@ impl Helper {
             Err(e) => {
                 self.log.add(Level::Error, || format!("the ring cannot be used: {e}"));
                 self.send(FromHelper::Close { generation });
-                (self.state, self.deadline) = (State::Stopped, None);
+                self.give_up();
                 return;
             }
         }
@@ -446,6 +446,12 @@ impl Helper {
         self.acquire(cx.now);
     }
 
+    /// There will be no ring before the next IfUp or request of iscsid's.
+    fn give_up(&mut self) {
+        (self.state, self.deadline) = (State::Stopped, None);
+        self.pings.fail();
+    }
+
     fn refused(&mut self, cx: &mut Cx<'_>, why: OpenRefused) {
         if self.state != State::Opening {
             self.counters.unexpected += 1;
@@ -458,7 +464,7 @@ impl Helper {
             format!("the driver does not open the ring: {why}")
         });
         if enough {
-            (self.state, self.deadline) = (State::Stopped, None);
+            self.give_up();
         } else {
             self.deadline = Some(cx.now + REFUSED_WAIT);
         }

@@ -7,6 +7,8 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
+use crate::stack::INTERFACES;
+
 /// A VLAN tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Vlan {
@@ -105,7 +107,7 @@ impl IfaceConfig {
 pub enum BadIface {
     /// A word that means nothing.
     #[error(
-        "`{0}` is not understood; write dhcp, dhcp6, auto6 or ip=ADDRESS/PREFIX, then gw=, vlan=, pcp=, mtu="
+        "`{0}` is not understood; write dhcp, dhcp6, auto6 or ip=ADDRESS/PREFIX, then gw=, vlan=, pcp=, mtu=, name="
     )]
     Word(String),
     /// A value that is none of its kind.
@@ -126,6 +128,37 @@ pub enum BadIface {
     /// Out of range.
     #[error("MTU {0} is not in 46 to 9000")]
     Mtu(u32),
+    /// More than a NIC can have.
+    #[error("{0} interfaces, and there may be {INTERFACES}")]
+    TooMany(usize),
+    /// Frames could not be told apart.
+    #[error("two {} interfaces {}: give one of them another vlan=", family(*v6), on(*vlan))]
+    Twice {
+        /// IPv6.
+        v6: bool,
+        /// VLAN id, 0 for none.
+        vlan: u16,
+    },
+}
+
+fn family(v6: bool) -> &'static str {
+    if v6 { "IPv6" } else { "IPv4" }
+}
+
+fn on(vlan: u16) -> String {
+    if vlan == 0 { "without a VLAN".to_owned() } else { format!("on VLAN {vlan}") }
+}
+
+/// Whether one NIC can have all of these.
+///
+/// # Errors
+/// [`BadIface::TooMany`], or [`BadIface::Twice`] for one family and VLAN.
+pub fn together(all: &[IfaceConfig]) -> Result<(), BadIface> {
+    if all.len() > INTERFACES {
+        return Err(BadIface::TooMany(all.len()));
+    }
+    let twice = all.iter().enumerate().find(|(i, c)| all[..*i].iter().any(|d| d.replaces(c)));
+    twice.map_or(Ok(()), |(_, c)| Err(BadIface::Twice { v6: c.address.is_v6(), vlan: c.vlan_id() }))
 }
 
 /// MTUs that are honoured.
@@ -255,6 +288,21 @@ pub(crate) fn address_and_prefix(text: &str) -> Result<(IpAddr, u8), BadIface> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn interfaces_of_one_nic_differ_in_family_or_vlan() {
+        let all = |texts: &[&str]| {
+            let all: Vec<IfaceConfig> = texts.iter().map(|t| t.parse().unwrap()).collect();
+            together(&all).map_err(|e| e.to_string())
+        };
+        assert_eq!(all(&["dhcp", "auto6", "dhcp,vlan=5", "auto6,vlan=5"]), Ok(()));
+        let twice = "two IPv4 interfaces without a VLAN: give one of them another vlan=";
+        assert_eq!(all(&["dhcp", "auto6", "ip=10.0.0.3/24"]), Err(twice.to_owned()));
+        let nine: Vec<String> = (1..10).map(|id| format!("dhcp,vlan={id}")).collect();
+        let nine: Vec<&str> = nine.iter().map(String::as_str).collect();
+        assert_eq!(all(&nine), Err("9 interfaces, and there may be 8".to_owned()));
+        assert_eq!(all(&nine[1..]), Ok(()));
+    }
 
     #[test]
     fn words_become_an_interface() {

@@ -35,8 +35,8 @@ struct Options {
     /// The socket at which the driver exports its ring.
     #[arg(long, value_name = "SOCKET")]
     driver: PathBuf,
-    /// An interface: dhcp, dhcp6, auto6 or ip=ADDRESS/PREFIX, then gw=ADDRESS, vlan=ID, pcp=PRIORITY, mtu=BYTES, with commas
-    /// between. May be given up to eight times; without it iscsid names the interfaces.
+    /// An interface: dhcp, dhcp6, auto6 or ip=ADDRESS/PREFIX, then gw=ADDRESS, vlan=ID, pcp=PRIORITY, mtu=BYTES, name=TEXT, with
+    /// commas between. One of each family and VLAN, up to eight; without it iscsid names the interfaces.
     #[arg(long = "iface", value_name = "DESCRIPTION")]
     ifaces: Vec<IfaceConfig>,
     /// The abstract socket at which iscsid asks.
@@ -61,8 +61,8 @@ fn main() -> ExitCode {
         3 => Level::Info,
         _ => Level::Debug,
     };
-    if options.ifaces.len() > iscsiuio::stack::INTERFACES {
-        say(Level::Error, &format!("--iface may be given {} times", iscsiuio::stack::INTERFACES));
+    if let Err(e) = iscsiuio::iface::together(&options.ifaces) {
+        say(Level::Error, &format!("--iface: {e}"));
         return ExitCode::from(2);
     }
     let _ = options.foreground;

@@ -4,7 +4,7 @@
 mod rig;
 
 use bus::uio::ToHelper;
-use iscsiuio::helper::Reply;
+use iscsiuio::helper::{Reply, State};
 use iscsiuio::iface::{Addressing, V6Mode};
 use iscsiuio::ipc::{self, BadRequest, IfaceRecord, Outcome, PingStatus, Request, field};
 use proptest::prelude::*;
@@ -234,6 +234,17 @@ fn pings_end_as_the_specification_says() {
         ping_end(&mut r, &ping([224, 0, 0, 1], 0), 0),
         Some((Outcome::Err, PingStatus::InvalidDestination))
     );
+}
+
+#[test]
+fn a_ping_ends_when_the_driver_does_not_open_the_ring_again() {
+    let mut r = Rig::up(&["ip=10.0.0.3/24"]);
+    let Reply::Ping(ticket) = r.request(&ping(HOST.octets(), 0)) else { panic!("it runs") };
+    r.card.as_mut().unwrap().stuck = true;
+    r.refuse = true;
+    r.run(20_000);
+    assert_eq!(r.helper.state(), State::Stopped);
+    assert_eq!(r.helper.ping_result(ticket).map(|a| a.ping), Some(PingStatus::Timeout));
 }
 
 #[test]

@@ -154,6 +154,7 @@ impl Stack {
         if default && matches!(self.plug.wire, Wire::Tap(_)) {
             return Err(Failure::usage("on a TAP device the card needs an address of that network: --iface"));
         }
+        iscsiuio::iface::together(&self.ifaces).map_err(|e| Failure::usage(format!("--iface: {e}")))?;
         let ifaces = if default { vec![static_v4(), static_v6()] } else { self.ifaces.clone() };
         Ok(HelperConfig::Inside(ifaces))
     }

@@ -92,7 +92,14 @@ impl Remote {
         let config =
             WorldConfig { network, driver, helper, ..WorldConfig::outside(Outside::default(), spin) };
         let world = World::new(config).map_err(failed)?;
-        Reached::login(world, url, portal, stack, depth, World::chip_busy, recording).map(Self::Near)
+        let reached = Reached::login(world, url, portal, stack, depth, World::chip_busy, recording.clone());
+        if reached.is_err()
+            && let Some(recorded) = stack.plug.recorded(recording.as_ref())
+        {
+            // What was on the wire says why.
+            progress::note(&recorded.summary());
+        }
+        reached.map(Self::Near)
     }
 
     /// What LUN bring-up learnt.

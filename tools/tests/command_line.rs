@@ -106,6 +106,14 @@ fn a_second_signal_is_not_needed_while_connections_are_open() {
 }
 
 #[test]
+fn interfaces_that_cannot_be_told_apart_are_refused() {
+    let url = format!("iscsi://127.0.0.1:1/{IQN}/0");
+    let twice = ["info", &url, "--iface", "ip=10.0.0.3/24,vlan=5", "--iface", "dhcp,vlan=5"];
+    let err = misuse(&twice);
+    assert!(err.contains("two IPv4 interfaces on VLAN 5"), "{err}");
+}
+
+#[test]
 fn without_a_helper_the_one_that_is_missing_is_named() {
     let target = Target::start(&["--lun", "ram:1M"]);
     let dir = tempfile::tempdir().expect("a directory");
@@ -114,4 +122,17 @@ fn without_a_helper_the_one_that_is_missing_is_named() {
     let (code, out, err) = run(&["info", &target.url("", 0), "--export-uio", socket]);
     assert_eq!((code, out.as_str()), (8, ""), "{err}");
     assert!(err.contains(&format!("start `iscsiuio --driver {socket}")), "{err}");
+}
+
+/// The frames of the last moments are what one looks for then.
+#[test]
+fn the_recording_of_a_login_that_fails_is_whole() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("failed.pcapng");
+    let file_arg = file.to_str().expect("UTF-8");
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
+    let (code, _, err) = run(&["info", &format!("iscsi://{nobody}/{IQN}/0"), "--pcap", file_arg]);
+    assert!(code == 4 && err.contains(&format!("frames are in {file_arg}")), "{code}: {err}");
+    let recorded = std::fs::read(&file).expect("a file");
+    assert!(recorded.windows(4).any(|w| w == [192, 0, 2, 1]), "the router was asked for last");
 }
