@@ -144,13 +144,18 @@ impl Net {
         let (tee, seen) = (dir.join("tee.pcapng"), dir.join("seen.pcapng"));
         let tshark = peer("tshark", "tshark").expect("asked for before");
         let near = self.near.clone();
-        let capture =
-            self.start(&near, Command::new(tshark).args(["-q", "-i", TAP, "-w"]).arg(&seen), "Capturing on");
+        let capture = self.start(
+            &near,
+            Command::new(tshark).args(["-q", "-B", "64", "-i", TAP, "-w"]).arg(&seen),
+            "Capturing on",
+        );
         let url = format!("iscsi://{host}:{PORT}/{IQN}/1");
         let wire = format!("tap:{TAP}");
         let tee_arg = tee.to_str().expect("UTF-8");
-        let mut args = vec!["io", &url, "verify", "--force", "--size", "8M", "--json"];
-        args.extend(["--wire", &wire, "--pcap", tee_arg]);
+        // Small requests, few at once: a frame then seldom holds several PDUs, of which the dissector lists one.
+        let bytes = if options.contains(&"--mtu") { "64k" } else { "4k" };
+        let mut args = vec!["io", &url, "verify", "--force", "--size", "2M", "--iodepth", "2", "--bs", bytes];
+        args.extend(["--json", "--wire", &wire, "--pcap", tee_arg]);
         args.extend(options);
         let (code, out, err) = self.cnic(&args);
         assert_eq!(code, 0, "{out}{err}");
@@ -195,6 +200,8 @@ fn frames(file: &Path, filter: &str) -> Vec<String> {
     for check in ["tcp.check_checksum", "ip.check_checksum", "udp.check_checksum"] {
         c.args(["-o", &format!("{check}:TRUE")]);
     }
+    // Or a retransmission ends the decoding of its stream.
+    c.args(["-o", "tcp.reassemble_out_of_order:TRUE"]);
     let out = c.args(["-2", "-r"]).arg(file).args(["-Y", filter]).output().expect("tshark runs");
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     String::from_utf8_lossy(&out.stdout).lines().map(str::to_owned).collect()
@@ -205,7 +212,7 @@ fn frames(file: &Path, filter: &str) -> Vec<String> {
 fn decode(files: &[PathBuf; 2]) {
     for file in files {
         let commands = frames(file, "iscsi.opcode == 0x01").len();
-        assert!(commands > 100, "{}: {commands} SCSI commands", file.display());
+        assert!(commands > 30, "{}: {commands} SCSI commands", file.display());
         let judged = frames(file, "tcp.checksum.status == \"Good\"").len();
         assert!(judged > commands, "{}: checksums are looked at", file.display());
         let bad = "_ws.malformed || ip.checksum.status == \"Bad\" || tcp.checksum.status == \"Bad\" || udp.checksum.status == \"Bad\"";
