@@ -63,9 +63,8 @@ impl Log {
         self.lines.pop_front()
     }
 
-    /// Lines that nobody drained in time.
-    #[must_use]
-    pub fn dropped(&self) -> u64 {
-        self.dropped
+    /// Lines that nobody drained in time, since the last call.
+    pub fn take_dropped(&mut self) -> u64 {
+        std::mem::take(&mut self.dropped)
     }
 }

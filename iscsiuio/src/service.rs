@@ -166,6 +166,10 @@ impl Service {
     }
 
     fn print(&mut self) {
+        let lost = self.helper.log().take_dropped();
+        if lost > 0 {
+            say(Level::Warn, &format!("{lost} earlier lines were lost"));
+        }
         while let Some((level, line)) = self.helper.log().pop() {
             say(level, &line);
         }
