@@ -12,6 +12,7 @@ use super::{Adapter, AdapterState};
 use crate::bnx2i::{Phase, wqe};
 use crate::control::{EpHandle, FromAdapter, ToAdapter};
 use crate::error::Cause;
+use crate::libiscsi::TaskState;
 
 /// Messages to iscsid that wait for room in the port: a few for each session.
 const OUTBOX: usize = 1024;
@@ -155,12 +156,22 @@ impl<P: Platform> Adapter<P> {
             return self.stale(cx, 19, cid);
         };
         // The request and response buffers exist once: one exchange at a time.
-        let pending = self
-            .session(slot)
-            .is_some_and(|s| s.tasks.iter().any(|(_, t)| matches!(t.data, TaskData::Pdu { .. })));
-        if pending {
-            return self.stale(cx, 19, cid);
-        }
+        let open = self.session(slot).and_then(|s| {
+            let (task, t) = s.tasks.iter().find(|(_, t)| matches!(t.data, TaskData::Pdu { .. }))?;
+            Some((task, t.state, t.data))
+        });
+        let tag = match open {
+            Some((_, TaskState::Posted | TaskState::CleaningUp, _)) => return self.stale(cx, 19, cid),
+            // The next request of a login or text exchange carries the tag of the first (RFC 7143 11.12, 11.10.3).
+            Some((task, TaskState::Allocated, TaskData::Pdu { opcode: first, .. })) if first == opcode => {
+                Some(task)
+            }
+            Some((task, ..)) => {
+                self.free_task(slot, task);
+                None
+            }
+            None => None,
+        };
         let Some(ep) = self.ep(cid) else { return };
         let (request_list, response_list) = ep.qp.stage_login(data);
         let staged = wqe::Staged { request_list, response_list, length: data.len() as u32 };
@@ -168,7 +179,7 @@ impl<P: Platform> Adapter<P> {
         let task = TaskData::Pdu { opcode, itt: [bhs[16], bhs[17], bhs[18], bhs[19]], exp_stat_sn: be32(28) };
         // A request without the immediate bit spends its CmdSN.
         let immediate = opcode == 0x03 || bhs[0] & 0x40 != 0;
-        let sent = self.post_mgmt(cx, slot, cid, task, |index, sn, dummy| match opcode {
+        let sent = self.post_mgmt(cx, slot, cid, tag, task, |index, sn, dummy| match opcode {
             0x03 => wqe::login(bhs, index, sn, staged),
             0x04 => wqe::text(bhs, index, sn, staged),
             _ => wqe::logout(bhs, index, sn, dummy),

@@ -196,7 +196,7 @@ impl<P: Platform> Adapter<P> {
     fn pump_answers(&mut self, cx: &mut Cx<'_>, slot: u16, cid: u16) -> u32 {
         let mut sent = 0;
         while let Some(&(lun, ttt)) = self.session(slot).and_then(|s| s.nop_answers.first()) {
-            if !self.post_mgmt(cx, slot, cid, TaskData::NopAnswer, |index, sn, dummy| {
+            if !self.post_mgmt(cx, slot, cid, None, TaskData::NopAnswer, |index, sn, dummy| {
                 wqe::nop_out(index, sn, Some((lun, ttt)), dummy)
             }) {
                 break;
@@ -209,12 +209,14 @@ impl<P: Platform> Adapter<P> {
         sent
     }
 
-    /// Posts an immediate management request; `false` when a task or the ring is lacking.
+    /// Posts an immediate management request; `false` when a task or the ring is lacking. `tag`: the task of an exchange that
+    /// goes on.
     pub(super) fn post_mgmt(
         &mut self,
         cx: &mut Cx<'_>,
         slot: u16,
         cid: u16,
+        tag: Option<TaskHandle>,
         data: TaskData,
         build: impl FnOnce(u16, u32, u64) -> Sqe,
     ) -> bool {
@@ -228,11 +230,15 @@ impl<P: Platform> Adapter<P> {
         if !ep.qp.room(0) {
             return false;
         }
-        let task = s.tasks.alloc(TaskClass::Mgmt, TaskKind::Mpath, Lun::default(), cx.now, data);
-        let Ok(task) = task else { return false };
-        if let Some(t) = s.tasks.get_mut(task) {
-            t.state = TaskState::Posted;
-        }
+        let task = match tag {
+            Some(held) => held,
+            None => match s.tasks.alloc(TaskClass::Mgmt, TaskKind::Mpath, Lun::default(), cx.now, data) {
+                Ok(task) => task,
+                Err(_) => return false,
+            },
+        };
+        let Some(t) = s.tasks.get_mut(task) else { return false };
+        (t.state, t.started, t.data) = (TaskState::Posted, cx.now, data);
         let sn = s.window.immediate();
         post(ep, cx, task.index, 0, &build(task.index, sn.0, dummy));
         ep.qp.ring(&mut self.platform, cx);
@@ -276,7 +282,7 @@ impl<P: Platform> Adapter<P> {
                 }
             },
         };
-        let sent = self.post_mgmt(cx, slot, cid, TaskData::Tmf, |index, sn, dummy| {
+        let sent = self.post_mgmt(cx, slot, cid, None, TaskData::Tmf, |index, sn, dummy| {
             wqe::tmf(request.function as u8, request.lun, index, sn, referenced, dummy)
         });
         let Some(s) = self.session(slot) else { return };
@@ -356,7 +362,7 @@ impl<P: Platform> Adapter<P> {
 
     fn ping(&mut self, cx: &mut Cx<'_>, slot: u16, cid: u16) {
         let now = cx.now;
-        let sent = self.post_mgmt(cx, slot, cid, TaskData::Ping, |index, sn, dummy| {
+        let sent = self.post_mgmt(cx, slot, cid, None, TaskData::Ping, |index, sn, dummy| {
             wqe::nop_out(index, sn, None, dummy)
         });
         if let Some(k) = self.session(slot).and_then(|s| s.keepalive.as_mut()) {

@@ -286,7 +286,6 @@ impl<P: Platform> Adapter<P> {
         if opcode | 0x20 != cqe.opcode().0 {
             return Err(Cause::BadItt);
         }
-        self.free_task(slot, task);
         let (mut bhs, length) = match cqe.opcode() {
             CqOpcode::LOGIN_RSP => {
                 let r: &LoginResponse = cqe.view();
@@ -320,6 +319,11 @@ impl<P: Platform> Adapter<P> {
             }
         };
         bhs[16..20].copy_from_slice(&itt);
+        // The tag stays with an exchange that goes on, and nobody else gets it meanwhile.
+        match self.session(slot).and_then(|s| s.tasks.get_mut(task)).filter(|_| goes_on(&bhs)) {
+            Some(t) => t.state = TaskState::Allocated,
+            None => self.free_task(slot, task),
+        }
         // D1: more than the response buffer holds cannot have been delivered.
         let data = self.ep(cid).and_then(|ep| ep.qp.login_response(length)).ok_or(Cause::Protocol)?;
         cx.event(EventKind::PduIn, u64::from(bhs[0]), u64::from(cid) << 32);
@@ -370,11 +374,22 @@ impl<P: Platform> Adapter<P> {
         }
     }
 
-    fn free_task(&mut self, slot: u16, task: TaskHandle) {
+    pub(super) fn free_task(&mut self, slot: u16, task: TaskHandle) {
         if let Some(s) = self.session(slot) {
             s.tasks.free(task);
             s.ladder.task_ended(task);
         }
+    }
+}
+
+/// Whether a login or text response lets its exchange go on: a login that succeeds so far and is not in the full feature phase
+/// (RFC 7143 11.13), a text response without F (11.11.1).
+fn goes_on(bhs: &[u8; 48]) -> bool {
+    const TRANSIT_TO_FULL_FEATURE: u8 = 0x83;
+    match bhs[0] {
+        0x23 => bhs[36] == 0 && bhs[1] & TRANSIT_TO_FULL_FEATURE != TRANSIT_TO_FULL_FEATURE,
+        0x24 => bhs[1] & 0x80 == 0,
+        _ => false,
     }
 }
 

@@ -130,6 +130,20 @@ impl<E: Into<LoginFailure>> From<E> for Refusal {
     }
 }
 
+/// What a later request of a login has to repeat and does not (RFC 7143 11.12).
+fn changed(first: &LoginRequest, next: &LoginRequest) -> Option<&'static str> {
+    [
+        (first.itt != next.itt, "ITT changed during login"),
+        (first.isid != next.isid, "ISID changed during login"),
+        (first.tsih != next.tsih, "TSIH changed during login"),
+        (first.cid != next.cid, "CID changed during login"),
+        (first.cmd_sn != next.cmd_sn, "CmdSN changed during login"),
+        (first.version_max != next.version_max, "Version-max changed during login"),
+    ]
+    .into_iter()
+    .find_map(|(changed, what)| changed.then_some(what))
+}
+
 /// One login at a target. It ends with [`TargetStep::Done`] or [`TargetStep::Refused`]; drop it then.
 #[derive(Debug)]
 pub struct TargetLogin {
@@ -232,10 +246,8 @@ impl TargetLogin {
                 self.stage = stage;
             }
             Some(first) => {
-                let same = (first.isid, first.tsih, first.cid, first.cmd_sn)
-                    == (request.isid, request.tsih, request.cid, request.cmd_sn);
-                if !same {
-                    return Err(LoginFailure::Protocol("identifiers changed during login"));
+                if let Some(changed) = changed(first, request) {
+                    return Err(LoginFailure::Protocol(changed));
                 }
                 if stage != self.stage {
                     return Err(LoginFailure::Protocol("request in another stage"));

@@ -11,6 +11,8 @@ use proptest::prelude::*;
 const INITIATOR: &str = "iqn.2001-04.com.example:host";
 const TARGET: &str = "iqn.2001-04.com.example:disk1";
 const TSIH: u16 = 77;
+/// The tag of all requests of a login.
+const ITT: u32 = 0x1234_5678;
 
 /// A target with one name.
 struct House {
@@ -88,14 +90,14 @@ fn run(config: InitiatorConfig, target: TargetConfig, house: &mut House) -> (End
     loop {
         rounds += 1;
         assert!(request.header.is_immediate() && request.data.len() == request.header.data_len());
-        request.header.itt.set(rounds);
+        request.header.itt.set(ITT);
         let step = target.receive(house, &request.header, &request.data);
         let (response, done, failure) = match step {
             TargetStep::Send(response) => (response, None, None),
             TargetStep::Done(response, done) => (response, Some(done), None),
             TargetStep::Refused(response, failure) => (response, None, failure),
         };
-        assert_eq!(response.header.itt.get(), rounds);
+        assert_eq!(response.header.itt.get(), ITT);
         assert_eq!(response.data.len(), response.header.data_len());
         assert!(response.header.view::<LoginResponse>().is_ok());
         match initiator.receive(&response.header, &response.data) {
@@ -300,9 +302,22 @@ fn target_holds_the_initiator_to_its_first_request() {
     assert_eq!((status, &text[..17]), (LoginStatus::Success, "CHAP_A=5|CHAP_I=1"));
     assert_eq!(ask(&mut begin(), &stay, "CHAP_N=user|").0, LoginStatus::AuthenticationFailure);
     assert_eq!(ask(&mut begin(), &stay, "AuthMethod=None|").0, LoginStatus::InitiatorError);
-    let mut other = stay;
-    other.cmd_sn.set(9);
-    assert_eq!(ask(&mut begin(), &other, "CHAP_A=5|").0, LoginStatus::InitiatorError);
+    type Change = fn(&mut LoginRequest);
+    let changes: [(Change, LoginStatus); 8] = [
+        (|r| r.itt.set(9), LoginStatus::InitiatorError),
+        (|r| r.isid[5] ^= 1, LoginStatus::InitiatorError),
+        (|r| r.tsih.set(9), LoginStatus::InitiatorError),
+        (|r| r.cid.set(9), LoginStatus::InitiatorError),
+        (|r| r.cmd_sn.set(9), LoginStatus::InitiatorError),
+        (|r| r.version_max = 1, LoginStatus::InitiatorError),
+        (|r| r.version_min = 1, LoginStatus::UnsupportedVersion),
+        (|r| r.exp_stat_sn.set(9), LoginStatus::Success),
+    ];
+    for (at, (change, status)) in changes.into_iter().enumerate() {
+        let mut other = stay;
+        change(&mut other);
+        assert_eq!(ask(&mut begin(), &other, "CHAP_A=5|").0, status, "change {at}");
+    }
     let moved = request(Stage::Operational, None, false);
     assert_eq!(ask(&mut begin(), &moved, "").0, LoginStatus::InitiatorError);
     let mut login = begin();

@@ -100,6 +100,8 @@ pub(super) struct TextExchange {
     pub(super) request: TextCollector,
     pub(super) answer: Option<TextSplitter>,
     pub(super) ttt: u32,
+    /// ITT of its first request: the others carry it too (RFC 7143 11.10.3).
+    pub(super) itt: u32,
 }
 
 /// A session in full feature phase.

@@ -21,7 +21,8 @@ impl TargetServer {
         data: &[u8],
     ) -> Option<RejectReason> {
         let ttt = request.ttt.get();
-        if ttt != RESERVED_TAG && ttt != session.text.ttt {
+        let goes_on = ttt == session.text.ttt && request.itt.get() == session.text.itt;
+        if ttt != RESERVED_TAG && !goes_on {
             return Some(RejectReason::ProtocolError);
         }
         let whole =
@@ -58,7 +59,8 @@ impl TargetServer {
     ) {
         if request.ttt.get() == RESERVED_TAG {
             // A new exchange, whatever was open.
-            session.text = TextExchange { ttt: session.text.ttt, ..TextExchange::default() };
+            let (ttt, itt) = (session.text.ttt, request.itt.get());
+            session.text = TextExchange { ttt, itt, ..TextExchange::default() };
         }
         let mut response = TextResponse::new();
         response.itt = request.itt;

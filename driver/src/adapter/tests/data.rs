@@ -2,7 +2,7 @@ use core::time::Duration;
 
 use bus::actor::{Actor, Budget};
 use hsi::bits::Itt;
-use hsi::cq::{CleanupResponse, CmdResponse, CqOpcode, NopInMsg, TmfResponse};
+use hsi::cq::{CleanupResponse, CmdResponse, CqOpcode, LoginResponse, NopInMsg, TextResponse, TmfResponse};
 use hsi::sq::SqOpcode;
 use hsi::{U32, View};
 
@@ -419,4 +419,57 @@ fn half_a_group_of_completions_is_acknowledged() {
     rig.card.borrow_mut().send.push(answer(op::UPDATE, ep.cid, 0).unwrap());
     rig.settle();
     assert_eq!(rig.adapter.counters().stale_events, stale + 2, "the whole group was looked at");
+}
+
+/// RFC 7143 11.12 and 11.10.3: all requests of a login carry one ITT, all of a text exchange too, and no other request gets it
+/// meanwhile. The Linux target refuses a login whose ITT changes.
+#[test]
+fn a_login_and_a_text_exchange_keep_their_tag() {
+    let mut rig = Rig::new();
+    rig.up();
+    let session = rig.new_session_with(1, super::rig::no_keepalive());
+    rig.connect(1);
+    let ep = rig.connected(1).unwrap().unwrap();
+    rig.say(ToAdapter::Bind { session, ep });
+    let send = |rig: &mut Rig, opcode: u8, flags: u8| {
+        let mut bhs = [0; 48];
+        (bhs[0], bhs[1], bhs[19]) = (opcode | 0x40, flags, 1);
+        rig.say(ToAdapter::SendPdu { ep, bhs, data: vec![b'x'; 4] });
+        rig.card.borrow().wqes.last().expect("a request").1.itt()
+    };
+    let answer_login = |rig: &mut Rig, itt: Itt, flags: u8| {
+        let mut cqe = LoginResponse::default();
+        (cqe.op_code, cqe.itt, cqe.response_flags) = (CqOpcode::LOGIN_RSP, itt, flags);
+        rig.card.borrow_mut().send_cqes.push((ep.cid, cqe.into_element()));
+        rig.settle();
+    };
+    let first = send(&mut rig, 0x03, 0x81);
+    for flags in [0x00, 0x81, 0x04] {
+        answer_login(&mut rig, first, flags);
+        assert_eq!(send(&mut rig, 0x03, 0x87), first, "after a response with flags {flags:#x}");
+    }
+    answer_login(&mut rig, first, 0x87);
+    rig.say(ToAdapter::StartConn { session, params: super::rig::PARAMS });
+    rig.settle();
+    assert_eq!(rig.adapter.counters().connections_lost, 0);
+
+    let answer_text = |rig: &mut Rig, itt: Itt, flags: u8| {
+        let mut cqe = TextResponse::default();
+        (cqe.op_code, cqe.itt, cqe.response_flags) = (CqOpcode::TEXT_RSP, itt, flags);
+        rig.card.borrow_mut().send_cqes.push((ep.cid, cqe.into_element()));
+        rig.settle();
+    };
+    let first = send(&mut rig, 0x04, 0x80);
+    for flags in [0x40, 0x00] {
+        answer_text(&mut rig, first, flags);
+        assert_eq!(send(&mut rig, 0x04, 0x80), first);
+    }
+    answer_text(&mut rig, first, 0x80);
+    assert_ne!(send(&mut rig, 0x04, 0x80), first, "another exchange, another tag");
+
+    // An answer to nothing is no answer (D3).
+    let stray = rig.card.borrow().wqes.last().unwrap().1.itt();
+    answer_text(&mut rig, stray, 0x00);
+    answer_text(&mut rig, stray, 0x80);
+    assert_eq!(rig.adapter.counters().connections_lost, 1);
 }

@@ -155,6 +155,14 @@ fn a_long_answer_comes_in_parts() {
     config.params.max_recv_data_segment_length = 4096;
     let mut finder = Host::login(&mut lab, config);
     let mut seen = text(&mut finder, &mut lab, b"SendTargets=All\0");
+    // A request of the exchange under another tag (RFC 7143 11.10.3) is rejected and ends nothing.
+    let mut strange = TextRequest::new();
+    strange.itt.set(finder.itt + 100);
+    strange.set_immediate(true);
+    strange.cmd_sn = finder.cmd_sn.into();
+    strange.ttt = seen.view::<TextResponse>().ttt;
+    finder.send(&mut lab, *strange, &[]);
+    assert_eq!(finder.next(&mut lab).view::<Reject>().code(), Some(RejectReason::ProtocolError));
     let (mut list, mut parts) = (seen.data.clone(), 1);
     while seen.bhs.flags & flags::FINAL == 0 {
         let mut pdu = TextRequest::new();
