@@ -118,6 +118,12 @@ impl<T> PortRx<T> {
         self.0.borrow_mut().queue.pop_front()
     }
 
+    /// Whether nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.borrow().queue.is_empty()
+    }
+
     /// The receiver was killed: its inbox is lost, and so is what comes until it is revived.
     pub fn kill(&self) {
         let mut p = self.0.borrow_mut();

@@ -183,8 +183,12 @@ pub enum StopFlag {
 #[derive(Debug)]
 pub enum ToAdapter {
     /// iscsid has (re)started. Endpoints of the previous iscsid that no session uses are torn down; the
-    /// answer is [`FromAdapter::AdapterUp`] if that is so, and one [`FromAdapter::Session`] for each session.
-    Hello,
+    /// answer is [`FromAdapter::AdapterUp`] if that is so, one [`FromAdapter::Session`] for each session, and
+    /// [`FromAdapter::Synced`].
+    Hello {
+        /// Comes back in `Synced`.
+        serial: u64,
+    },
     /// Makes a session. Answer: [`FromAdapter::SessionCreated`].
     CreateSession {
         /// Comes back in the answer and in [`FromAdapter::Session`].
@@ -266,6 +270,11 @@ pub enum FromAdapter {
         tag: u64,
         /// Whether it is in the full feature phase; otherwise it waits for a login.
         logged_in: bool,
+    },
+    /// The answer to Hello is complete: a session that it did not name does not exist.
+    Synced {
+        /// From the request.
+        serial: u64,
     },
     /// Answer to CreateSession.
     SessionCreated {

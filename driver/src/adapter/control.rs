@@ -83,7 +83,7 @@ impl<P: Platform> Adapter<P> {
 
     pub(super) fn on_control(&mut self, cx: &mut Cx<'_>, message: ToAdapter) {
         match message {
-            ToAdapter::Hello => self.hello(cx),
+            ToAdapter::Hello { serial } => self.hello(cx, serial),
             ToAdapter::CreateSession { tag, params } => self.create_session(cx, tag, *params),
             ToAdapter::DestroySession { session } => self.destroy_session(cx, session),
             ToAdapter::EpConnect { tag, portal } => self.ep_connect(cx, tag, portal),
@@ -116,7 +116,7 @@ impl<P: Platform> Adapter<P> {
     }
 
     /// iscsid is new: endpoints of the old one that carry no I/O go, and it is told what there is.
-    fn hello(&mut self, cx: &mut Cx<'_>) {
+    fn hello(&mut self, cx: &mut Cx<'_>, serial: u64) {
         self.resync = false;
         self.outbox.clear();
         for cid in 0..self.eps.len() as u16 {
@@ -137,6 +137,7 @@ impl<P: Platform> Adapter<P> {
             let tag = s.tag;
             self.say(FromAdapter::Session { session, tag, logged_in });
         }
+        self.say(FromAdapter::Synced { serial });
     }
 
     /// SEND_PDU: login, text or logout. A PDU for an endpoint that is gone or going is dropped: its ConnError is

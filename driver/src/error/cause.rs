@@ -60,6 +60,8 @@ pub enum Cause {
     AsyncEvent(u8),
     /// The adapter reported the connection as failed, with this code.
     Lost(ConnFailure),
+    /// Messages between iscsid and the adapter were dropped, and with them what became of the connection.
+    OutOfStep,
     /// A reset of the adapter takes all its connections down.
     AdapterReset,
     /// The helper took the path back: the connection's own address is not ours any more.
@@ -122,7 +124,9 @@ impl Cause {
             Self::NopTimedOut => (C::NopTimedOut, E::Transport, true),
             Self::TmfTimedOut => (C::EhSessionReset, E::Transport, true),
             Self::TmfNotSent | Self::PduNotSent => (C::ConnFailed, E::Transport, true),
-            Self::AsyncEvent(_) | Self::AdapterReset | Self::PathLost => (C::ConnFailed, E::Transport, true),
+            Self::AsyncEvent(_) | Self::AdapterReset | Self::PathLost | Self::OutOfStep => {
+                (C::ConnFailed, E::Transport, true)
+            }
             Self::HostRemoved | Self::Lost(C::InvalidHost) => (C::InvalidHost, E::HostNotFound, false),
             Self::Lost(conn) => (conn, E::Transport, true),
             Self::LoginTimedOut => (C::ConnFailed, E::PduTimeout, true),
@@ -201,6 +205,9 @@ impl fmt::Display for Cause {
             }
             Self::AsyncEvent(n) => write!(f, "the target sent asynchronous event {n}"),
             Self::Lost(failure) => write!(f, "detected conn error ({failure})"),
+            Self::OutOfStep => {
+                f.write_str("iscsid was too slow and missed what became of the connection: it starts over")
+            }
             Self::AdapterReset => f.write_str("the adapter was reset"),
             Self::PathLost => f.write_str(
                 "the offload interface lost its address: check the DHCP server, or who else uses the address",

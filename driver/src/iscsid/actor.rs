@@ -11,21 +11,19 @@ use bus::time::Instant;
 use bus::trace::EventKind;
 use iscsi::names::normalize;
 
-use super::env::{Effect, Ending, Env, SessionStage};
+use super::env::{Effect, Ending, Env};
 use super::messages::{IscsidReply, IscsidRequest, MAX_SESSIONS, MgmtError, SessionEntry, SessionView};
+use super::policy;
 use super::record::{DiscoveryRecord, NodeRecord, RecordError, Settings};
 use super::session::Session;
 use super::store::{Records, Stored, isid};
 use crate::control::{ConnFailure, FromAdapter, SessionId, ToAdapter};
-use crate::error::Cause;
 
 /// Messages that wait for room in the port to the adapter, and replies that wait for room in the port to the user. A full
 /// outbox stops the intake; nothing is lost.
 pub const OUTBOX_LIMIT: usize = 1024;
 /// How often a full port is tried again.
 const PORT_RETRY: Duration = Duration::from_millis(1);
-/// After Hello, sessions that the adapter has not named by then do not exist any more.
-const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The ends of the ports that iscsid talks through. The world makes them.
 pub struct IscsidPorts {
@@ -72,9 +70,11 @@ pub struct Iscsid {
     /// The last tag of an EpConnect. The first is drawn, so that an answer to the attempt of an earlier iscsid is
     /// recognised as such.
     last_connect: Option<u64>,
-    said_hello: bool,
-    /// Sessions not named by the adapter since the last Hello, and until when they may be.
+    /// The last Hello. The first number is drawn, for the same reason.
+    hello: Option<u64>,
+    /// Sessions not named by the adapter since the last Hello.
     unconfirmed: Vec<u64>,
+    /// When to say Hello again if the answer is not complete by then.
     sync_until: Option<Instant>,
     outbox: VecDeque<ToAdapter>,
     replies: VecDeque<IscsidReply>,
@@ -105,7 +105,7 @@ impl Iscsid {
             sessions: BTreeMap::new(),
             by_id: BTreeMap::new(),
             last_connect: None,
-            said_hello: false,
+            hello: None,
             unconfirmed: Vec::new(),
             sync_until: None,
             outbox: VecDeque::new(),
@@ -124,7 +124,7 @@ impl Iscsid {
     /// Whether the adapter may still be naming sessions in answer to Hello.
     #[must_use]
     pub fn sync_pending(&self) -> bool {
-        !self.unconfirmed.is_empty()
+        self.sync_until.is_some()
     }
 
     /// What happened so far.
@@ -315,10 +315,11 @@ impl Iscsid {
             }
             // Each session gets its own ConnError; connects fail by themselves.
             FromAdapter::AdapterDown { .. } => {}
-            FromAdapter::Resync => self.hello(cx.now),
+            FromAdapter::Resync => self.hello(cx),
             FromAdapter::Session { session, tag, logged_in } => {
                 self.learned(cx, session, tag, logged_in);
             }
+            FromAdapter::Synced { serial } => self.synced(cx, serial),
             FromAdapter::SessionCreated { tag, result } => match (self.sessions.contains_key(&tag), result) {
                 (true, result) => self.with(cx, tag, |s, env| s.created(result, env)),
                 (false, Ok(session)) => self.orphan(session),
@@ -371,24 +372,40 @@ impl Iscsid {
         }
     }
 
-    fn hello(&mut self, now: Instant) {
-        self.outbox.push_back(ToAdapter::Hello);
+    /// Asks what there is. The adapter drops every connection that is not in the full feature phase, so attempts begin again.
+    fn hello(&mut self, cx: &mut Cx<'_>) {
+        let serial = match self.hello {
+            Some(last) => last + 1,
+            None => cx.rng.next_u64("iscsid.hello") >> 1,
+        };
+        self.hello = Some(serial);
+        self.outbox.push_back(ToAdapter::Hello { serial });
         self.unconfirmed = self.sessions.values().filter(|s| s.id.is_some()).map(|s| s.tag).collect();
-        self.sync_until = Some(now + SYNC_TIMEOUT);
+        self.sync_until = Some(cx.now + policy::SYNC_TIMEOUT);
+        let tags: Vec<u64> = self.sessions.keys().copied().collect();
+        tags.into_iter().for_each(|tag| self.with(cx, tag, Session::out_of_step));
+    }
+
+    /// The answer to the last Hello is complete: what it did not name has ended.
+    fn synced(&mut self, cx: &mut Cx<'_>, serial: u64) {
+        if self.hello != Some(serial) {
+            self.counters.stale += 1;
+            return;
+        }
+        self.sync_until = None;
+        for tag in core::mem::take(&mut self.unconfirmed) {
+            self.with(cx, tag, Session::destroyed);
+        }
     }
 
     /// The adapter names a session in answer to Hello.
     fn learned(&mut self, cx: &mut Cx<'_>, session: SessionId, tag: u64, logged_in: bool) {
         self.unconfirmed.retain(|&t| t != tag);
         if let Some(known) = self.sessions.get(&tag) {
-            match (known.id, known.stage()) {
-                (None, _) => self.with(cx, tag, |s, env| s.created(Ok(session), env)),
-                (Some(id), _) if id != session => self.orphan(session),
-                // Its ConnError was among what was dropped.
-                (_, SessionStage::LoggedIn | SessionStage::LoggingOut) if !logged_in => {
-                    self.with(cx, tag, |s, env| s.conn_error(Cause::Lost(ConnFailure::ConnFailed), env));
-                }
-                _ => {}
+            match known.id {
+                None => self.with(cx, tag, |s, env| s.created(Ok(session), env)),
+                Some(id) if id != session => self.orphan(session),
+                Some(_) => self.with(cx, tag, |s, env| s.confirmed(logged_in, env)),
             }
             return;
         }
@@ -417,11 +434,10 @@ impl Iscsid {
             cx.event(EventKind::Timeout, 0, tag);
             self.with(cx, tag, Session::expired);
         }
+        // Neither silence nor a lost answer ends a session: the adapter is asked again.
         if self.sync_until.is_some_and(|at| at <= cx.now) {
-            self.sync_until = None;
-            for tag in core::mem::take(&mut self.unconfirmed) {
-                self.with(cx, tag, Session::destroyed);
-            }
+            self.counters.timeouts += 1;
+            self.hello(cx);
         }
     }
 
@@ -459,9 +475,8 @@ impl Actor for Iscsid {
     /// A work item is a message, a request or a deadline.
     fn step(&mut self, cx: &mut Cx<'_>, budget: Budget) -> Progress {
         let mut done = 0;
-        if !self.said_hello {
-            self.said_hello = true;
-            self.hello(cx.now);
+        if self.hello.is_none() {
+            self.hello(cx);
             done += 1;
         }
         self.flush();
@@ -475,7 +490,8 @@ impl Actor for Iscsid {
             }
             done += 1;
         }
-        if self.has_room() {
+        // A deadline is judged by what was heard in time: a daemon that was stopped reads its inbox first.
+        if self.has_room() && self.ports.control_in.is_empty() {
             let before = self.counters.timeouts;
             self.expire(cx);
             done = done.saturating_add((self.counters.timeouts - before) as u32);

@@ -11,7 +11,10 @@ use core::time::Duration;
 pub const RETRY_PAUSE: Duration = Duration::from_secs(3);
 /// Redirects followed in a row, without a login in between.
 pub const MAX_REDIRECTS: u8 = 8;
-/// How long the adapter may take to release a connection or a session: its own bound for a whole stop, and a margin.
+/// How long the answer to Hello may take; then iscsid says Hello again. It ends no session: only the answer does.
+pub const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the adapter may take to release a connection or a session: its own bound for a whole stop, and a margin. An answer
+/// that was dropped costs less: after Resync the request is repeated.
 pub const RELEASE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a discovery session may take to list its targets (`discovery.sendtargets.timeo.active_timeout`).
 pub const DISCOVERY_ACTIVE_TIMEOUT: Duration = Duration::from_secs(30);

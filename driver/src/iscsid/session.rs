@@ -559,6 +559,29 @@ impl Session {
         }
     }
 
+    /// iscsid says Hello: connections that are not in the full feature phase die with it, and so does the attempt.
+    pub(super) fn out_of_step(&mut self, env: &mut Env<'_>) {
+        if matches!(self.state, State::Connecting(_) | State::Binding(_) | State::LoggingIn(..)) {
+            self.last_failure = Some(Cause::OutOfStep);
+            // At once: neither the target nor the network has failed.
+            self.release(env.now, env);
+        }
+    }
+
+    /// The adapter names the session in answer to Hello: what was said about it before may have been dropped.
+    pub(super) fn confirmed(&mut self, logged_in: bool, env: &mut Env<'_>) {
+        match (&self.state, self.id) {
+            (State::Starting(_), _) if logged_in => self.started(Ok(()), env),
+            // Both are idempotent, and answered again.
+            (State::Stopping, Some(session)) => {
+                env.out.push(ToAdapter::StopConn { session, flag: StopFlag::Recover });
+            }
+            (State::Destroying, Some(session)) => env.out.push(ToAdapter::DestroySession { session }),
+            _ if !logged_in => self.broken(Cause::OutOfStep, env),
+            _ => {}
+        }
+    }
+
     fn give_up(&mut self, cause: Cause, env: &mut Env<'_>) {
         if !matches!(self.state, State::Destroying | State::Ended) {
             // A discovery that has its answer does not lose it with the connection.

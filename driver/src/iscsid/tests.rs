@@ -385,6 +385,9 @@ fn a_restarted_iscsid_learns_the_sessions_and_recovers_them() {
     assert_eq!((views[0].tag, views[0].session), (entry.tag, Some(entry.session)));
     assert_eq!(views[0].stage, SessionStage::LoggedIn);
     assert_eq!((b.iscsid().counters().orphans, b.adapter.sessions.len()), (1, 1));
+    // The same ISID: the target must find its old session and end it, instead of serving both (RFC 7143 6.3.5).
+    let isids = &b.adapter.isids;
+    assert_eq!((isids.len(), isids[1]), (2, isids[0]));
     assert_eq!(b.iscsid().counters().recoveries, 1);
     assert_eq!(b.logout(entry.tag), Ok(()));
     b.nothing_left();
@@ -403,7 +406,62 @@ fn dropped_messages_are_made_good_by_hello() {
     b.adapter.forget_sessions();
     b.adapter.say(FromAdapter::Resync);
     b.run();
-    assert_eq!((b.stage(), b.now_s()), (None, 2 + 30));
+    assert_eq!((b.stage(), b.now_s()), (None, 2));
+}
+
+/// Whatever an attempt was waiting for when messages were dropped, it goes on at once: nothing waits out a login timeout or the
+/// 60 s of a release.
+#[test]
+fn dropped_messages_cost_no_deadline_in_any_stage() {
+    for stage in [SessionStage::Cleanup, SessionStage::Connecting, SessionStage::LoggingIn] {
+        let mut b = Bench::new();
+        b.login_ok(record());
+        match stage {
+            SessionStage::Cleanup => b.adapter.swallow_stops = 1,
+            SessionStage::Connecting => b.adapter.swallow_connects = 1,
+            _ => b.adapter.target.mute = true,
+        }
+        b.lose(ConnFailure::ConnFailed);
+        b.advance_to(5 * S);
+        assert_eq!(b.stage(), Some(stage));
+        b.adapter.target.mute = false;
+        b.adapter.say(FromAdapter::Resync);
+        b.run();
+        assert_eq!((b.stage(), b.now_s()), (Some(SessionStage::LoggedIn), 5), "{stage:?}");
+        assert_eq!(b.iscsid().counters().given_up, 0);
+    }
+}
+
+/// A daemon that does not run reads its inbox before it looks at its deadlines, and silence of the adapter is no answer.
+#[test]
+fn no_session_ends_because_its_confirmation_is_late() {
+    // Stopped after Hello: the answer waits in the inbox for longer than the sync timeout.
+    let mut b = Bench::new();
+    let entry = b.login_ok(record());
+    b.adapter.say(FromAdapter::Resync);
+    b.sleep_after_steps(1, 31 * S);
+    b.run();
+    assert_eq!((b.stage(), b.iscsid().counters().timeouts), (Some(SessionStage::LoggedIn), 0));
+
+    // The adapter is silent, or part of its answer is lost: it is asked again, and what is left of the first answer is not
+    // mistaken for the second.
+    for (silent, lost) in [(true, 0), (false, 2)] {
+        b.adapter.paused = silent;
+        b.adapter.swallow_synced = lost;
+        b.adapter.say(FromAdapter::Resync);
+        if silent {
+            b.adapter.resync_now();
+        }
+        let start = b.now_s();
+        b.advance_to((start + 70) * S);
+        b.adapter.paused = false;
+        b.run();
+        assert!(!b.iscsid().sync_pending());
+        assert_eq!(b.stage(), Some(SessionStage::LoggedIn));
+    }
+    assert_eq!(b.iscsid().counters().given_up, 0);
+    assert_eq!(b.logout(entry.tag), Ok(()));
+    b.nothing_left();
 }
 
 #[test]

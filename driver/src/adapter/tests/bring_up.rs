@@ -160,7 +160,7 @@ fn a_slow_iscsid_is_told_to_start_over() {
     rig.settle();
     assert!(rig.adapter.counters().control_dropped > 0);
     rig.heard.clear();
-    rig.say(ToAdapter::Hello);
+    rig.say(ToAdapter::Hello { serial: 7 });
     let sessions = rig.heard.iter().filter(|m| matches!(m, FromAdapter::Session { .. })).count();
     assert_eq!(sessions, 128, "Hello names every session");
 }

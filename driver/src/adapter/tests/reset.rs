@@ -512,7 +512,7 @@ fn l7_a_new_iscsid_finds_no_endpoints_of_the_old_one() {
     rig.connect(3);
     assert_eq!(rig.adapter.holdings().cids, 3);
     rig.heard.clear();
-    rig.say(ToAdapter::Hello);
+    rig.say(ToAdapter::Hello { serial: 7 });
     assert_eq!(rig.adapter.holdings().cids, 1);
     let named = rig.take(|m| match m {
         FromAdapter::Session { session, tag, logged_in } => Some((*session, *tag, *logged_in)),

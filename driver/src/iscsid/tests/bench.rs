@@ -98,6 +98,7 @@ pub(super) struct FakeAdapter {
     pub(super) swallow_connects: u32,
     pub(super) swallow_stops: u32,
     pub(super) swallow_creates: bool,
+    pub(super) swallow_synced: u32,
     /// So many CreateSession are refused: the adapter is going down.
     pub(super) refuse_creates: u32,
     swallowed: Vec<(u64, SocketAddr)>,
@@ -135,6 +136,7 @@ impl FakeAdapter {
             swallow_connects: 0,
             swallow_stops: 0,
             swallow_creates: false,
+            swallow_synced: 0,
             refuse_creates: 0,
             swallowed: Vec::new(),
             sessions: BTreeMap::new(),
@@ -151,6 +153,11 @@ impl FakeAdapter {
 
     pub(super) fn say(&mut self, message: FromAdapter) {
         self.outbox.push_back(message);
+    }
+
+    /// Says Resync although the adapter is paused.
+    pub(super) fn resync_now(&mut self) {
+        assert!(self.tx.send(FromAdapter::Resync).is_ok());
     }
 
     pub(super) fn up(&mut self, age: u32) {
@@ -217,10 +224,18 @@ impl FakeAdapter {
 
     fn handle(&mut self, message: ToAdapter, now: u64) {
         match message {
-            ToAdapter::Hello => {
+            ToAdapter::Hello { serial } => {
+                self.outbox.clear();
+                let logged_in = |s: Option<SessionId>| s.is_some_and(|s| self.sessions[&s].1);
+                self.endpoints.retain(|_, e| logged_in(e.session));
                 self.up(0);
                 for (session, (tag, logged_in)) in self.sessions.clone() {
                     self.say(FromAdapter::Session { session, tag, logged_in });
+                }
+                if self.swallow_synced > 0 {
+                    self.swallow_synced -= 1;
+                } else {
+                    self.say(FromAdapter::Synced { serial });
                 }
             }
             ToAdapter::CreateSession { tag, params } => {
@@ -519,17 +534,8 @@ impl Bench {
     /// Runs at the current time until nobody has anything to do.
     fn settle(&mut self) {
         for _ in 0..100_000 {
-            let mut iscsid = self.iscsid.take().unwrap();
-            let mut cx = Cx {
-                now: Instant::from_nanos(self.now),
-                actor: iscsid.name(),
-                rng: &mut self.rng,
-                trace: &mut self.trace,
-            };
-            let progress = iscsid.step(&mut cx, Budget(16));
-            self.iscsid = Some(iscsid);
-            self.next = progress.next;
-            let mut worked = self.adapter.step(self.now) || progress.done > 0;
+            let done = self.step_iscsid();
+            let mut worked = self.adapter.step(self.now) || done > 0;
             while !self.pause_replies
                 && let Some(reply) = self.reply_rx.recv()
             {
@@ -541,6 +547,30 @@ impl Bench {
             }
         }
         panic!("does not settle");
+    }
+
+    /// iscsid makes so many steps and is stopped then; the adapter goes on for `time`.
+    pub(super) fn sleep_after_steps(&mut self, steps: u32, time: u64) {
+        for _ in 0..steps {
+            self.adapter.step(self.now);
+            self.step_iscsid();
+        }
+        self.adapter.step(self.now);
+        self.now += time;
+    }
+
+    fn step_iscsid(&mut self) -> u32 {
+        let mut iscsid = self.iscsid.take().unwrap();
+        let mut cx = Cx {
+            now: Instant::from_nanos(self.now),
+            actor: iscsid.name(),
+            rng: &mut self.rng,
+            trace: &mut self.trace,
+        };
+        let progress = iscsid.step(&mut cx, Budget(16));
+        self.iscsid = Some(iscsid);
+        self.next = progress.next;
+        progress.done
     }
 
     pub(super) fn advance_to(&mut self, end: u64) {
