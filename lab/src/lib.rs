@@ -14,6 +14,7 @@ pub mod perfetto;
 pub mod runner;
 pub mod stamp;
 pub mod station;
+pub mod storage;
 pub mod streams;
 pub mod target;
 pub mod target_host;

@@ -224,6 +224,15 @@ impl Actor for Target {
                 self.enqueue(stream);
             }
         }
+        // Commands that take long go on after whatever else came, a turn at a time.
+        if self.server.has_work()
+            && let Some(id) = self.server.work(cx.now.as_nanos())
+        {
+            done += 1;
+            if let Some(&stream) = self.streams.get(&id) {
+                self.enqueue(stream);
+            }
+        }
         let before = self.server.tick(0);
         let next = self.server.tick(cx.now.as_nanos());
         if before.is_some_and(|t| t <= cx.now.as_nanos()) {
@@ -232,7 +241,11 @@ impl Actor for Target {
         }
         self.take_events();
         let flushed = self.host.flush(cx);
-        let next = if self.queue.is_empty() { next.map(Instant::from_nanos) } else { Some(cx.now) };
+        let next = if self.queue.is_empty() && !self.server.has_work() {
+            next.map(Instant::from_nanos)
+        } else {
+            Some(cx.now)
+        };
         Progress { done, next: Instant::earliest(next, flushed) }
     }
 }

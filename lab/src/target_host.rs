@@ -13,6 +13,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bus::{Actor, ActorId, Budget, Cx, Instant, Progress};
@@ -32,8 +33,9 @@ pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 const LISTENER: u32 = 0;
 const SIGNALS: u32 = 1;
+const FLUSHED: u32 = 2;
 /// Token of the connection at index 0.
-const FIRST: u32 = 2;
+const FIRST: u32 = 3;
 
 struct Conn {
     id: ConnId,
@@ -64,6 +66,7 @@ pub struct TargetHost {
     accept_ready: bool,
     accept_again: Option<Instant>,
     signals: Option<StopSignals>,
+    flushed: Option<Arc<os::event::Event>>,
     stopping: bool,
     conns: Vec<Option<Conn>>,
     free: Vec<u32>,
@@ -102,6 +105,7 @@ impl TargetHost {
             accept_ready: true,
             accept_again: None,
             signals,
+            flushed: None,
             stopping: false,
             conns: Vec::new(),
             free: Vec::new(),
@@ -114,6 +118,16 @@ impl TargetHost {
             sink: None,
             accept_failures: 0,
         })
+    }
+
+    /// `flushed` is signalled whenever a flush of a disk has ended ([`crate::storage::FileDisk`]).
+    ///
+    /// # Errors
+    /// The reactor refuses the descriptor.
+    pub fn watch_flushes(&mut self, flushed: Arc<os::event::Event>) -> io::Result<()> {
+        self.owner.register(&*flushed, FLUSHED)?;
+        self.flushed = Some(flushed);
+        Ok(())
     }
 
     /// Reports what happens to `sink` from now on.
@@ -222,6 +236,11 @@ impl TargetHost {
                 SIGNALS => {
                     if self.signals.as_ref().is_some_and(StopSignals::take) {
                         self.stop(now);
+                    }
+                }
+                FLUSHED => {
+                    if self.flushed.as_ref().is_some_and(|f| f.take()) {
+                        self.server.flushed();
                     }
                 }
                 token => {
@@ -394,6 +413,17 @@ impl Actor for TargetHost {
             self.serve(cx, index);
             done += 1;
         }
+        // Commands that take long go on after whatever else came, a turn at a time.
+        if self.server.has_work()
+            && let Some(id) = self.server.work(now.as_nanos())
+        {
+            done += 1;
+            if let Some(&index) = self.by_id.get(&id)
+                && let Some(Some(conn)) = self.conns.get_mut(index as usize)
+            {
+                enqueue(&mut self.queue, conn, index);
+            }
+        }
         let fired = self.tick_due.is_some_and(|t| t <= now);
         self.tick_due = self.server.tick(now.as_nanos()).map(Instant::from_nanos);
         if fired {
@@ -403,7 +433,8 @@ impl Actor for TargetHost {
         self.take_events(now);
         let mut next = Instant::earliest(self.tick_due, self.accept_again);
         next = Instant::earliest(next, self.enforce_deadlines(now));
-        if !self.queue.is_empty() || (self.accept_ready && self.listener.is_some()) {
+        if !self.queue.is_empty() || self.server.has_work() || (self.accept_ready && self.listener.is_some())
+        {
             next = Some(now);
         }
         Progress { done, next }

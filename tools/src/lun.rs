@@ -1,9 +1,12 @@
 //! What `cnic target --lun` accepts: `ram:SIZE` and `file:PATH`.
 
-use std::fs::OpenOptions;
-use std::io::{Seek, SeekFrom};
+use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::Arc;
 
-use iscsi::target::{Backend, Disk, FileBackend, RamBackend};
+use iscsi::target::{Backend, Disk};
+use lab::storage::{FileDisk, ram_disk};
+use os::event::Event;
 
 use crate::failure::Failure;
 use crate::size;
@@ -11,84 +14,69 @@ use crate::size;
 /// Bytes per logical block of every unit.
 const BLOCK: u32 = 512;
 
-/// Makes the unit that `spec` describes. `identity` is stable for the place the unit has: initiators know the disk by it.
-pub(crate) fn open(spec: &str, identity: &str, read_only: bool) -> Result<Disk, Failure> {
+/// Makes the unit that `spec` describes. `identity` is stable for the place the unit has: initiators know the disk by it. Flushes
+/// of a file signal `flushed` when they have ended.
+pub(crate) fn open(
+    spec: &str,
+    identity: &str,
+    read_only: bool,
+    flushed: &Arc<Event>,
+) -> Result<Disk, Failure> {
+    let small = || Failure::usage(format!("--lun {spec}: a disk has at least {BLOCK} bytes"));
     let backend: Box<dyn Backend> = match spec.split_once(':') {
         Some(("ram", text)) => {
             let bytes = size::parse(text).map_err(|e| Failure::usage(format!("--lun {spec}: {e}")))?;
-            memory(bytes, spec)
-                .map(|ram| if read_only { Box::new(ReadOnly(ram)) as _ } else { Box::new(ram) as _ })?
+            if bytes < u64::from(BLOCK) {
+                return Err(small());
+            }
+            // What the machine would refuse is refused here, not by an abort.
+            let ram = usize::try_from(bytes).ok().and_then(|n| ram_disk(n).ok()).ok_or_else(|| {
+                Failure::usage(format!(
+                    "--lun {spec}: this machine does not give that much memory; use a file, or less"
+                ))
+            })?;
+            Box::new(if read_only { ram.read_only() } else { ram })
         }
-        Some(("file", path)) => Box::new(file(path, read_only)?),
+        Some(("file", path)) => Box::new(file(path, read_only, flushed)?),
         _ => {
             return Err(Failure::usage(format!("--lun {spec}: write ram:SIZE or file:PATH")));
         }
     };
     if backend.size() < u64::from(BLOCK) {
-        return Err(Failure::usage(format!("--lun {spec}: a disk has at least {BLOCK} bytes")));
+        return Err(small());
     }
     Disk::new(backend, BLOCK, identity).map_err(|e| Failure::usage(format!("--lun {spec}: {e}")))
 }
 
-/// Memory that is only used where it is written. What the machine would refuse is refused here, not by an abort.
-fn memory(bytes: u64, spec: &str) -> Result<RamBackend, Failure> {
-    let size = usize::try_from(bytes).ok().filter(|&n| Vec::<u8>::new().try_reserve_exact(n).is_ok());
-    let size = size.ok_or_else(|| {
-        Failure::usage(format!(
-            "--lun {spec}: this machine does not give that much memory; use a file, or less"
-        ))
-    })?;
-    Ok(RamBackend::new(size))
-}
-
-fn file(path: &str, read_only: bool) -> Result<FileBackend, Failure> {
-    let failed = |e: std::io::Error| {
-        let advice = match e.kind() {
-            std::io::ErrorKind::NotFound => format!("; create it with `truncate -s 1G {path}`"),
-            std::io::ErrorKind::PermissionDenied if !read_only => "; or serve it with --read-only".to_owned(),
-            _ => String::new(),
-        };
-        Failure::usage(format!("cannot open {path}: {e}{advice}"))
-    };
-    let mut file = OpenOptions::new().read(true).write(!read_only).open(path).map_err(failed)?;
-    if file.metadata().map_err(failed)?.is_dir() {
-        return Err(Failure::usage(format!("{path} is a directory; name a file or a block device")));
-    }
-    // The end is the size of a block device, too.
-    let size = file.seek(SeekFrom::End(0)).map_err(failed)?;
-    Ok(FileBackend::new(file, size, read_only))
-}
-
-/// A backend that takes no writes.
-struct ReadOnly<B>(B);
-
-impl<B: Backend> Backend for ReadOnly<B> {
-    fn size(&self) -> u64 {
-        self.0.size()
-    }
-    fn read_only(&self) -> bool {
-        true
-    }
-    fn read_at(&mut self, at: u64, len: usize, out: &mut Vec<u8>) -> std::io::Result<()> {
-        self.0.read_at(at, len, out)
-    }
-    fn write_at(&mut self, _: u64, _: &[u8]) -> std::io::Result<()> {
-        Err(std::io::ErrorKind::PermissionDenied.into())
-    }
-    fn zero_at(&mut self, _: u64, _: u64) -> std::io::Result<()> {
-        Err(std::io::ErrorKind::PermissionDenied.into())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
+fn file(path: &str, read_only: bool, flushed: &Arc<Event>) -> Result<FileDisk, Failure> {
+    FileDisk::open(Path::new(path), read_only, flushed).map_err(|e| match e.kind() {
+        ErrorKind::ResourceBusy => Failure::usage(format!(
+            "{path} is in use: another target, another LUN of this one, a mount or another program holds it; two \
+             writers would destroy the data (readers can share it: --read-only for all of them)"
+        )),
+        ErrorKind::IsADirectory => {
+            Failure::usage(format!("{path} is a directory; name a file or a block device"))
+        }
+        ErrorKind::NotFound => Failure::usage(format!(
+            "cannot open {path}: {e}; create it with `truncate -s 1G {path}`"
+        )),
+        ErrorKind::PermissionDenied if !read_only => {
+            Failure::usage(format!("cannot open {path}: {e}; or serve it with --read-only"))
+        }
+        _ => Failure::usage(format!("cannot open {path}: {e}")),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn unit(spec: &str, read_only: bool) -> Result<Disk, Failure> {
+        open(spec, "1", read_only, &Arc::new(Event::new().unwrap()))
+    }
+
     fn error(spec: &str) -> String {
-        let e = open(spec, "1", false).unwrap_err();
+        let e = unit(spec, false).unwrap_err();
         assert_eq!(e.code(), 7);
         e.to_string()
     }
@@ -96,7 +84,7 @@ mod tests {
     #[test]
     fn memory_costs_nothing_until_it_is_written() {
         let before = os::clock::resident_bytes().unwrap();
-        let disk = open("ram:4G", "1", false).unwrap();
+        let disk = unit("ram:4G", false).unwrap();
         assert_eq!((disk.blocks(), disk.block_size()), (8 << 20, 512));
         assert!(os::clock::resident_bytes().unwrap() < before + (64 << 20));
     }
@@ -105,8 +93,26 @@ mod tests {
     fn a_file_is_served_whole() {
         let f = tempfile::NamedTempFile::new().unwrap();
         f.as_file().set_len(1_000_000).unwrap();
-        let disk = open(&format!("file:{}", f.path().display()), "1", false).unwrap();
+        let disk = unit(&format!("file:{}", f.path().display()), false).unwrap();
         assert_eq!(disk.blocks(), 1953, "a rest smaller than a block is not used");
+    }
+
+    #[test]
+    fn a_file_has_one_writer_or_many_readers() {
+        let f = tempfile::NamedTempFile::new().unwrap();
+        f.as_file().set_len(1 << 20).unwrap();
+        let link = f.path().with_extension("link");
+        std::os::unix::fs::symlink(f.path(), &link).unwrap();
+        let (spec, other) = (format!("file:{}", f.path().display()), format!("file:{}", link.display()));
+        let writer = unit(&spec, false).unwrap();
+        for read_only in [false, true] {
+            let e = unit(&other, read_only).unwrap_err().to_string();
+            assert!(e.contains("is in use") && e.contains("link"), "{e}");
+        }
+        drop(writer);
+        let _readers = [unit(&spec, true).unwrap(), unit(&other, true).unwrap()];
+        assert!(unit(&spec, false).is_err());
+        std::fs::remove_file(link).unwrap();
     }
 
     #[test]

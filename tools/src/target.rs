@@ -3,16 +3,18 @@
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bus::Instant;
 use bus::trace::Trace;
 use driver::error::ExitCode;
 use iscsi::chap::Credentials;
-use iscsi::target::{Auth, CloseReason, Event, ServerConfig, TargetServer};
+use iscsi::target::{Auth, CloseReason, Event as Happened, ServerConfig, TargetServer, Trouble};
 use lab::runner::Executive;
 use lab::runner::inline::{Inline, Wakers};
 use lab::streams::Secret;
 use lab::target_host::TargetHost;
+use os::event::Event;
 use os::net::TcpListener;
 use os::reactor::Reactor;
 use os::signals::StopSignals;
@@ -41,9 +43,11 @@ struct Report {
 /// Serves until it is told to stop.
 pub(crate) fn run(options: &cli::Target, json: bool) -> Result<(), Failure> {
     let iqn = iscsi::names::normalize(&options.iqn).map_err(|e| Failure::usage(format!("--iqn: {e}")))?;
+    let broken = |e: std::io::Error| Failure::new(ExitCode::Internal, format!("cannot serve: {e}"));
+    let flushed = Arc::new(Event::new().map_err(broken)?);
     let mut disks = Vec::new();
     for (number, spec) in (0u16..).zip(&options.luns) {
-        disks.push((number, lun::open(spec, &identity(&iqn, number), options.read_only)?));
+        disks.push((number, lun::open(spec, &identity(&iqn, number), options.read_only, &flushed)?));
     }
     let luns = disks.len();
     let config = ServerConfig { ping_interval_ns: Some(PING_NS), ..ServerConfig::default() };
@@ -52,7 +56,6 @@ pub(crate) fn run(options: &cli::Target, json: bool) -> Result<(), Failure> {
 
     let listener =
         TcpListener::bind(options.listen).map_err(|e| Failure::new(ExitCode::Transport, e.to_string()))?;
-    let broken = |e: std::io::Error| Failure::new(ExitCode::Internal, format!("cannot serve: {e}"));
     let listen = listener.local_addr().map_err(broken)?;
     let reactor = Reactor::new().map_err(broken)?;
     let wakers = Wakers::default();
@@ -61,6 +64,7 @@ pub(crate) fn run(options: &cli::Target, json: bool) -> Result<(), Failure> {
     let signals = StopSignals::new().map_err(broken)?;
     let host = TargetHost::new(server, listener, owner, Some(signals)).map_err(broken)?;
     let host = Rc::new(RefCell::new(host));
+    host.borrow_mut().watch_flushes(flushed).map_err(broken)?;
     host.borrow_mut().set_sink(Box::new(log));
     let mut executive = Executive::new(
         Box::new(Inline::new(reactor, wakers.clone(), false)),
@@ -126,17 +130,24 @@ fn identity(iqn: &str, lun: u16) -> String {
 }
 
 /// What an operator wants to see: who came, who was refused, who was lost.
-fn log(event: &Event, peer: Option<SocketAddr>) {
+fn log(event: &Happened, peer: Option<SocketAddr>) {
     let peer = peer.map_or_else(|| "a closed connection".to_owned(), |p| p.to_string());
     match event {
-        Event::LoggedIn { initiator, target: Some(_), .. } => {
+        Happened::LoggedIn { initiator, target: Some(_), .. } => {
             eprintln!("login of {} from {peer}", initiator.escape_debug())
         }
-        Event::Closed { reason: CloseReason::LoginFailed(status), .. } => {
+        Happened::Closed { reason: CloseReason::LoginFailed(status), .. } => {
             eprintln!("login from {peer} refused: {status:?}");
         }
-        Event::Closed { reason: CloseReason::Logout | CloseReason::Lost, .. } => {}
-        Event::Closed { reason, .. } => eprintln!("connection of {peer} ended: {reason:?}"),
+        Happened::Closed { reason: CloseReason::Logout | CloseReason::Lost, .. } => {}
+        Happened::Trouble { lun, storage, trouble, unreported, .. } => {
+            let Trouble { doing, at, len, reason } = trouble;
+            let place = if *len == 0 { String::new() } else { format!(" of {len} bytes at {at}") };
+            let more =
+                if *unreported == 0 { String::new() } else { format!(" ({unreported} more before it)") };
+            eprintln!("LUN {lun}, {storage}: {doing}{place} failed: {reason}{more}");
+        }
+        Happened::Closed { reason, .. } => eprintln!("connection of {peer} ended: {reason:?}"),
         _ => {}
     }
 }

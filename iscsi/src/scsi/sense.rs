@@ -96,6 +96,7 @@ impl Sense {
     pub const REGISTRATIONS_PREEMPTED: Sense = Self::new(SenseKey::UNIT_ATTENTION, 0x2A, 5);
     pub const COMMANDS_CLEARED: Sense = Self::new(SenseKey::UNIT_ATTENTION, 0x2F, 0);
     pub const WRITE_PROTECTED: Sense = Self::new(SenseKey::DATA_PROTECT, 0x27, 0);
+    pub const SPACE_ALLOCATION_FAILED: Sense = Self::new(SenseKey::DATA_PROTECT, 0x27, 7);
     pub const UNEXPECTED_UNSOLICITED_DATA: Sense = Self::new(SenseKey::ABORTED_COMMAND, 0x0C, 0x0C);
     pub const INCORRECT_AMOUNT_OF_DATA: Sense = Self::new(SenseKey::ABORTED_COMMAND, 0x0C, 0x0D);
     pub const PROTOCOL_SERVICE_CRC: Sense = Self::new(SenseKey::ABORTED_COMMAND, 0x47, 5);

@@ -2,11 +2,12 @@
 //! decided by both the CDB and the expected data transfer length; the residual says by how much they differ.
 
 use super::config::Event;
-use super::disk::{Context, Outcome};
+use super::disk::{Context, Finish, Outcome};
 use super::reservation::{Effects, Refusal};
 use super::server::TargetServer;
 use super::session::{Link, Numbering, Session};
 use super::task::{DataIn, DataOut, Origin, Sequence, Source, Stage};
+use super::work::Work;
 use crate::pdu::{Header, ScsiCommand, ScsiResponse, flags};
 use crate::scsi::{Cdb, Inquiry, Lun, Sense, SenseFormat, Status, report_luns};
 
@@ -198,6 +199,7 @@ impl TargetServer {
         }
         let mut out = DataOut {
             job: None,
+            work: None,
             wanted: 0,
             limit: 0,
             absorbed: 0,
@@ -208,6 +210,7 @@ impl TargetServer {
         };
         match outcome {
             Outcome::Done(status, sense) => out.verdict = Some((status, sense)),
+            Outcome::Work(work) => out.work = Some(work),
             // A read that was sent as a write: what came with it is taken and ignored.
             Outcome::Reply | Outcome::Read { .. } => out.verdict = Some((Status::GOOD, None)),
             Outcome::Out(job) => {
@@ -261,6 +264,7 @@ impl TargetServer {
         let mut len = 0;
         if let Some(sense) = ending.sense {
             self.journal.counters.checks += 1;
+            self.report_trouble(session.target, origin.unit);
             let encoded = sense.encode(SenseFormat::Fixed);
             let bytes = encoded.as_slice();
             data[1] = bytes.len() as u8;
@@ -270,23 +274,23 @@ impl TargetServer {
         link.send(&session.window, &mut response, &data[..len], Numbering::Consume);
     }
 
-    /// Ends a job at its disk and carries out what it means for others.
+    /// Ends a job at its disk and carries out what it means for others, or says what is left to do.
     pub(super) fn finish_job(
         &mut self,
         session: &mut Session,
         slot: usize,
         out: &DataOut,
-    ) -> (Status, Option<Sense>) {
-        let (Some(job), Some(target)) = (out.job, session.target) else { return (Status::GOOD, None) };
+    ) -> Result<Option<Work>, Refusal> {
+        let (Some(job), Some(target)) = (out.job, session.target) else { return Ok(out.work) };
         let task = session.tasks.get(slot);
-        let Some(unit) = task.origin.unit else { return (Status::GOOD, None) };
+        let Some(unit) = task.origin.unit else { return Ok(None) };
         let disk = &mut self.targets[target].units[unit].disk;
-        match disk.finish(&session.nexus, &job, u64::from(out.absorbed), &mut task.buffer) {
-            Ok(effects) => {
+        match disk.finish(&session.nexus, &job, u64::from(out.absorbed), &mut task.buffer)? {
+            Finish::Done(effects) => {
                 self.carry_out(session, slot, target, unit, &effects);
-                (Status::GOOD, None)
+                Ok(None)
             }
-            Err(refusal) => Refusal::status(refusal),
+            Finish::Work(work) => Ok(Some(work)),
         }
     }
 

@@ -1,5 +1,6 @@
 //! What a target server is told, and what it tells: configuration, limits, counters, events.
 
+use super::medium::Trouble;
 use crate::chap::Credentials;
 use crate::framing::FramingError;
 use crate::negotiate::{DigestOffer, LoginParams};
@@ -141,6 +142,19 @@ pub enum Event {
         response: TmfResponse,
         /// Tasks that it ended, in all sessions.
         aborted: u32,
+    },
+    /// The storage of a logical unit failed. At most one a second comes of each unit.
+    Trouble {
+        /// Target name.
+        target: String,
+        /// Number of the unit.
+        lun: u16,
+        /// What the operator knows the storage by.
+        storage: String,
+        /// What failed.
+        trouble: Trouble,
+        /// Failures since the last report that had none.
+        unreported: u64,
     },
     /// A PDU was rejected.
     Rejected {

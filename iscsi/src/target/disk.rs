@@ -1,19 +1,21 @@
 //! A disk as a SCSI logical unit (SBC-3): decides what a command does, moves blocks between its backend and the transport, and
 //! keeps the reservations. It knows nothing of PDUs: [`Disk::start`] says what data a command wants to move, then the transport
 //! reads with [`Disk::read`] or delivers with [`Disk::absorb`] and ends with [`Disk::finish`]. A command that is abandoned halfway
-//! is simply never finished; what was absorbed as whole blocks stays written, a partial block is never written. Not modelled:
-//! queueing, MODE SELECT, protection information, deferred errors.
+//! is simply never finished; what was absorbed as whole blocks stays written, a partial block is never written. What takes long goes on
+//! in turns ([`Disk::turn`]). Not modelled: queueing, MODE SELECT, protection information, deferred errors.
 
-use super::backend::Backend;
+use super::backend::{Backend, Extent};
 use super::commands::COMMANDS;
+use super::medium::{Medium, Trouble};
 use super::reservation::{Effects, Nexus, PARAMETER_LEN, Refusal, Reservations};
+use super::work::{Work, descriptors};
 use crate::scsi::{
     BlockLimits, Bytchk, CachingPage, Capacity, Cdb, ControlPage, Designator, Form, Inquiry, Provisioning,
     ReservationAction, Sense, SenseFormat, Status, Transfer, VpdPage, mode_header, page, report_all,
     report_one, vpd,
 };
 
-/// Most bytes that one WRITE SAME, UNMAP or one-block VERIFY may touch: these run in one step.
+/// Most bytes that one WRITE SAME, UNMAP or one-block VERIFY may touch.
 pub const MAX_SAME_BYTES: u64 = 64 << 20;
 /// Most descriptors in one UNMAP.
 pub const MAX_UNMAP_DESCRIPTORS: usize = 256;
@@ -34,11 +36,10 @@ pub enum DiskError {
 
 /// A logical unit.
 pub struct Disk {
-    backend: Box<dyn Backend>,
+    pub(super) medium: Medium,
     block_size: u32,
     blocks: u64,
     serial: String,
-    scratch: Vec<u8>,
     pub(super) reservations: Reservations,
 }
 
@@ -81,6 +82,17 @@ pub enum Outcome {
     },
     /// Data-out is wanted.
     Out(Job),
+    /// No data; the command goes on in turns ([`Disk::turn`]).
+    Work(Work),
+}
+
+/// How a command with data-out goes on when its data is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// It is over: GOOD.
+    Done(Effects),
+    /// It goes on in turns, with the task's buffer as it is.
+    Work(Work),
 }
 
 /// A command that takes data-out.
@@ -98,7 +110,7 @@ enum JobKind {
     Write,
     Compare,
     CompareBlock { bytes: u64 },
-    Same { bytes: u64, unmap: bool },
+    Same { bytes: u64 },
     Unmap,
     Reserve { action: ReservationAction, scope: u8, kind: u8 },
 }
@@ -134,11 +146,10 @@ impl Disk {
         }
         let serial = serial.to_owned();
         Ok(Disk {
-            backend,
+            medium: Medium::new(backend),
             block_size,
             blocks,
             serial,
-            scratch: Vec::new(),
             reservations: Reservations::default(),
         })
     }
@@ -155,7 +166,24 @@ impl Disk {
 
     /// Direct access to the storage, for whoever owns the target: prefill it or check it.
     pub fn backend(&mut self) -> &mut dyn Backend {
-        &mut *self.backend
+        self.medium.backend()
+    }
+
+    /// What the operator knows the storage by, and what failed there since the last call.
+    pub fn take_trouble(&mut self) -> Option<(&str, Trouble)> {
+        let trouble = self.medium.take_trouble()?;
+        Some((self.medium.name(), trouble))
+    }
+
+    /// The provisioning state of block `lba`, which is on the disk, and how many of the next `blocks` blocks share it: at least
+    /// one. A block of which any byte is allocated is mapped. The length of the extent is in blocks.
+    pub fn provisioning(&mut self, lba: u64, blocks: u64) -> Result<Extent, Sense> {
+        let block = u64::from(self.block_size);
+        let blocks = blocks.clamp(1, self.blocks.saturating_sub(lba).max(1));
+        let first = self.medium.extent(lba * block, blocks * block)?;
+        let len = if first.allocated { first.len.div_ceil(block) } else { first.len / block };
+        // A hole that ends inside the first block does not unmap it.
+        Ok(if len == 0 { Extent { len: 1, allocated: true } } else { Extent { len, ..first } })
     }
 
     /// Begins a command. Unit attentions have been dealt with. `reply` is empty and takes the data of [`Outcome::Reply`], cut to
@@ -169,7 +197,7 @@ impl Disk {
 
     fn decide(&mut self, context: &Context<'_>, cdb: &Cdb, reply: &mut Vec<u8>) -> Result<Outcome, Refusal> {
         self.reservations.admit(context.nexus, cdb)?;
-        if cdb.writes_medium() && self.backend.read_only() {
+        if cdb.writes_medium() && self.medium.read_only() {
             return Ok(Sense::WRITE_PROTECTED.into());
         }
         let allocation = match *cdb {
@@ -181,8 +209,8 @@ impl Disk {
             Cdb::Write(t) => return self.job(JobKind::Write, &t, t.fua),
             Cdb::WriteVerify(t, _) => return self.job(JobKind::Write, &t, true),
             Cdb::Verify(t, Bytchk::Medium) => {
-                self.range(&t)?;
-                return Ok(GOOD);
+                let (at, len) = self.range(&t)?;
+                return Ok(Outcome::Work(Work::check(at, len)));
             }
             Cdb::Verify(t, Bytchk::Full) => return self.job(JobKind::Compare, &t, false),
             Cdb::Verify(t, Bytchk::OneBlock) => {
@@ -190,11 +218,11 @@ impl Disk {
             }
             Cdb::SynchronizeCache { form, lba, blocks, .. } => {
                 self.range(&Transfer { form, ..Transfer::new(lba, blocks) })?;
-                self.backend.flush().map_err(|_| Refusal::Check(Sense::WRITE_ERROR))?;
-                return Ok(GOOD);
+                return Ok(Outcome::Work(Work::flush()));
             }
-            Cdb::WriteSame { range, unmap, anchor, no_data_out } => {
-                return self.write_same(range, unmap, anchor, no_data_out);
+            // The UNMAP bit allows what zeros get anyway.
+            Cdb::WriteSame { range, anchor, no_data_out, .. } => {
+                return self.write_same(range, anchor, no_data_out);
             }
             Cdb::Unmap { anchor: true, .. } => return Ok(Sense::invalid_cdb_byte(1).into()),
             Cdb::Unmap { parameter_len: 0, .. } => return Ok(GOOD),
@@ -290,13 +318,7 @@ impl Disk {
         Ok(if bytes == 0 { GOOD } else { Outcome::Out(Job { kind: kind(bytes), at, len, durable: false }) })
     }
 
-    fn write_same(
-        &mut self,
-        range: Transfer,
-        unmap: bool,
-        anchor: bool,
-        no_data: bool,
-    ) -> Result<Outcome, Refusal> {
+    fn write_same(&self, range: Transfer, anchor: bool, no_data: bool) -> Result<Outcome, Refusal> {
         // An anchored state does not exist here, and without the UNMAP bit it would mean nothing anyway.
         if anchor {
             return Err(Refusal::Check(Sense::invalid_cdb_byte(1)));
@@ -307,12 +329,11 @@ impl Disk {
             let rest = self.blocks.saturating_sub(t.lba);
             t.blocks = u32::try_from(rest).map_err(|_| Refusal::Check(Sense::INVALID_FIELD))?;
         }
-        let outcome = self.one_block(&t, |bytes| JobKind::Same { bytes, unmap })?;
+        let outcome = self.one_block(&t, |bytes| JobKind::Same { bytes })?;
         match outcome {
             Outcome::Out(Job { at, .. }) if no_data => {
                 let bytes = u64::from(t.blocks) * u64::from(self.block_size);
-                self.backend.zero_at(at, bytes).map_err(|_| Refusal::Check(Sense::WRITE_ERROR))?;
-                Ok(GOOD)
+                Ok(Outcome::Work(Work::zero(at, bytes)))
             }
             other => Ok(other),
         }
@@ -443,11 +464,11 @@ impl Disk {
             descriptor[5..8].copy_from_slice(&self.block_size.to_be_bytes()[1..]);
             &descriptor[..8]
         };
-        let finish = mode_header(form, self.backend.read_only(), long_lba, descriptor, reply);
+        let finish = mode_header(form, self.medium.read_only(), long_lba, descriptor, reply);
         // Nothing is changeable: there is no MODE SELECT.
         let current = control != CHANGEABLE;
         if wanted(page::CACHING) {
-            CachingPage { write_cache: current && self.backend.volatile_cache(), read_cache_disabled: false }
+            CachingPage { write_cache: current && self.medium.volatile_cache(), read_cache_disabled: false }
                 .encode(reply);
         }
         if wanted(page::CONTROL) {
@@ -466,21 +487,18 @@ impl Disk {
 
     /// Appends `len` bytes of the medium from byte `at`; both come from [`Outcome::Read`].
     pub fn read(&mut self, at: u64, len: usize, out: &mut Vec<u8>) -> Result<(), Sense> {
-        self.backend.read_at(at, len, out).map_err(|_| Sense::UNRECOVERED_READ)
+        self.medium.read(at, len, out)
     }
 
     /// Takes data-out in order: `offset` is the number of bytes absorbed before, `rest` the job's buffer (empty at first).
     /// Whole blocks of a write go to the medium at once; the rest waits for its other part.
     pub fn absorb(&mut self, job: &Job, offset: u64, data: &[u8], rest: &mut Vec<u8>) -> Result<(), Sense> {
         match job.kind {
-            JobKind::Write => self.absorb_blocks(job.at + offset, data, rest).map_err(|_| Sense::WRITE_ERROR),
-            JobKind::Compare => {
-                let found = self.backend.compare_at(job.at + offset, data, &mut self.scratch);
-                match found.map_err(|_| Sense::UNRECOVERED_READ)? {
-                    None => Ok(()),
-                    Some(first) => Err(Sense::MISCOMPARE.with_information(offset + first as u64)),
-                }
-            }
+            JobKind::Write => self.absorb_blocks(job.at + offset, data, rest),
+            JobKind::Compare => match self.medium.compare(job.at + offset, data)? {
+                None => Ok(()),
+                Some(first) => Err(Sense::MISCOMPARE.with_information(offset + first as u64)),
+            },
             _ => {
                 rest.extend_from_slice(data);
                 Ok(())
@@ -488,7 +506,7 @@ impl Disk {
         }
     }
 
-    fn absorb_blocks(&mut self, at: u64, data: &[u8], rest: &mut Vec<u8>) -> std::io::Result<()> {
+    fn absorb_blocks(&mut self, at: u64, data: &[u8], rest: &mut Vec<u8>) -> Result<(), Sense> {
         let block = self.block_size as usize;
         let (mut at, mut data) = (at, data);
         if !rest.is_empty() {
@@ -498,99 +516,70 @@ impl Disk {
             if rest.len() < block {
                 return Ok(());
             }
-            self.backend.write_at(block_at, rest)?;
+            self.medium.write(block_at, rest)?;
             rest.clear();
             at += fill.len() as u64;
             data = more;
         }
         let (whole, part) = data.split_at(data.len() / block * block);
         if !whole.is_empty() {
-            self.backend.write_at(at, whole)?;
+            self.medium.write(at, whole)?;
         }
         rest.extend_from_slice(part);
         Ok(())
     }
 
-    /// Ends a job of which `absorbed` bytes arrived and all went well so far.
+    /// Ends a job of which `absorbed` bytes arrived and all went well so far, or says what is left to do.
     pub fn finish(
         &mut self,
         nexus: &Nexus,
         job: &Job,
         absorbed: u64,
         rest: &mut Vec<u8>,
-    ) -> Result<Effects, Refusal> {
-        let write_error = |_| Refusal::Check(Sense::WRITE_ERROR);
+    ) -> Result<Finish, Refusal> {
         let mut effects = Effects::default();
         match job.kind {
             JobKind::Write => {
                 // A transfer cut short by the expected length may end inside a block: the block's other bytes stay.
                 if !rest.is_empty() {
-                    self.backend
-                        .write_at(job.at + absorbed - rest.len() as u64, rest)
-                        .map_err(write_error)?;
-                }
-                if job.durable {
-                    self.backend.flush().map_err(write_error)?;
+                    let at = job.at + absorbed - rest.len() as u64;
+                    self.medium.write(at, rest).map_err(Refusal::Check)?;
                 }
             }
             JobKind::Compare => {}
-            JobKind::CompareBlock { bytes } => {
-                let read_error = |_| Refusal::Check(Sense::UNRECOVERED_READ);
-                let block = rest.len() as u64;
-                for at in (0..bytes).step_by(rest.len().max(1)) {
-                    let found =
-                        self.backend.compare_at(job.at + at, rest, &mut self.scratch).map_err(read_error)?;
-                    if let Some(first) = found {
-                        let offset = at % block + first as u64;
-                        return Err(Refusal::Check(Sense::MISCOMPARE.with_information(offset)));
-                    }
-                }
+            JobKind::CompareBlock { bytes } => return Ok(Finish::Work(Work::compare(job.at, bytes))),
+            // A read returns what GOOD was given for: only zeros may be unmapped (SBC-3 WRITE SAME with LBPRZ).
+            JobKind::Same { bytes } if rest.iter().all(|b| *b == 0) => {
+                return Ok(Finish::Work(Work::zero(job.at, bytes)));
             }
-            JobKind::Same { bytes, unmap } => {
-                // With the UNMAP bit the blocks are unmapped whatever the data-out says, as LIO and tgt do: initiators send zeros.
-                if unmap || rest.iter().all(|b| *b == 0) {
-                    self.backend.zero_at(job.at, bytes).map_err(write_error)?;
-                } else {
-                    for at in (0..bytes).step_by(rest.len().max(1)) {
-                        self.backend.write_at(job.at + at, rest).map_err(write_error)?;
-                    }
-                }
+            JobKind::Same { bytes } => return Ok(Finish::Work(Work::fill(job.at, bytes))),
+            JobKind::Unmap => {
+                self.judge_unmap(rest)?;
+                return Ok(Finish::Work(Work::unmap()));
             }
-            JobKind::Unmap => self.unmap(rest)?,
             JobKind::Reserve { action, scope, kind } => {
                 effects = self.reservations.change(nexus, action, scope, kind, rest)?;
             }
         }
         rest.clear();
-        Ok(effects)
+        Ok(if job.durable { Finish::Work(Work::flush()) } else { Finish::Done(effects) })
     }
 
-    fn unmap(&mut self, list: &[u8]) -> Result<(), Refusal> {
+    /// All or nothing: every range of an UNMAP is checked before the first is unmapped.
+    fn judge_unmap(&self, list: &[u8]) -> Result<(), Refusal> {
         let refuse = |sense| Err(Refusal::Check(sense));
-        let [_, _, high, low, _, _, _, _, rest @ ..] = list else { return refuse(Sense::PARAMETER_LENGTH) };
-        let wanted = usize::from(u16::from_be_bytes([*high, *low])) / 16;
-        if wanted > MAX_UNMAP_DESCRIPTORS {
+        let [_, _, high, low, _, _, _, _, ..] = list else { return refuse(Sense::PARAMETER_LENGTH) };
+        if usize::from(u16::from_be_bytes([*high, *low])) / 16 > MAX_UNMAP_DESCRIPTORS {
             return refuse(Sense::INVALID_PARAMETER);
         }
-        let descriptors = || {
-            rest.chunks_exact(16).take(wanted).map(|d| {
-                let lba = d[..8].try_into().map_or(0, u64::from_be_bytes);
-                (lba, d[8..12].try_into().map_or(0, u32::from_be_bytes))
-            })
-        };
-        // All or nothing: every range is checked before the first is zeroed.
         let mut total = 0;
         // An empty descriptor unmaps nothing, and may stand right behind the last block.
         let empty = |lba: u64, blocks: u32| blocks == 0 && lba <= self.blocks;
-        for (lba, blocks) in descriptors().filter(|(lba, blocks)| !empty(*lba, *blocks)) {
+        for (lba, blocks) in descriptors(list).filter(|(lba, blocks)| !empty(*lba, *blocks)) {
             total += self.range(&Transfer::new(lba, blocks))?.1;
         }
         if total > MAX_SAME_BYTES {
             return refuse(Sense::INVALID_PARAMETER);
-        }
-        for (lba, blocks) in descriptors().filter(|(_, blocks)| *blocks > 0) {
-            let (at, len) = self.range(&Transfer::new(lba, blocks))?;
-            self.backend.zero_at(at, len).map_err(|_| Refusal::Check(Sense::WRITE_ERROR))?;
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! What a disk answers, without a transport.
 
-use super::super::backend::RamBackend;
+use super::super::ram::RamBackend;
+use super::super::work::{Allowance, Turn};
 use super::*;
 use crate::scsi::{ModeParameters, Support, designators, vpd_payload};
 
@@ -35,12 +36,35 @@ fn deliver(disk: &mut Disk, cdb: Cdb, data: &[u8], piece: usize) -> Result<Effec
         disk.absorb(&job, at, part, &mut rest).map_err(Refusal::Check)?;
         at += part.len() as u64;
     }
-    disk.finish(&nexus(), &job, at, &mut rest)
+    match disk.finish(&nexus(), &job, at, &mut rest)? {
+        Finish::Done(effects) => Ok(effects),
+        Finish::Work(work) => match run(disk, work, &rest) {
+            Ok(()) => Ok(Effects::default()),
+            Err(sense) => Err(Refusal::Check(sense)),
+        },
+    }
+}
+
+/// Gives turns until the work is over.
+fn run(disk: &mut Disk, mut work: Work, buffer: &[u8]) -> Result<(), Sense> {
+    loop {
+        match disk.turn(&mut work, buffer, &mut Allowance::TURN.clone()) {
+            Turn::More => {}
+            Turn::Waiting => panic!("memory flushes at once"),
+            Turn::Over(result) => return result,
+        }
+    }
+}
+
+/// Runs a command without data-out to its end.
+fn run_cdb(disk: &mut Disk, cdb: Cdb) -> Result<(), Sense> {
+    let Outcome::Work(work) = start(disk, cdb).0 else { panic!("no work") };
+    run(disk, work, &[])
 }
 
 fn contents(disk: &mut Disk) -> Vec<u8> {
     let mut all = Vec::new();
-    let size = disk.backend.size() as usize;
+    let size = disk.backend().size() as usize;
     disk.read(0, size, &mut all).unwrap();
     all
 }
@@ -92,7 +116,7 @@ fn an_abandoned_write_leaves_whole_blocks_only() {
 #[test]
 fn a_write_cut_inside_a_block_keeps_the_rest_of_it() {
     let mut d = disk(4);
-    d.backend.write_at(0, &[1; 1024]).unwrap();
+    d.backend().write_at(0, &[1; 1024]).unwrap();
     deliver(&mut d, Cdb::Write(Transfer::new(0, 2)), &[9; 712], 512).unwrap();
     let all = contents(&mut d);
     assert!(all[..712].iter().all(|b| *b == 9) && all[712..1024].iter().all(|b| *b == 1));
@@ -101,9 +125,9 @@ fn a_write_cut_inside_a_block_keeps_the_rest_of_it() {
 #[test]
 fn verify_names_the_first_differing_byte() {
     let mut d = disk(4);
-    d.backend.write_at(512, &[5; 1024]).unwrap();
+    d.backend().write_at(512, &[5; 1024]).unwrap();
     let verify = |bytchk| Cdb::Verify(Transfer::new(1, 2), bytchk);
-    assert_eq!(start(&mut d, verify(Bytchk::Medium)).0, GOOD);
+    assert_eq!(run_cdb(&mut d, verify(Bytchk::Medium)), Ok(()));
     let mut data = vec![5; 1024];
     assert!(deliver(&mut d, verify(Bytchk::Full), &data, 300).is_ok());
     data[700] = 6;
@@ -112,7 +136,7 @@ fn verify_names_the_first_differing_byte() {
         Err(Refusal::Check(Sense::MISCOMPARE.with_information(700)))
     );
     assert!(deliver(&mut d, verify(Bytchk::OneBlock), &[5; 512], 512).is_ok());
-    d.backend.write_at(1030, &[7]).unwrap();
+    d.backend().write_at(1030, &[7]).unwrap();
     assert_eq!(
         deliver(&mut d, verify(Bytchk::OneBlock), &[5; 512], 512),
         Err(Refusal::Check(Sense::MISCOMPARE.with_information(6)))
@@ -131,10 +155,12 @@ fn write_same_and_unmap() {
     deliver(&mut d, same(2, 0, false), &[7; 512], 512).unwrap();
     let all = contents(&mut d);
     assert!(all[..1024].iter().all(|b| *b == 0) && all[1024..].iter().all(|b| *b == 7), "0 means to the end");
-    assert_eq!(start(&mut d, same(3, 1, true)).0, GOOD);
+    assert_eq!(run_cdb(&mut d, same(3, 1, true)), Ok(()));
     let deallocate =
         Cdb::WriteSame { range: Transfer::new(2, 1), unmap: true, anchor: false, no_data_out: false };
-    deliver(&mut d, deallocate, &[7; 512], 512).unwrap();
+    deliver(&mut d, deallocate, &[9; 512], 512).unwrap();
+    assert!(contents(&mut d)[1024..1536].iter().all(|b| *b == 9), "a read returns what was written");
+    deliver(&mut d, deallocate, &[0; 512], 512).unwrap();
     let list = |lba: u64, blocks: u32| {
         [&[0, 22, 0, 16, 0, 0, 0, 0][..], &lba.to_be_bytes(), &blocks.to_be_bytes(), &[0; 4]].concat()
     };

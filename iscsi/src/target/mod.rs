@@ -4,9 +4,9 @@
 //!
 //! | part | what it holds |
 //! |---|---|
-//! | `backend`, `disk`, `commands`, `reservation`, `attention` | the SCSI device |
+//! | `backend`, `ram`, `medium`, `disk`, `work`, `commands`, `reservation`, `attention` | the SCSI device |
 //! | `server`, `connection`, `policy`, `config` | targets, connections, login, sessions, timers |
-//! | `session`, `window`, `task` | the state of one session |
+//! | `session`, `window`, `task`, `turns` | the state of one session, and whose turn it is |
 //! | `request`, `command`, `transfer`, `management`, `text` | what requests do |
 //! | `output` | finished PDUs |
 //!
@@ -21,8 +21,10 @@ mod config;
 mod connection;
 mod disk;
 mod management;
+mod medium;
 mod output;
 mod policy;
+mod ram;
 mod request;
 mod reservation;
 mod server;
@@ -32,10 +34,15 @@ mod task;
 mod tests;
 mod text;
 mod transfer;
+mod turns;
 mod window;
+mod work;
 
-pub use backend::{Backend, FileBackend, RamBackend};
+pub use backend::{Backend, Extent, Ticket};
 pub use config::{Auth, CloseReason, ConnId, Counters, Event, ServerConfig};
-pub use disk::{Context, Disk, DiskError, Job, MAX_SAME_BYTES, MAX_UNMAP_DESCRIPTORS, Outcome};
+pub use disk::{Context, Disk, DiskError, Finish, Job, MAX_SAME_BYTES, MAX_UNMAP_DESCRIPTORS, Outcome};
+pub use medium::Trouble;
+pub use ram::{Memory, RamBackend};
 pub use reservation::{Effects, Nexus, Refusal, Reservations};
 pub use server::{ServerFull, SessionInfo, TargetError, TargetServer};
+pub use work::{Allowance, Turn, Work};

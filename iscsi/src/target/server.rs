@@ -1,6 +1,6 @@
 //! The target engine: targets with their logical units, connections with their sessions. Sans-IO: the caller owns sockets and clock,
-//! feeds bytes in, takes bytes out, and calls [`TargetServer::tick`] when the time that it returned has come. Nothing here blocks
-//! but a file backend.
+//! feeds bytes in, takes bytes out, calls [`TargetServer::tick`] when the time that it returned has come, and gives turns to commands
+//! that take long ([`TargetServer::work`]) as long as there are such. Nothing here blocks but a backend.
 //!
 //! Backpressure: Data-In is made while the unsent output of a connection is below half of [`ServerConfig::output_limit`], and PDUs are
 //! consumed while it is below the limit; [`TargetServer::input`] then returns less than it was given, and the caller offers the rest
@@ -13,6 +13,7 @@ use super::disk::Disk;
 use super::output::Output;
 use super::reservation::Nexus;
 use super::session::{Journal, Link, Numbering, Ping, Session};
+use super::work::Allowance;
 use crate::framing::Framer;
 use crate::names::{NameError, normalize};
 use crate::negotiate::LOGIN_DATA_SEGMENT_LEN;
@@ -27,6 +28,9 @@ use std::collections::VecDeque;
 pub(super) struct Unit {
     pub(super) number: u16,
     pub(super) disk: Disk,
+    /// When the next failure of its storage is reported, and how many were not.
+    pub(super) report_ns: u64,
+    pub(super) unreported: u64,
 }
 
 /// A target.
@@ -112,6 +116,13 @@ pub struct TargetServer {
     pub(super) next_tsih: u16,
     pub(super) journal: Journal,
     wake_ns: Option<u64>,
+    /// The latest time that was given.
+    pub(super) now_ns: u64,
+    /// Sessions with commands that want a turn, and those with commands that wait for a flush.
+    pub(super) line: VecDeque<ConnId>,
+    pub(super) waiting: Vec<ConnId>,
+    /// What is left of the present turn.
+    pub(super) allowance: Allowance,
     /// Some session was ended from outside its own connection.
     pub(super) unsettled: bool,
 }
@@ -132,6 +143,10 @@ impl TargetServer {
             next_tsih: 1,
             journal: Journal::default(),
             wake_ns: None,
+            now_ns: 0,
+            line: VecDeque::new(),
+            waiting: Vec::new(),
+            allowance: Allowance::TURN,
             unsettled: false,
         }
     }
@@ -145,7 +160,10 @@ impl TargetServer {
         if self.targets.iter().any(|target| target.name == name) {
             return Err(TargetError::Exists);
         }
-        let mut units: Vec<Unit> = luns.into_iter().map(|(number, disk)| Unit { number, disk }).collect();
+        let mut units: Vec<Unit> = luns
+            .into_iter()
+            .map(|(number, disk)| Unit { number, disk, report_ns: 0, unreported: 0 })
+            .collect();
         units.sort_by_key(|unit| unit.number);
         let twice = units.windows(2).find(|pair| pair[0].number == pair[1].number).map(|pair| &pair[0]);
         if let Some(bad) = twice.or(units.last().filter(|unit| unit.number >= Lun::LIMIT)) {
@@ -206,6 +224,8 @@ impl TargetServer {
     ) -> usize {
         let Some(mut conn) = self.take(id) else { return bytes.len() };
         conn.heard_ns = now_ns;
+        self.now_ns = self.now_ns.max(now_ns);
+        self.allowance = Allowance::TURN;
         let consumed = self.receive(&mut conn, now_ns, bytes, entropy);
         self.put(id, conn);
         self.settle();
@@ -305,6 +325,7 @@ impl TargetServer {
     /// Does what is due: login timeouts, Data-Out that did not come, pings. Returns when to call again at the latest; calling earlier
     /// costs nothing.
     pub fn tick(&mut self, now_ns: u64) -> Option<u64> {
+        self.now_ns = self.now_ns.max(now_ns);
         if self.wake_ns.is_none_or(|wake| now_ns < wake) {
             return self.wake_ns;
         }
@@ -359,12 +380,12 @@ impl TargetServer {
         slot.conn.as_deref()
     }
 
-    fn take(&mut self, id: ConnId) -> Option<Box<Connection>> {
+    pub(super) fn take(&mut self, id: ConnId) -> Option<Box<Connection>> {
         let slot = self.slots.get_mut(id.slot as usize).filter(|slot| slot.generation == id.generation)?;
         slot.conn.take()
     }
 
-    fn put(&mut self, id: ConnId, conn: Box<Connection>) {
+    pub(super) fn put(&mut self, id: ConnId, conn: Box<Connection>) {
         self.slots[id.slot as usize].conn = Some(conn);
     }
 

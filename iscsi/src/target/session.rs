@@ -119,6 +119,11 @@ pub(super) struct Session {
     pub(super) immediate_tasks: u32,
     /// Reads with data to send, in order.
     pub(super) sending: VecDeque<usize>,
+    /// Commands that want a turn, in order, and those that wait for a flush.
+    pub(super) working: VecDeque<usize>,
+    pub(super) waiting: Vec<usize>,
+    /// The session stands in the server's line for turns.
+    pub(super) in_line: bool,
     /// Per logical unit of the target, by index.
     pub(super) attentions: Vec<Attentions>,
     pub(super) text: TextExchange,
@@ -161,6 +166,8 @@ impl Session {
             self.end_task(*slot);
         }
         self.sending.retain(|slot| !slots.contains(slot));
+        self.working.retain(|slot| !slots.contains(slot));
+        self.waiting.retain(|slot| !slots.contains(slot));
         slots.len() as u32
     }
 

@@ -2,6 +2,7 @@
 //! costs no allocation; target transfer tags name a slot and the transfer in it.
 
 use super::disk::Job;
+use super::work::Work;
 use crate::pdu::RESERVED_TAG;
 use crate::scsi::{Sense, Status};
 
@@ -56,6 +57,8 @@ pub(super) struct Sequence {
 pub(super) struct DataOut {
     /// `None` when there is nothing to do with the data.
     pub(super) job: Option<Job>,
+    /// What the command does when its data, if any, is there; a job says so itself.
+    pub(super) work: Option<Work>,
     /// Bytes that the SCSI layer wants (SPDTL), and the part of it that the expected length lets in.
     pub(super) wanted: u64,
     pub(super) limit: u32,
@@ -75,12 +78,21 @@ impl DataOut {
     }
 }
 
+/// A command that goes on in turns, and what its response will say.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Working {
+    pub(super) work: Work,
+    pub(super) wanted: u64,
+    pub(super) exp_data_sn: u32,
+}
+
 /// What a task is doing.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Stage {
     Free,
     In(DataIn),
     Out(DataOut),
+    Work(Working),
 }
 
 /// A slot.

@@ -5,7 +5,7 @@
 use super::command::{Ending, residual};
 use super::server::TargetServer;
 use super::session::{Link, Numbering, SEND_LIMIT, Session};
-use super::task::{Sequence, Source, Stage};
+use super::task::{Sequence, Source, Stage, Working};
 use crate::pdu::{
     Bhs, DataIn as DataInPdu, DataOut as DataOutPdu, Header, R2t, RESERVED_TAG, RejectReason, flags,
 };
@@ -212,7 +212,14 @@ impl TargetServer {
         };
         let (status, sense) = match out.verdict {
             Some(verdict) => verdict,
-            None => self.finish_job(session, slot, &out),
+            None => match self.finish_job(session, slot, &out) {
+                Ok(None) => (Status::GOOD, None),
+                Ok(Some(work)) => {
+                    let working = Working { work, wanted: out.wanted, exp_data_sn: out.r2t_sn };
+                    return self.begin_work(link, session, slot, working);
+                }
+                Err(refusal) => refusal.status(),
+            },
         };
         let ending = Ending { status, sense, wanted: out.wanted, exp_data_sn: out.r2t_sn };
         self.respond(link, session, slot, ending);

@@ -10,8 +10,9 @@ use os::reactor::Reactor;
 
 use super::{Overhead, Pace};
 
-/// While actors are busy, sockets are looked at once in so many steps.
+/// While actors are busy, sockets are looked at once in so many steps, or in so much time where steps are long.
 const STEPS_BETWEEN_POLLS: u32 = 16;
+const TIME_BETWEEN_POLLS: Duration = Duration::from_micros(500);
 
 /// Joins reactor owners to the actors that they wake.
 #[derive(Clone, Default)]
@@ -30,6 +31,7 @@ pub struct Inline {
     wakers: Wakers,
     woken: Vec<u32>,
     steps: u32,
+    polled: Instant,
     spin: bool,
     overhead: Overhead,
 }
@@ -38,7 +40,8 @@ impl Inline {
     /// A pace over `reactor`. With `spin` it polls instead of parking: lowest latency, one core busy.
     #[must_use]
     pub fn new(reactor: Reactor, wakers: Wakers, spin: bool) -> Self {
-        Self { reactor, wakers, woken: Vec::new(), steps: 0, spin, overhead: Overhead::default() }
+        let polled = Instant::from_nanos(0);
+        Self { reactor, wakers, woken: Vec::new(), steps: 0, polled, spin, overhead: Overhead::default() }
     }
 
     fn clock() -> Instant {
@@ -49,6 +52,7 @@ impl Inline {
     fn poll(&mut self, now: Instant) -> Instant {
         self.wait(Some(Duration::ZERO));
         let after = Self::clock().max(now);
+        self.polled = after;
         self.overhead.polls += after - now;
         after
     }
@@ -76,7 +80,8 @@ impl Pace for Inline {
 
     fn between(&mut self, now: Instant) -> Instant {
         self.steps += 1;
-        if self.steps.is_multiple_of(STEPS_BETWEEN_POLLS) { self.poll(now) } else { now }
+        let due = self.steps.is_multiple_of(STEPS_BETWEEN_POLLS) || now - self.polled >= TIME_BETWEEN_POLLS;
+        if due { self.poll(now) } else { now }
     }
 
     fn idle(&mut self, now: Instant, deadline: Option<Instant>) -> Option<Instant> {

@@ -72,6 +72,7 @@ impl Session {
             if let HostReceived::Bytes(n) = self.rig.target.recv(id, &mut buf) {
                 let taken = self.server.input(self.conn, 0, &buf[..n], &mut |out| out.fill(1));
                 assert_eq!(taken, n, "no backpressure here");
+                while self.server.work(0).is_some() {}
                 moved = true;
             }
             let sent = self.rig.target.send(id, self.server.output(self.conn));

@@ -3,6 +3,7 @@
 mod faults;
 mod io;
 mod sessions;
+mod turns;
 
 use super::*;
 use crate::chap::Credentials;
@@ -11,7 +12,7 @@ use crate::framing::{Event as Part, Framer};
 use crate::login::{ChapConfig, InitiatorConfig, InitiatorLogin, InitiatorStep, LoginFailure, LoginPdu};
 use crate::negotiate::{LoginParams, SessionParams};
 use crate::pdu::*;
-use crate::scsi::{Cdb, Lun, Sense, Status, Transfer};
+use crate::scsi::{Bytchk, Cdb, Form, Lun, Sense, Status, Transfer};
 use crate::serial::Sn;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -27,6 +28,8 @@ pub(super) struct Lab {
     pub(super) now_ns: u64,
     /// Longest piece in which bytes travel.
     pub(super) piece: usize,
+    /// Long commands get their turns from the test.
+    pub(super) own_turns: bool,
 }
 
 pub(super) fn ram(blocks: usize, serial: &str) -> Disk {
@@ -44,7 +47,7 @@ impl Lab {
             .add_target(TARGET, vec![(0, ram(BLOCKS, "zero")), (3, ram(16, "three"))], Auth::default())
             .unwrap();
         server.add_target(OTHER, vec![(0, ram(16, "other"))], Auth::default()).unwrap();
-        Lab { server, now_ns: 0, piece: usize::MAX }
+        Lab { server, now_ns: 0, piece: usize::MAX, own_turns: false }
     }
 
     pub(super) fn input(&mut self, id: ConnId, mut bytes: &[u8]) {
@@ -54,6 +57,7 @@ impl Lab {
             assert_eq!(taken, piece.len(), "backpressure that the test did not ask for");
             bytes = &bytes[taken..];
         }
+        while !self.own_turns && self.server.work(self.now_ns).is_some() {}
     }
 
     /// Every byte of LUN 0.
