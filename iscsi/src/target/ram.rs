@@ -186,7 +186,7 @@ mod tests {
         ram.write_at(10 * PAGE as u64, &[7; 512]).unwrap();
         // Pages 1 to 3 are written; of page 3 only a part is zeroed.
         ram.zero_at(512, 3 * PAGE as u64 - 512 + 1).unwrap();
-        assert_eq!(ram.memory.discarded, [PAGE..3 * PAGE]);
+        assert_eq!(ram.memory.discarded.as_slice(), std::slice::from_ref(&(PAGE..3 * PAGE)));
         assert_eq!(ram.extent_at(0, size).unwrap(), Extent { len: 3 * PAGE as u64, allocated: false });
         assert_eq!(ram.extent_at(3 * PAGE as u64, 9).unwrap(), Extent { len: 9, allocated: true });
         assert!(ram.extent_at(3 * PAGE as u64 - 1, 1).unwrap().len == 1);
