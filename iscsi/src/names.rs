@@ -1,6 +1,10 @@
 //! iSCSI names (RFC 7143 4.2.7, RFC 3722) and the URL by which people name a LUN: `iscsi://[user[%secret]@]host[:port]/iqn/lun`,
 //! as libiscsi and QEMU write it. The command line, the target's configuration and discovery use them.
 //!
+//! What libiscsi reads is read alike: `%3A` and its like in the target name, `user:secret` where there is no `%`, a portal group
+//! tag behind the portal (`host:3260,1`, ignored). Different on purpose: the scheme may be in capitals (RFC 3986 3.1), a secret
+//! may hold `@`, a target or LUN that cannot be is refused here and not at the login.
+//!
 //! Of stringprep only what ASCII needs is done: capital letters become small. Internationalised names are accepted as
 //! they come.
 
@@ -32,7 +36,8 @@ pub enum NameError {
     Digits,
 }
 
-/// Checks `name` and returns its normal form: in small letters, as it is compared.
+/// Checks `name` and returns its normal form: in small letters. It is for comparing only (RFC 7143 4.2.7.1): what is stored, sent and
+/// shown is the name as it was given, because many peers compare bytes.
 ///
 /// # Errors
 /// [`NameError`] says what a name looks like.
@@ -58,6 +63,11 @@ pub fn normalize(name: &str) -> Result<String, NameError> {
         "eui" | "naa" => Err(NameError::Digits),
         _ => Err(NameError::Kind),
     }
+}
+
+/// Whether two names name the same node. A malformed name is the same as nothing.
+pub fn same(a: &str, b: &str) -> bool {
+    normalize(a).is_ok_and(|a| normalize(b) == Ok(a))
 }
 
 /// `yyyy-mm.domain[:anything]`
@@ -122,7 +132,7 @@ pub struct IscsiUrl {
     pub credentials: Option<Credentials>,
     /// The portal.
     pub portal: HostPort,
-    /// Target name in normal form; `None` in a URL that names a portal only (for discovery).
+    /// Target name as it was given; `None` in a URL that names a portal only (for discovery).
     pub target: Option<String>,
     /// Logical unit number; 0 unless given.
     pub lun: u16,
@@ -137,6 +147,9 @@ pub enum UrlError {
     /// The part before `@` has no user.
     #[error("the URL has a secret without a user: write user%secret@host")]
     User,
+    /// A link-local address with a zone.
+    #[error("an offloaded connection has no scope: write the IPv6 address without its %zone")]
+    Scope,
     /// Malformed host or port.
     #[error("the URL needs host or host:port (1 to 65535), IPv6 addresses in brackets")]
     Portal,
@@ -152,22 +165,34 @@ impl core::str::FromStr for IscsiUrl {
     type Err = UrlError;
 
     fn from_str(text: &str) -> Result<IscsiUrl, UrlError> {
-        let rest = text.strip_prefix("iscsi://").ok_or(UrlError::Scheme)?;
+        const SCHEME: &str = "iscsi://";
+        let (scheme, rest) = text.split_at_checked(SCHEME.len()).ok_or(UrlError::Scheme)?;
+        if !scheme.eq_ignore_ascii_case(SCHEME) {
+            return Err(UrlError::Scheme);
+        }
         // A secret may hold '/' and '@': the target name cannot, so the last '@' ends the user part.
         let (user, rest) = match rest.rsplit_once('@') {
             Some((user, rest)) => (Some(user), rest),
             None => (None, rest),
         };
-        let credentials = match user.map(|user| user.split_once('%').unwrap_or((user, ""))) {
+        let split = |user| -> (&str, &str) {
+            let (percent, colon) = (str::split_once(user, '%'), str::split_once(user, ':'));
+            percent.or(colon).unwrap_or((user, ""))
+        };
+        let credentials = match user.map(split) {
             Some(("", _)) => return Err(UrlError::User),
             Some((name, secret)) => Some(Credentials::new(name, secret)),
             None => None,
         };
         let mut parts = rest.splitn(3, '/');
-        let portal = parts.next().and_then(HostPort::parse).ok_or(UrlError::Portal)?;
+        let portal = parse_portal(parts.next().unwrap_or_default())?;
         let target = match parts.next() {
             None | Some("") => None,
-            Some(name) => Some(normalize(name)?),
+            Some(name) => {
+                let name = decode(name).ok_or(NameError::Character)?;
+                normalize(&name)?;
+                Some(name)
+            }
         };
         let lun = match parts.next() {
             None | Some("") => 0,
@@ -176,6 +201,29 @@ impl core::str::FromStr for IscsiUrl {
         };
         Ok(IscsiUrl { credentials, portal, target, lun })
     }
+}
+
+/// `host[:port][,tag]`
+fn parse_portal(text: &str) -> Result<HostPort, UrlError> {
+    let zone =
+        text.strip_prefix('[').and_then(|v6| v6.split_once(']')).and_then(|(v6, _)| v6.split_once('%'));
+    if zone.is_some_and(|(address, _)| address.parse::<core::net::Ipv6Addr>().is_ok()) {
+        return Err(UrlError::Scope);
+    }
+    let tagged = text.rsplit_once(',').filter(|(_, tag)| tag.parse::<u16>().is_ok());
+    HostPort::parse(tagged.map_or(text, |(portal, _)| portal)).ok_or(UrlError::Portal)
+}
+
+/// Replaces `%3A` and its like by what they stand for; `None` when that is no text.
+fn decode(text: &str) -> Option<String> {
+    let mut parts = text.split('%');
+    let mut out: Vec<u8> = parts.next()?.into();
+    for part in parts {
+        let (digits, rest) = part.split_at_checked(2)?;
+        out.push(u8::from_str_radix(digits, 16).ok().filter(|_| !digits.starts_with('+'))?);
+        out.extend(rest.bytes());
+    }
+    String::from_utf8(out).ok()
 }
 
 /// Largest LUN of flat space addressing (SAM-5 4.7.7.3).
@@ -255,6 +303,51 @@ mod tests {
         assert_eq!(url("iscsi://u@h").unwrap().credentials, Some(Credentials::new("u", "")));
     }
 
+    /// URLs with what `iscsi_parse_full_url` of libiscsi 1.19 makes of them: portal, target, user, secret, LUN.
+    #[test]
+    fn what_libiscsi_reads_is_read_alike() {
+        const DISK: &str = "iqn.2026-01.org.example:disk";
+        for (text, portal, target, user, lun) in [
+            ("h/iqn.2026-01.org.example:disk/0", "h:3260", DISK, None, 0),
+            ("h/iqn.2026-01.org.example%3Adisk/0", "h:3260", DISK, None, 0),
+            ("h/iqn%2E2026-01.org.example%3adisk/0", "h:3260", DISK, None, 0),
+            ("h/IQN.2026-01.org.Example:Disk/0", "h:3260", "IQN.2026-01.org.Example:Disk", None, 0),
+            ("h/eui.02004567A425678D/12", "h:3260", "eui.02004567A425678D", None, 12),
+            ("h/iqn.2026-01.org.example:disk/01", "h:3260", DISK, None, 1),
+            ("h.example.:860/iqn.2026-01.org.example:disk/7", "h.example.:860", DISK, None, 7),
+            ("under_score/iqn.2026-01.org.example:disk/0", "under_score:3260", DISK, None, 0),
+            ("[2001:db8::1]:860/iqn.2026-01.org.example:disk/7", "[2001:db8::1]:860", DISK, None, 7),
+            ("h,1/iqn.2026-01.org.example:disk/0", "h:3260", DISK, None, 0),
+            ("h:3261,1/iqn.2026-01.org.example:disk/0", "h:3261", DISK, None, 0),
+            ("u%p@h/iqn.2026-01.org.example:disk/0", "h:3260", DISK, Some(("u", "p")), 0),
+            ("u:p@h/iqn.2026-01.org.example:disk/0", "h:3260", DISK, Some(("u", "p")), 0),
+            ("u%p:q@h/iqn.2026-01.org.example:disk/0", "h:3260", DISK, Some(("u", "p:q")), 0),
+            ("u:p%q@h/iqn.2026-01.org.example:disk/0", "h:3260", DISK, Some(("u:p", "q")), 0),
+            ("u%p/q@h/iqn.2026-01.org.example:disk/0", "h:3260", DISK, Some(("u", "p/q")), 0),
+            ("u%40x%p@h/iqn.2026-01.org.example:disk/0", "h:3260", DISK, Some(("u", "40x%p")), 0),
+            ("u%p%40q@h/iqn.2026-01.org.example:disk/0", "h:3260", DISK, Some(("u", "p%40q")), 0),
+        ] {
+            for scheme in ["iscsi", "ISCSI", "iScsi"] {
+                let got = url(&format!("{scheme}://{text}")).unwrap();
+                let want = user.map(|(name, secret)| Credentials::new(name, secret));
+                assert_eq!(
+                    (got.portal.to_string().as_str(), got.target.as_deref(), got.credentials, got.lun),
+                    (portal, Some(target), want, lun),
+                    "{text}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_compared_and_not_changed() {
+        let (capital, small) = ("iqn.2001-04.com.Example:Disk1", "iqn.2001-04.com.example:disk1");
+        assert!(same(capital, small) && !same(capital, "iqn.2001-04.com.example:disk2"));
+        assert!(!same("disk", "disk"), "no names");
+        let parsed = url(&format!("iscsi://h/{capital}/0")).unwrap();
+        assert_eq!(parsed.target.as_deref(), Some(capital));
+    }
+
     #[test]
     fn wrong_urls_say_what_is_wrong() {
         for (text, want) in [
@@ -267,6 +360,16 @@ mod tests {
             ("iscsi://2001:db8::5/iqn.2001-04.com.example", UrlError::Portal),
             ("iscsi://[2001:db8::5", UrlError::Portal),
             ("iscsi://[host]:1", UrlError::Portal),
+            ("iscsi://h:3260,x/iqn.2001-04.com.example", UrlError::Portal),
+            ("iscsi://[fe80::1%eth0]/iqn.2001-04.com.example/0", UrlError::Scope),
+            ("iscsi://[fe80::1%25eth0]:3260/iqn.2001-04.com.example/0", UrlError::Scope),
+            ("iscsi", UrlError::Scheme),
+            ("iser://h/iqn.2001-04.com.example/0", UrlError::Scheme),
+            ("iscsi://h/iqn.2001-04.com.example:a%2/0", UrlError::Target(NameError::Character)),
+            ("iscsi://h/iqn.2001-04.com.example:a%zz/0", UrlError::Target(NameError::Character)),
+            ("iscsi://h/iqn.2001-04.com.example:a%00b/0", UrlError::Target(NameError::Character)),
+            ("iscsi://h/iqn.2001-04.com.example:a%2Fb/0", UrlError::Target(NameError::Character)),
+            ("iscsi://h/iqn.2001-04.com.example:a%ffb/0", UrlError::Target(NameError::Character)),
             ("iscsi://h/disk/0", UrlError::Target(NameError::Kind)),
             ("iscsi://h//0", UrlError::Target(NameError::Length)),
             ("iscsi://h/iqn.2001-04.com.example/16384", UrlError::Lun),

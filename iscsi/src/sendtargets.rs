@@ -82,7 +82,7 @@ pub fn write_target(out: &mut TextWriter, name: &str, addresses: &[TargetAddress
     out.append(record)
 }
 
-/// Reads a complete answer. Repeated names become one record; names come in normal form.
+/// Reads a complete answer. Names come as the target wrote them; those that name the same target become one record.
 ///
 /// # Errors
 /// [`SendTargetsError`]; nothing of a malformed answer is used.
@@ -95,11 +95,11 @@ pub fn parse(text: &[u8]) -> Result<Vec<TargetRecord>, SendTargetsError> {
         }
         match pair? {
             ("TargetName", name) => {
-                let name = normalize(name).map_err(|_| SendTargetsError::Name)?;
-                let known = records.iter().position(|record| record.name == name);
+                let key = normalize(name).map_err(|_| SendTargetsError::Name)?;
+                let known = records.iter().position(|record| normalize(&record.name).as_ref() == Ok(&key));
                 current = Some(known.unwrap_or(records.len()));
                 if known.is_none() {
-                    records.push(TargetRecord { name, addresses: Vec::new() });
+                    records.push(TargetRecord { name: name.into(), addresses: Vec::new() });
                 }
             }
             ("TargetAddress", address) => {

@@ -42,12 +42,13 @@ struct Report {
 
 /// Serves until it is told to stop.
 pub(crate) fn run(options: &cli::Target, json: bool) -> Result<(), Failure> {
-    let iqn = iscsi::names::normalize(&options.iqn).map_err(|e| Failure::usage(format!("--iqn: {e}")))?;
+    let iqn = options.iqn.clone();
+    let key = iscsi::names::normalize(&iqn).map_err(|e| Failure::usage(format!("--iqn: {e}")))?;
     let broken = |e: std::io::Error| Failure::new(ExitCode::Internal, format!("cannot serve: {e}"));
     let flushed = Arc::new(Event::new().map_err(broken)?);
     let mut disks = Vec::new();
     for (number, spec) in (0u16..).zip(&options.luns) {
-        disks.push((number, lun::open(spec, &identity(&iqn, number), options.read_only, &flushed)?));
+        disks.push((number, lun::open(spec, &identity(&key, number), options.read_only, &flushed)?));
     }
     let luns = disks.len();
     let config = ServerConfig { ping_interval_ns: Some(PING_NS), ..ServerConfig::default() };

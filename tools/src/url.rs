@@ -16,7 +16,7 @@ use crate::failure::Failure;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DiskUrl {
     pub(crate) portal: HostPort,
-    /// In normal form.
+    /// As it was given.
     pub(crate) target: String,
     pub(crate) lun: u16,
     pub(crate) chap: Option<Credentials>,

@@ -9,7 +9,7 @@ use bus::actor::{Actor, ActorId, Budget, Cx, Progress};
 use bus::port::{PortRx, PortTx};
 use bus::time::Instant;
 use bus::trace::EventKind;
-use iscsi::names::normalize;
+use iscsi::names::{normalize, same};
 
 use super::env::{Effect, Ending, Env};
 use super::messages::{IscsidReply, IscsidRequest, MAX_SESSIONS, MgmtError, SessionEntry, SessionView};
@@ -92,14 +92,14 @@ impl Iscsid {
         ports: IscsidPorts,
         records: Records,
     ) -> Result<Self, RecordError> {
-        let initiator_name = normalize(initiator_name).map_err(|why| RecordError::Name {
+        normalize(initiator_name).map_err(|why| RecordError::Name {
             which: "initiator name",
             name: initiator_name.to_owned(),
             why: why.to_string(),
         })?;
         Ok(Self {
             name,
-            initiator_name,
+            initiator_name: initiator_name.to_owned(),
             ports,
             records,
             sessions: BTreeMap::new(),
@@ -270,12 +270,13 @@ impl Iscsid {
         multiple: bool,
     ) -> Result<(), MgmtError> {
         let (record, _) = record.check()?;
-        let target = Some(record.target.clone());
-        let exists = self.sessions.values().any(|s| s.target == target && s.portal == record.portal);
+        let runs = |s: &Session| s.target.as_deref().is_some_and(|name| same(name, &record.target));
+        let exists = self.sessions.values().any(|s| runs(s) && s.portal == record.portal);
         if exists && !multiple {
             return Err(MgmtError::Exists);
         }
-        let (tag, isid) = self.open(cx, id, target, record.portal, record.settings.clone())?;
+        let (tag, isid) =
+            self.open(cx, id, Some(record.target.clone()), record.portal, record.settings.clone())?;
         self.records.put(tag, Stored { record, isid, established: false });
         Ok(())
     }

@@ -335,12 +335,12 @@ impl NodeRecord {
         Self { target: target.into(), portal, settings: Settings::default() }
     }
 
-    /// Normalises the target's name and checks the credentials; values out of range are brought into it.
+    /// Checks the target's name, which stays as it is, and the credentials; values out of range are brought into it.
     ///
     /// # Errors
     /// What no default can mend.
     pub fn check(mut self) -> Result<(Self, Vec<String>), RecordError> {
-        self.target = normalize(&self.target).map_err(|why| RecordError::Name {
+        normalize(&self.target).map_err(|why| RecordError::Name {
             which: "target name",
             name: self.target.clone(),
             why: why.to_string(),

@@ -37,6 +37,19 @@ fn a_login_negotiates_and_starts_the_connection() {
     assert_eq!(b.now_s(), 0, "nothing was waited for");
 }
 
+/// RFC 7143 4.2.7.1: names are compared in normal form. Many targets compare bytes, so what is sent is what the user gave.
+#[test]
+fn names_go_on_the_wire_as_they_were_given() {
+    let mut b = Bench::new();
+    let name = "iqn.2000-01.com.synology:BadnAss.Olive";
+    b.login_ok(NodeRecord::new(name, portal(1)));
+    let text = String::from_utf8(b.adapter.login_text.clone()).unwrap();
+    assert!(text.contains(&format!("TargetName={name}\0")), "{text}");
+    assert!(text.contains("InitiatorName=iqn.2001-04.com.Example:Initiator\0"), "{text}");
+    let folded = NodeRecord::new(name.to_lowercase(), portal(1));
+    assert_eq!(b.login_err(folded), MgmtError::Exists, "the same target");
+}
+
 #[test]
 fn chap_one_way_and_mutual() {
     let own = || Credentials::new("user", "secret-of-user");

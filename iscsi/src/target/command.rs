@@ -159,7 +159,7 @@ impl TargetServer {
             Ok(cdb) => {
                 let context = Context {
                     nexus: &session.nexus,
-                    target: &target.name,
+                    target: &target.key,
                     portal_group: self.config.portal_group,
                     sense,
                 };

@@ -146,7 +146,7 @@ impl TargetServer {
 
     fn begin_session(&mut self, conn: &mut Connection, done: TargetDone, now_ns: u64) {
         let target =
-            done.who.target_name.as_ref().and_then(|name| self.targets.iter().position(|t| t.name == *name));
+            done.who.target_name.as_ref().and_then(|name| self.targets.iter().position(|t| t.key == *name));
         let nexus = Nexus { initiator: done.who.initiator_name, isid: done.who.isid };
         let reinstated = self.reinstate(target, &nexus, conn.link.local.as_ref());
         let mut attentions = Vec::new();

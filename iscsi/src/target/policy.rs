@@ -17,7 +17,7 @@ pub(super) struct Policy<'a> {
 impl Policy<'_> {
     fn target(&self, who: &Identity) -> Option<(usize, &Target)> {
         let name = who.target_name.as_ref()?;
-        self.targets.iter().enumerate().find(|(_, target)| target.name == *name)
+        self.targets.iter().enumerate().find(|(_, target)| target.key == *name)
     }
 
     fn sessions(&self) -> impl Iterator<Item = &Session> {

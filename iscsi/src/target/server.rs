@@ -15,7 +15,7 @@ use super::reservation::Nexus;
 use super::session::{Journal, Link, Numbering, Ping, Session};
 use super::work::Allowance;
 use crate::framing::Framer;
-use crate::names::{NameError, normalize};
+use crate::names::{NameError, normalize, same};
 use crate::negotiate::LOGIN_DATA_SEGMENT_LEN;
 use crate::pdu::{AsyncEvent, AsyncMessage, Header, NopIn};
 use crate::scsi::Lun;
@@ -36,7 +36,10 @@ pub(super) struct Unit {
 /// A target.
 #[derive(Debug)]
 pub(super) struct Target {
+    /// As it was given, and as SendTargets lists it.
     pub(super) name: String,
+    /// Its normal form, by which initiators find it.
+    pub(super) key: String,
     /// By number.
     pub(super) units: Vec<Unit>,
     pub(super) auth: Auth,
@@ -156,8 +159,8 @@ impl TargetServer {
     /// # Errors
     /// [`TargetError`]; nothing is added then.
     pub fn add_target(&mut self, name: &str, luns: Vec<(u16, Disk)>, auth: Auth) -> Result<(), TargetError> {
-        let name = normalize(name)?;
-        if self.targets.iter().any(|target| target.name == name) {
+        let key = normalize(name)?;
+        if self.targets.iter().any(|target| target.key == key) {
             return Err(TargetError::Exists);
         }
         let mut units: Vec<Unit> = luns
@@ -169,13 +172,13 @@ impl TargetServer {
         if let Some(bad) = twice.or(units.last().filter(|unit| unit.number >= Lun::LIMIT)) {
             return Err(TargetError::Lun(bad.number));
         }
-        self.targets.push(Target { name, units, auth, lost: VecDeque::new() });
+        self.targets.push(Target { name: name.into(), key, units, auth, lost: VecDeque::new() });
         Ok(())
     }
 
     /// The disk of a target, for prefilling and checking.
     pub fn disk(&mut self, target: &str, lun: u16) -> Option<&mut Disk> {
-        let target = self.targets.iter_mut().find(|t| t.name == target)?;
+        let target = self.targets.iter_mut().find(|t| same(&t.name, target))?;
         target.units.iter_mut().find(|unit| unit.number == lun).map(|unit| &mut unit.disk)
     }
 

@@ -132,7 +132,7 @@ impl TargetServer {
         let wanted = normalize(value);
         for (at, target) in self.targets.iter().enumerate() {
             let mine = session.target.is_none_or(|own| own == at);
-            let asked = value == "All" || value.is_empty() || wanted.as_ref() == Ok(&target.name);
+            let asked = value == "All" || value.is_empty() || wanted.as_ref() == Ok(&target.key);
             // A list that is full ends with its last whole target.
             if mine && asked && write_target(out, &target.name, link.local.as_slice()).is_err() {
                 break;

@@ -111,6 +111,8 @@ pub(super) struct FakeAdapter {
     pub(super) started: Vec<ConnParams>,
     pub(super) isids: Vec<[u8; 6]>,
     pub(super) logouts: u32,
+    /// The data of all Login Requests.
+    pub(super) login_text: Vec<u8>,
     next: u32,
 }
 
@@ -147,6 +149,7 @@ impl FakeAdapter {
             started: Vec::new(),
             isids: Vec::new(),
             logouts: 0,
+            login_text: Vec::new(),
             next: 0,
         }
     }
@@ -365,6 +368,7 @@ impl FakeAdapter {
     }
 
     fn login(&mut self, ep: EpHandle, bhs: &Bhs, data: &[u8]) {
+        self.login_text.extend_from_slice(data);
         if self.target.garbage > 0 {
             self.target.garbage -= 1;
             return self.say(FromAdapter::RecvPdu { ep, bhs: [0x23; 48], data: vec![0xFF; 100] });
@@ -655,5 +659,5 @@ impl Bench {
 
 fn daemon(ports: IscsidPorts, records: &Records) -> Iscsid {
     let name = ActorId::new("iscsid", 0);
-    Iscsid::new(name, "iqn.2001-04.com.example:initiator", ports, records.clone()).unwrap()
+    Iscsid::new(name, "iqn.2001-04.com.Example:Initiator", ports, records.clone()).unwrap()
 }

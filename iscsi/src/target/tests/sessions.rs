@@ -145,6 +145,24 @@ fn discovery_lists_all_and_a_session_its_own() {
 }
 
 #[test]
+fn names_are_listed_as_given_and_found_in_any_case() {
+    let given = "iqn.2026-01.Example:MixedCase";
+    let mut lab = Lab::new();
+    lab.server.add_target(given, vec![], Auth::default()).unwrap();
+    assert!(lab.server.add_target(&given.to_lowercase(), vec![], Auth::default()).is_err(), "the same name");
+    let mut finder = Host::login(&mut lab, InitiatorConfig { target_name: None, ..initiator(9) });
+    for ask in ["All", given, "iqn.2026-01.EXAMPLE:mixedcase"] {
+        let seen = text(&mut finder, &mut lab, format!("SendTargets={ask}\0").as_bytes());
+        let records = sendtargets::parse(&seen.data).unwrap();
+        assert_eq!(records.last().unwrap().name, given, "{ask}");
+    }
+    for name in [given, "iqn.2026-01.EXAMPLE:mixedcase"] {
+        let config = InitiatorConfig { target_name: Some(name.into()), ..initiator(1) };
+        assert!(Host::try_login(&mut lab, config).is_ok(), "{name}");
+    }
+}
+
+#[test]
 fn a_long_answer_comes_in_parts() {
     let mut lab = Lab::new();
     for at in 0..200 {
