@@ -13,6 +13,7 @@
 #![allow(unsafe_code)]
 
 pub mod actor;
+pub mod address;
 pub mod config;
 mod gate;
 pub mod inproc;

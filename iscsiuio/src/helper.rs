@@ -592,7 +592,7 @@ impl Actor for Helper {
                 stack.poll(io);
                 None::<()>
             });
-            let (now, neighbours, out, log) = (cx.now, &self.neighbours, &mut self.out, &mut self.log);
+            let (now, neighbours, out, log) = (cx.now, &mut self.neighbours, &mut self.out, &mut self.log);
             if let Some(stack) = &mut self.stack {
                 self.paths.poll(&mut PathIo { now, stack, neighbours, out, log });
                 self.pings.poll(now, stack, neighbours, out);

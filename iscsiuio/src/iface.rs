@@ -5,6 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use bus::address::{NotHost, host};
 use thiserror::Error;
 
 use crate::stack::INTERFACES;
@@ -119,9 +120,12 @@ pub enum BadIface {
     /// A gateway that cannot be reached.
     #[error("gateway {0} is not in the network of the address")]
     Gateway(IpAddr),
+    /// The gateway is we ourselves.
+    #[error("gateway {0} is the interface's own address")]
+    OwnGateway(IpAddr),
     /// An address that no host has.
-    #[error("{0} cannot be the address of a host")]
-    NotHost(IpAddr),
+    #[error("{0} cannot be the address of a host: it {1}")]
+    NotHost(IpAddr, NotHost),
     /// Out of range.
     #[error("Invalid VLAN tag: {0}")]
     Vlan(u32),
@@ -188,12 +192,16 @@ pub fn class_prefix(a: Ipv4Addr) -> u8 {
     }
 }
 
-/// Whether a host can have the address.
-pub(crate) fn is_host(a: IpAddr) -> bool {
-    match a {
-        IpAddr::V4(a) => !(a.is_unspecified() || a.is_multicast() || a.is_broadcast() || a.is_loopback()),
-        IpAddr::V6(a) => !(a.is_unspecified() || a.is_multicast() || a.is_loopback()),
+/// Judges a gateway of an interface.
+///
+/// # Errors
+/// [`BadIface::NotHost`], [`BadIface::OwnGateway`] or [`BadIface::Gateway`].
+pub(crate) fn gateway4(gateway: Ipv4Addr, address: Ipv4Addr, prefix: u8) -> Result<Ipv4Addr, BadIface> {
+    if gateway == address {
+        return Err(BadIface::OwnGateway(gateway.into()));
     }
+    host(gateway.into(), prefix).map_err(|why| BadIface::NotHost(gateway.into(), why))?;
+    if same_v4(address, gateway, prefix) { Ok(gateway) } else { Err(BadIface::Gateway(gateway.into())) }
 }
 
 impl FromStr for IfaceConfig {
@@ -249,12 +257,18 @@ impl FromStr for IfaceConfig {
         let mut address = address.ok_or(BadIface::NoAddress)?;
         match (&mut address, gateway) {
             (_, None) => {}
-            (Addressing::StaticV4 { address, prefix, gateway: slot }, Some(IpAddr::V4(g)))
-                if same_v4(*address, g, *prefix) && *address != g =>
-            {
-                *slot = Some(g);
+            (Addressing::StaticV4 { address, prefix, gateway: slot }, Some(IpAddr::V4(g))) => {
+                *slot = Some(gateway4(g, *address, *prefix)?);
             }
-            (Addressing::V6 { router, .. }, Some(IpAddr::V6(g))) => *router = Some(g),
+            (Addressing::V6 { mode: V6Mode::Static { address, .. }, .. }, Some(IpAddr::V6(g)))
+                if *address == g =>
+            {
+                return Err(BadIface::OwnGateway(g.into()));
+            }
+            (Addressing::V6 { router, .. }, Some(IpAddr::V6(g))) => {
+                host(g.into(), 128).map_err(|why| BadIface::NotHost(g.into(), why))?;
+                *router = Some(g);
+            }
             (_, Some(g)) => return Err(BadIface::Gateway(g)),
         }
         let vlan = vlan.map(|id| Vlan { id, priority });
@@ -269,9 +283,6 @@ pub(crate) fn address_and_prefix(text: &str) -> Result<(IpAddr, u8), BadIface> {
         None => (text, None),
     };
     let ip: IpAddr = address.parse().map_err(|_| BadIface::Value(address.into(), "address"))?;
-    if !is_host(ip) {
-        return Err(BadIface::NotHost(ip));
-    }
     let (default, most) = match ip {
         IpAddr::V4(a) => (class_prefix(a), 32),
         IpAddr::V6(_) => (64, 128),
@@ -282,6 +293,7 @@ pub(crate) fn address_and_prefix(text: &str) -> Result<(IpAddr, u8), BadIface> {
             p.parse().ok().filter(|p| (1..=most).contains(p)).ok_or(BadIface::Value(p.into(), "prefix"))?
         }
     };
+    host(ip, prefix).map_err(|why| BadIface::NotHost(ip, why))?;
     Ok((ip, prefix))
 }
 
@@ -327,7 +339,23 @@ mod tests {
         assert_eq!(e("dhcp,vlan=4095"), BadIface::Vlan(4095));
         assert_eq!(e("dhcp,mtu=45"), BadIface::Mtu(45));
         assert_eq!(e("ip=10.0.0.3/24,gw=10.0.1.1"), BadIface::Gateway([10, 0, 1, 1].into()));
-        assert_eq!(e("ip=224.0.0.1"), BadIface::NotHost([224, 0, 0, 1].into()));
+        for (text, why) in [
+            ("ip=224.0.0.1", NotHost::Multicast),
+            ("ip=10.77.0.255/24", NotHost::Broadcast),
+            ("ip=10.77.0.0/24", NotHost::Network),
+            ("ip=10.77.0.7/30", NotHost::Broadcast),
+            ("ip=240.0.0.1/24", NotHost::Reserved),
+            ("ip=::ffff:10.77.0.3/96", NotHost::Mapped),
+            ("ip=10.77.0.3/24,gw=10.77.0.255", NotHost::Broadcast),
+            ("ip=10.77.0.3/24,gw=10.77.0.0", NotHost::Network),
+            ("ip=fd00::3/64,gw=ff02::2", NotHost::Multicast),
+        ] {
+            assert!(matches!(e(text), BadIface::NotHost(_, w) if w == why), "{text}: {}", e(text));
+        }
+        for text in ["ip=10.77.0.3/24,gw=10.77.0.3", "ip=fd00::3/64,gw=fd00::3"] {
+            assert!(e(text).to_string().contains("own address"), "{text}");
+        }
+        assert!("ip=10.77.0.0/31,gw=10.77.0.1".parse::<IfaceConfig>().is_ok());
         assert!(matches!(e("ip=10.0.0.3/33"), BadIface::Value(..)));
         assert!(matches!(e("dhpc"), BadIface::Word(_)));
     }

@@ -6,10 +6,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use bus::address::host;
 use thiserror::Error;
 
 use crate::iface::{
-    Addressing, BadIface, IfaceConfig, MTU, V6Mode, Vlan, address_and_prefix, class_prefix, is_host, same_v4,
+    Addressing, BadIface, IfaceConfig, MTU, V6Mode, Vlan, address_and_prefix, class_prefix, gateway4,
 };
 
 /// Name of the abstract socket, without the NUL in front.
@@ -317,10 +318,10 @@ impl IfaceRecord {
                 m if m.leading_ones() + m.trailing_zeros() == 32 => m.leading_ones() as u8,
                 _ => return Err(BadIface::Value(self.subnet_mask.clone(), "subnet mask")),
             };
+            host(address.into(), prefix).map_err(|why| BadIface::NotHost(address.into(), why))?;
         }
         let gateway = self.gateway.parse::<Ipv4Addr>().ok();
-        let gateway =
-            gateway.filter(|g| is_host((*g).into()) && same_v4(*g, address, prefix) && *g != address);
+        let gateway = gateway.and_then(|g| gateway4(g, address, prefix).ok());
         Ok(Addressing::StaticV4 { address, prefix, gateway })
     }
 
@@ -339,7 +340,7 @@ impl IfaceRecord {
         };
         // `off`: what the record says counts, if it is an address.
         let given = |switch: &str, text: &str| {
-            let a = text.parse::<Ipv6Addr>().ok().filter(|a| is_host((*a).into()));
+            let a = text.parse::<Ipv6Addr>().ok().filter(|a| host((*a).into(), 128).is_ok());
             a.filter(|_| switch == "off")
         };
         let link_local =

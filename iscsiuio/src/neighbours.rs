@@ -2,6 +2,9 @@
 //!
 //! An entry lives [`LIFE`] after it was last confirmed. ARP and neighbour advertisements overwrite; other packets only confirm
 //! or add, so that one with a wrong sender cannot redirect a path. A full table gives up its oldest entry.
+//!
+//! Who was asked for is remembered for [`ASKED_LIFE`]: the answer counts wherever the neighbour stands, in our network or not. What
+//! is asked for is the sender's decision alone, so that nothing is asked whose answer would not be used.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -16,6 +19,9 @@ pub(crate) const LIFE: Duration = Duration::from_secs(300);
 /// Entries of each family.
 pub(crate) const ENTRIES: usize = 16;
 
+/// How long an answer may take.
+pub(crate) const ASKED_LIFE: Duration = Duration::from_secs(8);
+
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     iface: usize,
@@ -28,6 +34,8 @@ struct Entry {
 #[derive(Debug, Default)]
 pub(crate) struct Neighbours {
     tables: [Vec<Entry>; 2],
+    /// Interface, address, when it was last asked for. As many as both tables hold.
+    asked: Vec<(usize, IpAddr, Instant)>,
     pub(crate) evicted: u64,
 }
 
@@ -40,6 +48,20 @@ impl Neighbours {
     pub(crate) fn get(&self, iface: usize, ip: IpAddr, now: Instant) -> Option<(Mac, Instant)> {
         let e = self.tables[usize::from(ip.is_ipv6())].iter().find(|e| e.iface == iface && e.ip == ip)?;
         (now.since(e.seen) < LIFE).then_some((e.mac, e.seen))
+    }
+
+    /// Somebody is asked for `ip`.
+    pub(crate) fn ask(&mut self, iface: usize, ip: IpAddr, now: Instant) {
+        self.asked.retain(|a| (a.0, a.1) != (iface, ip) && now.since(a.2) < ASKED_LIFE);
+        if self.asked.len() == 2 * ENTRIES {
+            self.asked.remove(0);
+        }
+        self.asked.push((iface, ip, now));
+    }
+
+    /// Whether an answer of `ip` is waited for.
+    pub(crate) fn was_asked(&self, iface: usize, ip: IpAddr, now: Instant) -> bool {
+        self.asked.iter().any(|a| (a.0, a.1) == (iface, ip) && now.since(a.2) < ASKED_LIFE)
     }
 
     /// `ip` said that it is `mac`. Returns whether anything changed.
@@ -85,11 +107,13 @@ impl Neighbours {
         for table in &mut self.tables {
             table.retain(|e| e.iface != iface);
         }
+        self.asked.retain(|a| a.0 != iface);
     }
 
     /// Forgets everything.
     pub(crate) fn clear(&mut self) {
         self.tables.iter_mut().for_each(Vec::clear);
+        self.asked.clear();
     }
 
     #[cfg(test)]

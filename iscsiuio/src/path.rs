@@ -91,7 +91,7 @@ pub(crate) struct Paths {
 pub(crate) struct PathIo<'a> {
     pub(crate) now: Instant,
     pub(crate) stack: &'a mut Stack,
-    pub(crate) neighbours: &'a Neighbours,
+    pub(crate) neighbours: &'a mut Neighbours,
     pub(crate) out: &'a mut Out,
     pub(crate) log: &'a mut Log,
 }
@@ -232,7 +232,7 @@ impl Paths {
                 State::Known { at }
             }
             (State::Asking { tries, at }, _) if io.now >= at => {
-                io.stack.solicit(io.out, route, None);
+                io.stack.solicit(io.out, io.neighbours, io.now, route, None);
                 State::Asking { tries: tries + 1, at: io.now + TRY_GAP }
             }
             (State::Known { at }, _) if io.now < at => state,
@@ -240,7 +240,7 @@ impl Paths {
                 if io.now.since(seen) < PROBE_EVERY {
                     State::Known { at: seen + PROBE_EVERY }
                 } else {
-                    io.stack.solicit(io.out, route, Some(mac));
+                    io.stack.solicit(io.out, io.neighbours, io.now, route, Some(mac));
                     State::Probing { mac, since: seen, tries: 1, at: io.now + PROBE_GAP }
                 }
             }
@@ -252,10 +252,10 @@ impl Paths {
             }
             (State::Probing { mac, since, tries, at }, _) if io.now >= at => {
                 if tries == PROBES {
-                    io.stack.solicit(io.out, route, None);
+                    io.stack.solicit(io.out, io.neighbours, io.now, route, None);
                     State::Asking { tries: 1, at: io.now + TRY_GAP }
                 } else {
-                    io.stack.solicit(io.out, route, Some(mac));
+                    io.stack.solicit(io.out, io.neighbours, io.now, route, Some(mac));
                     State::Probing { mac, since, tries: tries + 1, at: io.now + PROBE_GAP }
                 }
             }

@@ -122,7 +122,7 @@ impl Pings {
         }
     }
 
-    pub(crate) fn poll(&mut self, now: Instant, stack: &Stack, neighbours: &Neighbours, out: &mut Out) {
+    pub(crate) fn poll(&mut self, now: Instant, stack: &Stack, neighbours: &mut Neighbours, out: &mut Out) {
         for p in &mut self.all {
             p.state = match p.state {
                 State::Asking { tries, at } => p.ask(now, (tries, at), stack, neighbours, out),
@@ -139,7 +139,7 @@ impl Ping {
         now: Instant,
         (tries, at): (u8, Instant),
         stack: &Stack,
-        neighbours: &Neighbours,
+        neighbours: &mut Neighbours,
         out: &mut Out,
     ) -> State {
         let Some(route) = stack.route(self.dst, self.vlan) else {
@@ -169,7 +169,7 @@ impl Ping {
         if tries == TRIES {
             return State::Done(PingStatus::NoArpReceived);
         }
-        stack.solicit(out, route, None);
+        stack.solicit(out, neighbours, now, route, None);
         State::Asking { tries: tries + 1, at: now + TRY_GAP }
     }
 }

@@ -24,6 +24,8 @@ struct Server {
     lease_s: u32,
     nak: bool,
     silent: bool,
+    /// Its options stand in `file` and `sname` (option overload).
+    overload: bool,
     unicast: u32,
     /// Renewals to anybody.
     rebinds: u32,
@@ -38,6 +40,7 @@ fn serve(r: &mut Rig) -> Shared {
         lease_s: 1000,
         nak: false,
         silent: false,
+        overload: false,
         unicast: 0,
         rebinds: 0,
     };
@@ -61,7 +64,11 @@ fn serve(r: &mut Rig) -> Shared {
             Request => Ack,
             _ => return Vec::new(),
         };
-        vec![(reply(kind, m.transaction_id, s.address, s.lease_s), sent.tci)]
+        let mut answer = reply(kind, m.transaction_id, s.address, s.lease_s);
+        if s.overload {
+            answer = overloaded(&answer);
+        }
+        vec![(answer, sent.tci)]
     }));
     shared
 }
@@ -96,6 +103,31 @@ fn reply(kind: DhcpMessageType, xid: u32, address: Ipv4Addr, lease_s: u32) -> Ve
     udp((PEER, SERVER.into(), 67), (BROADCAST, ANYBODY.into(), 68), &b)
 }
 
+/// The same answer with mask and router in `file`, lease time in `sname`.
+fn overloaded(frame: &[u8]) -> Vec<u8> {
+    let bytes = udp_of(frame, 68).unwrap();
+    let mut m = bytes[..240].to_vec();
+    let (mut file, mut sname) = (vec![0], Vec::new());
+    let mut rest = &bytes[240..];
+    while let [code @ 1..=254, length, more @ ..] = rest {
+        let (value, more) = more.split_at(usize::from(*length));
+        let to = match code {
+            1 | 3 => &mut file,
+            51 => &mut sname,
+            _ => &mut m,
+        };
+        to.extend([*code, *length]);
+        to.extend(value);
+        rest = more;
+    }
+    for (part, at) in [(&mut file, 108), (&mut sname, 44)] {
+        part.push(255);
+        m[at..at + part.len()].copy_from_slice(part);
+    }
+    m.extend([52, 1, 3, 255]);
+    udp((PEER, SERVER.into(), 67), (BROADCAST, ANYBODY.into(), 68), &m)
+}
+
 fn kinds(s: &Shared) -> Vec<DhcpMessageType> {
     s.borrow_mut().seen.drain(..).map(|m| m.0).collect()
 }
@@ -118,6 +150,38 @@ fn an_address_is_leased_probed_and_announced() {
         assert!(lines.iter().any(|l| l == part), "{part}: {lines:?}");
     }
     assert_eq!(r.arps().iter().filter(|a| a.1 == OURS).count(), 1, "and the second announcement comes later");
+}
+
+/// RFC 2132 9.3: options that do not fit stand in `file` and `sname`.
+#[test]
+fn options_in_file_and_sname_count() {
+    let mut r = Rig::new(&["dhcp"]);
+    let s = serve(&mut r);
+    s.borrow_mut().overload = true;
+    r.tell(ToHelper::IfUp { mac: MAC, mtu: 1500 });
+    r.run(2000);
+    assert_eq!((kinds(&s), r.helper.addresses(0)), (vec![Discover, Request], vec![OURS.into()]));
+    let lines = r.lines();
+    for part in ["Got netmask /24", "Got default router 10.0.0.1", "Lease expires in 1000 seconds"] {
+        assert!(lines.iter().any(|l| l.contains(part)), "{part}: {lines:?}");
+    }
+}
+
+/// The mask that comes with it decides whether an address can be a host's.
+#[test]
+fn an_offer_of_an_address_that_no_host_has_is_not_taken() {
+    for last in [0, 255] {
+        let mut r = Rig::new(&["dhcp"]);
+        let s = serve(&mut r);
+        s.borrow_mut().address = [10, 0, 0, last].into();
+        r.tell(ToHelper::IfUp { mac: MAC, mtu: 1500 });
+        r.run(5000);
+        assert!(kinds(&s).iter().all(|kind| *kind == Discover));
+        assert!(r.said(if last == 0 { "network's own address" } else { "broadcast address" }));
+        s.borrow_mut().address = OURS;
+        r.run(5000);
+        assert_eq!(r.helper.addresses(0), [OURS]);
+    }
 }
 
 #[test]

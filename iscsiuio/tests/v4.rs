@@ -3,6 +3,7 @@
 
 mod rig;
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use bus::Instant;
@@ -12,7 +13,7 @@ use rig::*;
 use smoltcp::wire::{ArpOperation, Icmpv4Repr};
 
 const STATIC: &str = "ip=10.0.0.3/24,gw=10.0.0.1";
-const NOBODY: std::net::Ipv4Addr = std::net::Ipv4Addr::UNSPECIFIED;
+const NOBODY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 
 fn secs(s: u64) -> Instant {
     Instant::ZERO + Duration::from_secs(s)
@@ -140,6 +141,29 @@ fn what_is_not_in_the_network_goes_to_the_gateway() {
     r.want(1, [192, 168, 0, 1]);
     r.run(10);
     assert_eq!(r.updates[0].1.mac, OTHER);
+}
+
+/// Who is asked is heard, also in another network: without a gateway the destination itself is asked.
+#[test]
+fn without_a_gateway_the_destination_is_asked_and_its_answer_used() {
+    let far = Ipv4Addr::new(10, 77, 0, 9);
+    for config in ["ip=10.99.0.3/24", "ip=10.77.0.3/32", "ip=10.77.0.3/24"] {
+        let mut r = Rig::up(&[config]);
+        // An answer that nobody asked for, and one of somebody else, are not used.
+        let own: Ipv4Addr = config[3..config.find('/').unwrap()].parse().unwrap();
+        if !config.ends_with("77.0.3/24") {
+            r.put(&arp(ArpOperation::Reply, (OTHER, far), (MAC, own), MAC));
+        }
+        r.take();
+        r.responder = Some(answers_arp(far, PEER));
+        r.want(1, far);
+        r.run(10);
+        assert_eq!(r.updates.len(), 1, "{config}");
+        assert_eq!((r.updates[0].1.mac, r.updates[0].1.src), (PEER, own.into()), "{config}");
+        // It is watched as any other: if it moves and says so, the path follows.
+        r.put(&arp(ArpOperation::Reply, (OTHER, far), (MAC, own), MAC));
+        assert_eq!(r.updates[1].1.mac, OTHER, "{config}");
+    }
 }
 
 #[test]

@@ -186,6 +186,27 @@ fn without_a_router_what_is_off_link_fails_at_once() {
     assert!(!r.updates[2].1.resolved());
 }
 
+/// RFC 4861 7.2.5: what we asked is answered by any advertisement for that target, whatever its source and flags.
+#[test]
+fn a_router_that_answers_from_another_address_is_heard() {
+    let mut r = start("ip=fd00::3/64,gw=fe80::1");
+    r.run(20_000);
+    r.want(1, ip("2001:db8::9"));
+    r.run(10);
+    let flags = NdiscNeighborFlags::ROUTER;
+    let advertisement = na((PEER, ip("fd00::1")), (MAC, ip("fd00::3")), ip("fe80::1"), flags);
+    r.put(&advertisement);
+    r.run(10);
+    assert_eq!(r.updates.len(), 1);
+    assert_eq!((r.updates[0].1.mac, r.updates[0].1.src), (PEER, ip("fd00::3").into()));
+    // One that nobody asked for makes nobody a neighbour.
+    r.put(&na((OTHER, ip("fd00::7")), (MAC, ip("fd00::3")), ip("fd00::7"), flags));
+    r.responder = Some(answers_ns(ip("fd00::7"), PEER));
+    r.want(2, ip("fd00::7"));
+    r.run(10);
+    assert_eq!(r.updates[1].1.mac, PEER);
+}
+
 #[test]
 fn solicitations_and_echoes_are_answered() {
     let mut r = start("ip=fd00::3/64");

@@ -14,7 +14,7 @@ use iscsi::names::{normalize, same};
 use super::env::{Effect, Ending, Env};
 use super::messages::{IscsidReply, IscsidRequest, MAX_SESSIONS, MgmtError, SessionEntry, SessionView};
 use super::policy;
-use super::record::{DiscoveryRecord, NodeRecord, RecordError, Settings};
+use super::record::{DiscoveryRecord, NodeRecord, RecordError, Settings, check_portal};
 use super::session::Session;
 use super::store::{Records, Stored, isid};
 use crate::control::{ConnFailure, FromAdapter, SessionId, ToAdapter};
@@ -282,6 +282,7 @@ impl Iscsid {
     }
 
     fn discover(&mut self, cx: &mut Cx<'_>, id: u64, record: DiscoveryRecord) -> Result<(), MgmtError> {
+        check_portal(record.portal)?;
         let mut settings = record.settings;
         settings.chap.config(None)?;
         settings.clamp();

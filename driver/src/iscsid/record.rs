@@ -26,6 +26,14 @@ pub enum RecordError {
         /// What is wrong with it.
         why: String,
     },
+    /// No connection can go to the portal.
+    #[error("no target can be at {portal}: {why}")]
+    Portal {
+        /// Which portal.
+        portal: SocketAddr,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The target is to authenticate itself, but the initiator has no secret of its own.
     #[error("username_in needs a password too: a target is only authenticated together with the initiator")]
     MutualWithoutOwn,
@@ -345,10 +353,21 @@ impl NodeRecord {
             name: self.target.clone(),
             why: why.to_string(),
         })?;
+        check_portal(self.portal)?;
         self.settings.chap.config(None)?;
         let notes = self.settings.clamp();
         Ok((self, notes))
     }
+}
+
+/// Whether a connection can go there.
+pub(super) fn check_portal(portal: SocketAddr) -> Result<(), RecordError> {
+    let why = match bus::address::destination(portal.ip()) {
+        Err(why) => format!("the address {why}"),
+        Ok(()) if portal.port() == 0 => "the port is 0".to_owned(),
+        Ok(()) => return Ok(()),
+    };
+    Err(RecordError::Portal { portal, why })
 }
 
 /// What a discovery asks, and where.

@@ -51,6 +51,25 @@ fn names_go_on_the_wire_as_they_were_given() {
 }
 
 #[test]
+fn a_portal_where_nobody_can_be_is_refused_at_once() {
+    let mut b = Bench::new();
+    for (portal, why) in [
+        ("224.0.0.1:3260", "multicast"),
+        ("255.255.255.255:3260", "reserved"),
+        ("0.0.0.0:3260", "no address"),
+        ("[::ffff:10.0.0.1]:3260", "IPv4"),
+        ("10.0.0.1:0", "port is 0"),
+    ] {
+        let portal = portal.parse().unwrap();
+        let error = b.login_err(NodeRecord::new(TARGET, portal));
+        assert!(error.to_string().contains(why), "{error}");
+        assert_eq!(error.exit(), ExitCode::InvalidParameter);
+        assert_eq!(b.discover(DiscoveryRecord::new(portal)).unwrap_err().exit(), ExitCode::InvalidParameter);
+    }
+    assert_eq!((b.now_s(), b.adapter.connects.len()), (0, 0));
+}
+
+#[test]
 fn chap_one_way_and_mutual() {
     let own = || Credentials::new("user", "secret-of-user");
     let theirs = || Credentials::new("target", "secret-of-target");

@@ -34,9 +34,12 @@ pub enum NatError {
     /// One side is no address; names are not looked up.
     #[error("`{0}` is neither an address nor ADDRESS:PORT ([ADDRESS]:PORT for IPv6)")]
     Address(String),
-    /// Port 0, or an address that no connection can have.
-    #[error("`{0}`: no connection goes there")]
-    Nowhere(String),
+    /// Port 0.
+    #[error("`{0}`: no connection goes to port 0")]
+    Port(String),
+    /// An address that no connection can have.
+    #[error("no connection goes to {0}: it {1}")]
+    Nowhere(IpAddr, bus::address::NotHost),
     /// The same destination twice.
     #[error("`{0}` is mapped already")]
     Twice(String),
@@ -57,9 +60,10 @@ impl FromStr for Place {
         let place =
             place.or_else(|_| text.parse().map(|a: SocketAddr| Self { ip: a.ip(), port: Some(a.port()) }));
         let place = place.map_err(|_| NatError::Address(text.to_owned()))?;
-        if place.port == Some(0) || place.ip.is_unspecified() || place.ip.is_multicast() {
-            return Err(NatError::Nowhere(text.to_owned()));
+        if place.port == Some(0) {
+            return Err(NatError::Port(text.to_owned()));
         }
+        bus::address::destination(place.ip).map_err(|why| NatError::Nowhere(place.ip, why))?;
         Ok(place)
     }
 }

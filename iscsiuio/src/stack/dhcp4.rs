@@ -4,15 +4,18 @@
 //! over at once. At T1 the lease is renewed with its server, at T2 with anybody, and at its end the address is given up.
 //! After a reset of the card a lease that still runs is kept and confirmed at once.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::Range;
 use std::time::Duration;
 
 use bus::Instant;
+use bus::address::host;
 use smoltcp::wire::{DhcpMessageType, DhcpPacket, DhcpRepr, EthernetAddress};
 
 use super::Io;
 use crate::frame::{BROADCAST, Link};
-use crate::iface::{class_prefix, is_host, same_v4};
+use crate::iface::{class_prefix, gateway4};
 use crate::log::Level;
 use crate::neighbours::Mac;
 
@@ -177,7 +180,8 @@ impl Client {
 
     /// Takes a message that came to the client's port.
     pub(crate) fn input(&mut self, io: &mut Io<'_>, link: Link, via: Mac, bytes: &[u8]) -> Option<Event> {
-        let parsed = DhcpPacket::new_checked(bytes).ok().filter(|p| p.options().count() <= 64);
+        let bytes = unfold(bytes);
+        let parsed = DhcpPacket::new_checked(&bytes[..]).ok().filter(|p| p.options().count() <= 64);
         let Some(m) = parsed.as_ref().and_then(|p| DhcpRepr::parse(p).ok()) else {
             io.counters.malformed += 1;
             return None;
@@ -188,17 +192,17 @@ impl Client {
         }
         let server = m.server_identifier.unwrap_or(m.server_ip);
         match (self.state, m.message_type) {
-            (State::Selecting, DhcpMessageType::Offer) if self.tries > 0 && is_host(m.your_ip.into()) => {
+            (State::Selecting, DhcpMessageType::Offer) if self.tries > 0 && is_host(io, &m) => {
                 self.state = State::Requesting { offer: m.your_ip, server };
                 (self.tries, self.at) = (0, io.now);
                 None
             }
             (State::Requesting { offer, server: chosen }, DhcpMessageType::Ack)
-                if self.tries > 0 && offer == m.your_ip && server == chosen =>
+                if self.tries > 0 && offer == m.your_ip && server == chosen && is_host(io, &m) =>
             {
                 self.bound(io, &m, server, via)
             }
-            (State::Renewing { .. }, DhcpMessageType::Ack) if self.tries > 0 && is_host(m.your_ip.into()) => {
+            (State::Renewing { .. }, DhcpMessageType::Ack) if self.tries > 0 && is_host(io, &m) => {
                 self.bound(io, &m, server, via)
             }
             (State::Requesting { server: chosen, .. }, DhcpMessageType::Nak)
@@ -226,13 +230,8 @@ impl Client {
 
     fn bound(&mut self, io: &mut Io<'_>, m: &DhcpRepr<'_>, server: Ipv4Addr, via: Mac) -> Option<Event> {
         let address = m.your_ip;
-        let prefix = match m.subnet_mask.map(u32::from) {
-            Some(mask) if mask != 0 && mask.leading_ones() + mask.trailing_zeros() == 32 => {
-                mask.leading_ones() as u8
-            }
-            _ => class_prefix(address),
-        };
-        let gateway = m.router.filter(|g| same_v4(*g, address, prefix) && *g != address);
+        let prefix = prefix(m);
+        let gateway = m.router.and_then(|g| gateway4(g, address, prefix).ok());
         let span = |s: u32| Duration::from_secs(u64::from(s.max(2)));
         let lease = m.lease_duration.filter(|&s| s != u32::MAX).map(span);
         // Without a lease time the address is asked about again every day.
@@ -288,6 +287,65 @@ impl Client {
             additional_options: &[],
         }
     }
+}
+
+/// Where BOOTP's fields lie: `sname`, `file`, and the options behind the magic cookie (RFC 2131 2).
+const SNAME: Range<usize> = 44..108;
+const FILE: Range<usize> = 108..236;
+const OPTIONS: usize = 240;
+
+/// Moves options that overflow into `file` and `sname` to where options are (option overload, RFC 2132 9.3; RFC 2131 4.1 has the order).
+fn unfold(bytes: &[u8]) -> Cow<'_, [u8]> {
+    let Some(area) = bytes.get(OPTIONS..) else { return bytes.into() };
+    let overload = options(area).find(|(code, _)| *code == 52).and_then(|(_, value)| value.first().copied());
+    let more: &[Range<usize>] = match overload {
+        Some(1) => &[FILE],
+        Some(2) => &[SNAME],
+        Some(3) => &[FILE, SNAME],
+        _ => return bytes.into(),
+    };
+    let mut whole = bytes[..OPTIONS].to_vec();
+    for area in core::iter::once(area).chain(more.iter().map(|r| &bytes[r.clone()])) {
+        for (code, value) in options(area) {
+            whole.extend([code, value.len() as u8]);
+            whole.extend(value);
+        }
+    }
+    whole.push(255);
+    whole.into()
+}
+
+/// The options of one area, up to its end or the first that is cut off.
+fn options(mut area: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+    core::iter::from_fn(move || {
+        while let [0, rest @ ..] = area {
+            area = rest;
+        }
+        let [code @ 1..=254, length, rest @ ..] = area else { return None };
+        let (value, rest) = rest.split_at_checked(usize::from(*length))?;
+        area = rest;
+        Some((*code, value))
+    })
+}
+
+/// The network that a server names, or that the class of the address implies.
+fn prefix(m: &DhcpRepr<'_>) -> u8 {
+    match m.subnet_mask.map(u32::from) {
+        Some(mask) if mask != 0 && mask.leading_ones() + mask.trailing_zeros() == 32 => {
+            mask.leading_ones() as u8
+        }
+        _ => class_prefix(m.your_ip),
+    }
+}
+
+/// Whether what a server gives can be the address of a host; says so if not.
+fn is_host(io: &mut Io<'_>, m: &DhcpRepr<'_>) -> bool {
+    let judged = host(m.your_ip.into(), prefix(m));
+    if let Err(why) = judged {
+        let address = m.your_ip;
+        io.log.add(Level::Error, || format!("the DHCP server gives {address}, which {why}: not taken"));
+    }
+    judged.is_ok()
 }
 
 fn send(io: &mut Io<'_>, link: Link, m: &DhcpRepr<'_>, to: Option<(Mac, Ipv4Addr)>) {

@@ -9,6 +9,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use bus::Instant;
+use bus::address::host;
 use bus::streams::Streams;
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
@@ -281,8 +282,16 @@ impl Stack {
     }
 
     /// Asks who has `hop`: everybody, or only the one who had it.
-    pub(crate) fn solicit(&self, out: &mut Out, route: Route, only: Option<Mac>) {
+    pub(crate) fn solicit(
+        &self,
+        out: &mut Out,
+        neighbours: &mut Neighbours,
+        now: Instant,
+        route: Route,
+        only: Option<Mac>,
+    ) {
         let Some(link) = self.link_of(route.iface) else { return };
+        neighbours.ask(route.iface, route.hop, now);
         match (route.source, route.hop) {
             (IpAddr::V4(source), IpAddr::V4(hop)) => {
                 let target = ([0; 6], hop);
@@ -418,7 +427,7 @@ pub(crate) fn same_net(net: Net, other: Ipv4Addr) -> bool {
     same_v4(net.address, other, net.prefix) && other != net.address
 }
 
-/// Whether an address is usable as the source of a neighbour.
+/// Whether an address can be that of a host, ours or a neighbour's.
 pub(crate) fn unicast6(a: Ipv6Addr) -> bool {
-    !a.is_multicast() && !a.is_unspecified()
+    host(a.into(), 128).is_ok()
 }

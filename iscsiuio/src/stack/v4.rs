@@ -201,11 +201,10 @@ impl V4 {
         }
         let owned = self.net().is_some();
         let for_us = owned && target == net.address;
-        if !from.is_unspecified() && super::same_net(net, from) {
-            let known = io.neighbours.get(iface, from.into(), io.now).is_some();
-            if known || for_us {
-                io.learned |= io.neighbours.learn(iface, from.into(), mac, io.now);
-            }
+        let known = io.neighbours.get(iface, from.into(), io.now).is_some();
+        let asked = io.neighbours.was_asked(iface, from.into(), io.now);
+        if known || asked || for_us && !from.is_unspecified() && super::same_net(net, from) {
+            io.learned |= io.neighbours.learn(iface, from.into(), mac, io.now);
         }
         if for_us && operation == ArpOperation::Request {
             io.out.arp(link, mac, ArpOperation::Reply, net.address, (mac, from));

@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
+use bus::address::{NotHost, host};
 use smoltcp::wire::{
     Icmpv6Repr, NdiscNeighborFlags, NdiscOption, NdiscOptionRepr, NdiscPrefixInfoFlags,
     NdiscPrefixInformation, NdiscRepr, NdiscRouterFlags, RawHardwareAddress,
@@ -77,9 +78,12 @@ impl V6 {
                     } else {
                         io.neighbours.heard(iface, ip, new, io.now)
                     };
-                } else if flags.contains(NdiscNeighborFlags::OVERRIDE)
-                    && io.neighbours.get(iface, ip, io.now).is_some()
-                {
+                } else if io.neighbours.get(iface, ip, io.now).is_some() {
+                    if flags.contains(NdiscNeighborFlags::OVERRIDE) {
+                        io.learned |= io.neighbours.learn(iface, ip, new, io.now);
+                    }
+                } else if io.neighbours.was_asked(iface, ip, io.now) {
+                    // RFC 4861 7.2.5: any advertisement ends the question, whatever its flags.
                     io.learned |= io.neighbours.learn(iface, ip, new, io.now);
                 }
                 false
@@ -142,7 +146,7 @@ impl V6 {
     fn prefix(&mut self, io: &mut Io<'_>, p: &NdiscPrefixInformation) -> bool {
         let (bits, seconds) = (p.prefix_len, p.valid_lifetime.secs());
         if bits > 128
-            || p.prefix.is_multicast()
+            || matches!(host(p.prefix.into(), 128), Err(why) if why != NotHost::Unspecified || bits != 0)
             || p.prefix.is_unicast_link_local()
             || p.preferred_lifetime > p.valid_lifetime
         {
