@@ -8,6 +8,7 @@
 use core::net::SocketAddr;
 use core::time::Duration;
 
+use bus::uio::PathFailure;
 use thiserror::Error;
 
 use crate::error::Cause;
@@ -81,9 +82,12 @@ pub enum EpError {
     /// The card refused to offload: completion status of BNX2I-CNIC 6.2.
     #[error("the card refused the connection (status {0:#x})")]
     Offload(u32),
-    /// The path to the target could not be resolved.
-    #[error("no path to the target")]
-    NoPath,
+    /// The helper found no path to the target.
+    #[error("{0}")]
+    NoPath(PathFailure),
+    /// The helper did not answer.
+    #[error("the helper (iscsiuio) does not answer: start it, or look into its log")]
+    NoHelper,
     /// TCP did not connect: L4 completion status (0x93 for a timeout).
     #[error("TCP did not connect (status {0:#x})")]
     Connect(u16),

@@ -34,6 +34,43 @@ pub enum TextError {
     TooLong,
 }
 
+/// The beginning of a value that a peer sent, for messages: printable ASCII, at most 24 characters.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Excerpt {
+    bytes: [u8; 24],
+    len: u8,
+    cut: bool,
+}
+
+impl Excerpt {
+    /// The beginning of `value`; what cannot be printed becomes a dot.
+    pub fn new(value: &str) -> Excerpt {
+        let mut excerpt = Excerpt { bytes: [0; 24], len: 0, cut: false };
+        for c in value.chars() {
+            let Some(slot) = excerpt.bytes.get_mut(usize::from(excerpt.len)) else {
+                excerpt.cut = true;
+                break;
+            };
+            *slot = if c.is_ascii_graphic() || c == ' ' { c as u8 } else { b'.' };
+            excerpt.len += 1;
+        }
+        excerpt
+    }
+}
+
+impl Display for Excerpt {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let text = core::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or_default();
+        write!(f, "{text}{}", if self.cut { "..." } else { "" })
+    }
+}
+
+impl core::fmt::Debug for Excerpt {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "\"{self}\"")
+    }
+}
+
 /// Longest value of `key`, in bytes.
 fn value_limit(key: &str) -> usize {
     match key {
@@ -333,6 +370,20 @@ mod tests {
 
     fn pairs(text: &[u8]) -> Result<Vec<(&str, &str)>, TextError> {
         Pairs::new(text).collect()
+    }
+
+    #[test]
+    fn an_excerpt_is_short_and_printable() {
+        for (value, want) in [
+            ("", ""),
+            ("Yes", "Yes"),
+            ("a\u{1b}[31m b", "a.[31m b"),
+            ("\u{fc}ber", ".ber"),
+            ("123456789012345678901234", "123456789012345678901234"),
+            ("1234567890123456789012345", "123456789012345678901234..."),
+        ] {
+            assert_eq!(Excerpt::new(value).to_string(), want);
+        }
     }
 
     #[test]

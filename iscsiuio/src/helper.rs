@@ -602,7 +602,7 @@ impl Actor for Helper {
             }
             self.deadlines(cx.now);
         } else {
-            self.paths.expire(cx.now);
+            self.paths.expire(cx.now, self.stack.as_ref());
         }
         self.flush();
         let waiting = !self.outbox.is_empty() || self.paths.answer().is_some();

@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use bus::Instant;
-use bus::uio::{PathHandle, PathReq, PathUpdate};
+use bus::uio::{PathFailure, PathHandle, PathReq, PathUpdate};
 
 use crate::frame::Out;
 use crate::log::{Level, Log};
@@ -103,7 +103,7 @@ impl Paths {
         self.forget(req.handle);
         self.waiting.retain(|w| w.0.handle != req.handle);
         if self.waiting.len() == WAITING {
-            self.fail(&req);
+            self.fail(&req, PathFailure::NoAnswer);
         } else {
             self.waiting.push_back((req, now + GIVE_UP));
         }
@@ -116,13 +116,13 @@ impl Paths {
         *self = Self { version, counters, ..Self::default() };
     }
 
-    /// Requests whose time is over.
-    pub(crate) fn expire(&mut self, now: Instant) {
+    /// Requests whose time is over. Without a `stack` there is no ring yet, and no address.
+    pub(crate) fn expire(&mut self, now: Instant, stack: Option<&Stack>) {
         while let Some(&(req, deadline)) = self.waiting.front()
             && now >= deadline
         {
             self.waiting.pop_front();
-            self.fail(&req);
+            self.fail(&req, stack.map_or(PathFailure::NoAddress, |s| reason(s, &req)));
         }
     }
 
@@ -145,7 +145,7 @@ impl Paths {
     /// Does what is due, and what new neighbours or routes make possible.
     pub(crate) fn poll(&mut self, io: &mut PathIo<'_>) {
         self.follow(io);
-        self.expire(io.now);
+        self.expire(io.now, Some(io.stack));
         for _ in 0..self.waiting.len() {
             let Some((req, deadline)) = self.waiting.pop_front() else { break };
             if !self.resolve(io, &req) {
@@ -174,8 +174,9 @@ impl Paths {
             if io.stack.readiness(req.dst, req.vlan) == Some(Ready::NotYet) {
                 return false;
             }
-            io.log.add(Level::Error, || format!("no route to {}", req.dst));
-            self.fail(req);
+            let why = reason(io.stack, req);
+            io.log.add(Level::Error, || format!("no route to {}: {why}", req.dst));
+            self.fail(req, why);
             return true;
         };
         if let Some((mac, _)) = io.neighbours.get(route.iface, route.hop, io.now) {
@@ -291,7 +292,7 @@ impl Paths {
                     let dst = w.req.dst;
                     io.log.add(Level::Error, || format!("the path to {dst} has lost its address"));
                     self.counters.updates += 1;
-                    self.push(unresolved(&w.req));
+                    self.push(unresolved(&w.req, PathFailure::AddressLost));
                 }
             }
         }
@@ -316,12 +317,19 @@ impl Paths {
         let config = stack.iface(w.route.iface).map(|i| &i.config);
         let vlan = config.and_then(|c| c.vlan).map_or(0, |v| v.tci());
         let pmtu = config.and_then(|c| c.mtu).map_or(w.req.pmtu, |m| m.min(w.req.pmtu));
-        self.push(PathUpdate { handle: w.req.handle, mac: w.mac, src: w.route.source, vlan, pmtu });
+        self.push(PathUpdate {
+            handle: w.req.handle,
+            mac: w.mac,
+            src: w.route.source,
+            vlan,
+            pmtu,
+            failure: None,
+        });
     }
 
-    fn fail(&mut self, req: &PathReq) {
+    fn fail(&mut self, req: &PathReq, why: PathFailure) {
         self.counters.failed += 1;
-        self.push(unresolved(req));
+        self.push(unresolved(req, why));
     }
 
     fn push(&mut self, update: PathUpdate) {
@@ -337,10 +345,20 @@ impl Paths {
     }
 }
 
-fn unresolved(req: &PathReq) -> PathUpdate {
+/// Why a request has no answer.
+fn reason(stack: &Stack, req: &PathReq) -> PathFailure {
+    match (stack.route(req.dst, req.vlan), stack.readiness(req.dst, req.vlan)) {
+        (Some(_), _) => PathFailure::NoAnswer,
+        (None, Some(Ready::NotYet)) => PathFailure::NoAddress,
+        (None, Some(Ready::Conflict)) => PathFailure::Conflict,
+        (None, Some(Ready::Yes) | None) => PathFailure::NoRoute,
+    }
+}
+
+fn unresolved(req: &PathReq, why: PathFailure) -> PathUpdate {
     let src = match req.dst {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    PathUpdate { handle: req.handle, mac: [0; 6], src, vlan: 0, pmtu: req.pmtu }
+    PathUpdate { handle: req.handle, mac: [0; 6], src, vlan: 0, pmtu: req.pmtu, failure: Some(why) }
 }

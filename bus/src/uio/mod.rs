@@ -51,6 +51,33 @@ pub struct PathReq {
     pub pmtu: u16,
 }
 
+/// Why there is no path. Reads as the end of a sentence about a connection.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[repr(u8)]
+pub enum PathFailure {
+    /// The next hop does not answer ARP or neighbour solicitations.
+    #[error("nobody answers for the target's address or its gateway: check address, cable and VLAN")]
+    NoAnswer = 1,
+    /// The interface has no address yet.
+    #[error("the offload interface has no address: check its configuration and the DHCP server")]
+    NoAddress = 2,
+    /// No interface of that family and VLAN, or nothing leads off the link.
+    #[error("no interface has a route to the target: check address family, gateway and router")]
+    NoRoute = 3,
+    /// Somebody else has the interface's address.
+    #[error("another host uses the address of the offload interface: iscsiuio's log names its MAC")]
+    Conflict = 4,
+    /// The address that the path began at is not ours any more.
+    #[error("the address of the path is gone: check the DHCP server, or who else uses the address")]
+    AddressLost = 5,
+}
+
+impl PathFailure {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::NoAnswer, Self::NoAddress, Self::NoRoute, Self::Conflict, Self::AddressLost];
+}
+
 /// A path, or the news that there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PathUpdate {
@@ -64,6 +91,8 @@ pub struct PathUpdate {
     pub vlan: u16,
     /// Path MTU, bytes: the request's, or less if the interface is configured so.
     pub pmtu: u16,
+    /// Why the MAC is none; `None` with one.
+    pub failure: Option<PathFailure>,
 }
 
 impl PathUpdate {

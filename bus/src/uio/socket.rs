@@ -21,15 +21,15 @@ use os::unix::Channel;
 use thiserror::Error;
 
 use super::{
-    BUFFERS_BYTES, EventCount, FromHelper, OpenRefused, PathHandle, PathReq, PathUpdate, RING_BYTES,
-    STATUS_BYTES, ToHelper, UioMaps, Value,
+    BUFFERS_BYTES, EventCount, FromHelper, OpenRefused, PathFailure, PathHandle, PathReq, PathUpdate,
+    RING_BYTES, STATUS_BYTES, ToHelper, UioMaps, Value,
 };
 use crate::mem::View;
 
 /// First word of the hello.
 const MAGIC: u32 = u32::from_le_bytes(*b"cuio");
 /// Version of the format.
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 const HEAD: usize = 8;
 /// Longest body: an Opened with all its registers.
 const BODY: usize = 4 + 3 * 12 + 2 + 8 * REGISTERS;
@@ -384,6 +384,13 @@ fn from_helper(kind: u8, body: &[u8]) -> Result<FromHelper, WireError> {
             src: r.ip()?,
             vlan: r.u16()?,
             pmtu: r.u16()?,
+            failure: match r.u8()? {
+                0 => None,
+                code => {
+                    let known = PathFailure::ALL.into_iter().find(|f| *f as u8 == code);
+                    Some(known.ok_or_else(|| r.malformed())?)
+                }
+            },
         }),
         kind::OPEN => FromHelper::Open,
         kind::CLOSE => FromHelper::Close { generation: r.u32()? },
@@ -432,6 +439,7 @@ impl UioClient {
                 put_ip(&mut body, u.src);
                 body.extend(u.vlan.to_le_bytes());
                 body.extend(u.pmtu.to_le_bytes());
+                body.push(u.failure.map_or(0, |f| f as u8));
                 kind::PATH_UPDATE
             }
             FromHelper::Open => kind::OPEN,

@@ -20,7 +20,7 @@ use core::net::SocketAddr;
 use bus::actor::Cx;
 use bus::pci::{Platform, Proof};
 use bus::trace::EventKind;
-use bus::uio::PathUpdate;
+use bus::uio::{PathFailure, PathUpdate};
 use hsi::kcq::CompletionStatus;
 use hsi::kwq::Kwqe;
 use hsi::l4::{L4Kcq, L4KcqeOpcode, L4Status};
@@ -213,7 +213,7 @@ impl<P: Platform> Adapter<P> {
                 self.quarantine(cx, cid);
             }
             Phase::Resolving | Phase::Connecting => {
-                let why = if ep.phase == Phase::Resolving { EpError::NoPath } else { EpError::Timeout };
+                let why = if ep.phase == Phase::Resolving { EpError::NoHelper } else { EpError::Timeout };
                 self.fail_endpoint(cx, cid, Cause::Connect(why));
             }
             Phase::Grouping => {
@@ -352,9 +352,13 @@ impl<P: Platform> Adapter<P> {
                 self.enter(cx, cid, Phase::Grouping);
             }
             Phase::Resolving | Phase::Grouping | Phase::Connecting if !update.resolved() => {
-                self.fail_endpoint(cx, cid, Cause::Connect(EpError::NoPath));
+                let why = update.failure.unwrap_or(PathFailure::NoAnswer);
+                self.fail_endpoint(cx, cid, Cause::Connect(EpError::NoPath(why)));
             }
-            Phase::Resolving => self.fail_endpoint(cx, cid, Cause::Connect(EpError::NoPath)),
+            // An address of the other family leads nowhere.
+            Phase::Resolving => {
+                self.fail_endpoint(cx, cid, Cause::Connect(EpError::NoPath(PathFailure::NoRoute)));
+            }
             // TCP would go on for minutes from an address that may be another's by then.
             Phase::Connected | Phase::Updating | Phase::Full if !update.resolved() => {
                 self.fail_endpoint(cx, cid, Cause::PathLost);

@@ -2,6 +2,10 @@
 
 use core::fmt;
 
+use iscsi::login::LoginFailure;
+use iscsi::pdu::RejectReason;
+use iscsi::text::Excerpt;
+
 use super::{BlockError, ExitCode, status};
 use crate::control::{ConnFailure, EpError, Refused};
 
@@ -77,10 +81,14 @@ pub enum Cause {
         /// Status-Detail.
         detail: u8,
     },
-    /// The target broke the rules of negotiation.
-    LoginProtocol,
+    /// The target broke the rules of the login phase: which, and with which key.
+    LoginProtocol(LoginFailure),
+    /// The target rejected a login or text request, with this reason (RFC 7143 11.17.1).
+    Rejected(u8),
+    /// The target sends us to a host that is no address.
+    RedirectToName(Excerpt),
     /// The target failed to authenticate itself, or CHAP could not be agreed on.
-    AuthFailed,
+    AuthFailed(LoginFailure),
     /// More redirects in a row than are followed.
     RedirectLoop,
     /// Logout was not answered.
@@ -109,7 +117,7 @@ impl Cause {
             Self::IscsiError(_) | Self::TcpError(_) | Self::Fin | Self::Rst => {
                 (C::ConnFailed, E::Transport, true)
             }
-            Self::Connect(L::NoPath | L::Timeout | L::Connect(CONNECT_TIMED_OUT)) => {
+            Self::Connect(L::NoPath(_) | L::NoHelper | L::Timeout | L::Connect(CONNECT_TIMED_OUT)) => {
                 (C::ConnFailed, E::TransportTimeout, true)
             }
             Self::Connect(L::Connect(_) | L::Closed) => (C::ConnFailed, E::Transport, true),
@@ -130,12 +138,14 @@ impl Cause {
             Self::HostRemoved | Self::Lost(C::InvalidHost) => (C::InvalidHost, E::HostNotFound, false),
             Self::Lost(conn) => (conn, E::Transport, true),
             Self::LoginTimedOut => (C::ConnFailed, E::PduTimeout, true),
-            Self::LoginStatus { class: 2, detail: 1 | 2 } | Self::AuthFailed => {
+            Self::LoginStatus { class: 2, detail: 1 | 2 } | Self::AuthFailed(_) => {
                 (C::ConnFailed, E::LoginAuthFailed, false)
             }
             // Class 3 is the target's own trouble; a redirect that reaches this table named no usable address.
-            Self::LoginStatus { class: 1 | 3, .. } => (C::ConnFailed, E::Login, true),
-            Self::LoginStatus { .. } | Self::LoginProtocol | Self::RedirectLoop => {
+            Self::LoginStatus { class: 1 | 3, .. } | Self::RedirectToName(_) => {
+                (C::ConnFailed, E::Login, true)
+            }
+            Self::LoginStatus { .. } | Self::LoginProtocol(_) | Self::Rejected(_) | Self::RedirectLoop => {
                 (C::ConnFailed, E::FatalLogin, false)
             }
             Self::LogoutTimedOut => (C::ConnFailed, E::Logout, false),
@@ -163,9 +173,7 @@ impl fmt::Display for Cause {
                     None => write!(f, "{what} - unknown err {s:x}"),
                 }
             }
-            Self::Connect(EpError::NoPath) => {
-                f.write_str("nobody answers for the target's address: check address, route and cable")
-            }
+            Self::Connect(why @ (EpError::NoPath(_) | EpError::NoHelper)) => write!(f, "{why}"),
             Self::Connect(EpError::Connect(CONNECT_TIMED_OUT)) => {
                 f.write_str("TCP connect timed out: check address, port and firewall")
             }
@@ -175,17 +183,23 @@ impl fmt::Display for Cause {
                     "TCP connect was refused ({s:#x}): check that a target listens on this address and port"
                 )
             }
-            Self::Connect(EpError::Closed) => f.write_str(
-                "the target closed the connection before login: check that what listens there speaks iSCSI",
-            ),
-            Self::Connect(EpError::Timeout) => {
-                f.write_str("card or helper did not answer in time: check the link, else reset the adapter")
+            Self::Connect(EpError::Closed) => {
+                f.write_str("whoever listens there hung up before the login: check that it speaks iSCSI")
             }
-            Self::Connect(EpError::Refused(Refused::NotReady) | EpError::Down) => {
+            Self::Connect(EpError::Timeout) => {
+                f.write_str("the card does not answer: check the link, else reset the adapter")
+            }
+            Self::Connect(EpError::Refused(Refused::NotReady)) => {
                 f.write_str("the adapter is down or resetting: retry when it is up")
             }
-            Self::Connect(EpError::Refused(Refused::NoCid) | EpError::Offload(0x02)) => {
+            Self::Connect(EpError::Down) => {
+                f.write_str("the adapter went down while the connection was made: it is tried again")
+            }
+            Self::Connect(EpError::Refused(Refused::NoCid)) => {
                 f.write_str("all offloaded connections of the adapter are in use: log out of another session")
+            }
+            Self::Connect(EpError::Offload(0x02)) => {
+                f.write_str("the card has no context left for another connection: log out of a session")
             }
             Self::Connect(EpError::Refused(r)) => write!(f, "the adapter refused the connection: {r}"),
             Self::Connect(EpError::Offload(s)) => {
@@ -217,10 +231,20 @@ impl fmt::Display for Cause {
             Self::LoginStatus { class, detail } => {
                 write!(f, "login failed with status {class:02x}{detail:02x}: {}", login_advice(class, detail))
             }
-            Self::LoginProtocol => {
-                f.write_str("the target broke the rules of login negotiation: check its version")
+            Self::LoginProtocol(why) => write!(f, "the target broke the rules of login negotiation: {why}"),
+            Self::Rejected(reason) => match RejectReason::from_code(reason) {
+                Some(known) => write!(f, "the target rejected our request ({reason:#04x}): {known}"),
+                None => write!(f, "the target rejected our request for an unknown reason ({reason:#04x})"),
+            },
+            Self::RedirectToName(host) => {
+                write!(f, "the target sends us to `{host}`, which is no address: names are not looked up")
             }
-            Self::AuthFailed => f.write_str("authentication failed: check user name and secret"),
+            Self::AuthFailed(why) => {
+                write!(
+                    f,
+                    "authentication failed at our side ({why}): check the secrets and what the target asks for"
+                )
+            }
             Self::RedirectLoop => {
                 f.write_str("too many login redirects in a row: check the target's portals")
             }
@@ -233,15 +257,17 @@ impl fmt::Display for Cause {
 fn login_advice(class: u8, detail: u8) -> &'static str {
     match (class, detail) {
         (1, _) => "the target moved and named no usable address",
-        (2, 1) => "authentication failed; check user name and secret",
+        (2, 1) => "the target does not accept user name and secret; check both",
         (2, 2) => "this initiator is not allowed; check the target's access list",
         (2, 3) => "target not found; check its name",
         (2, 4) => "the target was removed",
         (2, 5) => "the target speaks another version",
         (2, 6) => "too many connections",
         (2, 7) => "a parameter is missing",
-        (2, 8 | 9) => "the target does not support this session",
+        (2, 8) => "the connection cannot become part of that session",
+        (2, 9) => "the target does not serve this kind of session",
         (2, 0xA) => "the session does not exist any more",
+        (2, 0xB) => "the target found a request that has no place in a login",
         (2, _) => "the target refused the initiator's request",
         (3, 1) => "the service is unavailable; retry",
         (3, 2) => "the target is out of resources; retry",

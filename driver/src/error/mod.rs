@@ -9,6 +9,8 @@
 mod block;
 mod cause;
 mod exit;
+#[cfg(test)]
+mod messages;
 pub mod status;
 
 pub use block::{BlockError, Retry};

@@ -17,7 +17,7 @@ use iscsi::pdu::{
 };
 use iscsi::sendtargets::{self, TargetAddress};
 use iscsi::serial::Sn;
-use iscsi::text::{TextCollector, TextWriter};
+use iscsi::text::{Excerpt, TextCollector, TextWriter};
 
 use super::env::{Effect, Ending, Env, SessionStage, conn_params, send_login, send_logout, send_text};
 use super::policy;
@@ -281,7 +281,7 @@ impl Session {
             Challenge::new(bytes[0], &bytes[1..])
         });
         let Ok(chap) = self.settings.chap.config(challenge.flatten()) else {
-            return self.give_up(Cause::AuthFailed, env);
+            return self.give_up(Cause::AuthFailed(LoginFailure::AuthMethod), env);
         };
         let config = InitiatorConfig {
             initiator_name: env.initiator_name.to_owned(),
@@ -312,6 +312,7 @@ impl Session {
             Ok(Pdu::AsyncMessage(message)) => self.async_message(message, env),
             // The only thing of ours that a target may reject here is what we wait for.
             Ok(Pdu::Reject(_)) if matches!(self.state, State::LoggedIn(_)) => {}
+            Ok(Pdu::Reject(reject)) => self.broken(Cause::Rejected(reject.reason), env),
             _ => self.broken(Cause::Protocol, env),
         }
     }
@@ -334,8 +335,10 @@ impl Session {
     }
 
     fn redirected(&mut self, address: &TargetAddress, permanent: bool, env: &mut Env<'_>) {
-        let moved = Cause::LoginStatus { class: 1, detail: if permanent { 2 } else { 1 } };
-        let Ok(ip) = address.portal.host.parse() else { return self.attempt_failed(moved, env) };
+        let host = &address.portal.host;
+        let Ok(ip) = host.parse() else {
+            return self.attempt_failed(Cause::RedirectToName(Excerpt::new(host)), env);
+        };
         let portal = SocketAddr::new(ip, address.portal.port);
         if self.redirects == policy::MAX_REDIRECTS {
             return self.attempt_failed(Cause::RedirectLoop, env);
@@ -357,8 +360,8 @@ impl Session {
                 let (class, detail) = status.codes();
                 Cause::LoginStatus { class, detail }
             }
-            (_, LoginOutcome::AuthenticationFailed) => Cause::AuthFailed,
-            _ => Cause::LoginProtocol,
+            (why, LoginOutcome::AuthenticationFailed) => Cause::AuthFailed(why),
+            (why, _) => Cause::LoginProtocol(why),
         };
         self.attempt_failed(cause, env);
     }

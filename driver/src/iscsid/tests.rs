@@ -6,6 +6,7 @@ use super::*;
 use crate::control::{ConnFailure, EpError, FromAdapter};
 use crate::error::{Cause, ExitCode};
 use bench::*;
+use bus::uio::PathFailure;
 use iscsi::chap::Credentials;
 use iscsi::login::Admission;
 use iscsi::pdu::LoginStatus;
@@ -167,6 +168,24 @@ fn redirects_are_followed_at_once_and_forgotten_unless_permanent() {
     }
 }
 
+/// What the layer below knows reaches the user: the host of a redirect, the reason of a Reject.
+#[test]
+fn refusals_say_what_they_are_about() {
+    let mut b = Bench::new();
+    let address = TargetAddress::parse("storage.example:3260").unwrap();
+    b.adapter.target.admission = Admission::Redirect { address, permanent: false };
+    let error = b.login_err(record());
+    assert!(error.to_string().contains("`storage.example`"), "{error}");
+    assert_eq!(error.exit(), ExitCode::Login, "the target may name another host next time");
+
+    let mut b = Bench::new();
+    b.adapter.target.reject = Some(iscsi::pdu::RejectReason::CommandNotSupported);
+    let error = b.login_err(record());
+    assert!(error.to_string().contains("command not supported"), "{error}");
+    assert_eq!(error.exit(), ExitCode::FatalLogin);
+    b.nothing_left();
+}
+
 #[test]
 fn a_redirect_loop_is_cut() {
     let mut b = Bench::new();
@@ -174,21 +193,14 @@ fn a_redirect_loop_is_cut() {
         Admission::Redirect { address: TargetAddress::parse("192.0.2.1:3260").unwrap(), permanent: false };
     assert_eq!(b.login_err(record()).exit(), ExitCode::FatalLogin);
     assert_eq!(b.adapter.connects.len(), 1 + usize::from(policy::MAX_REDIRECTS));
-    let mut b = Bench::new();
-    b.adapter.target.admission = Admission::Redirect {
-        address: TargetAddress::parse("portal.example:3260").unwrap(),
-        permanent: false,
-    };
-    let error = b.login_err(record());
-    assert_eq!(error.exit(), ExitCode::Login);
-    assert!(error.to_string().contains("no usable address"), "{error}");
 }
 
 #[test]
 fn recovery_waits_time2wait_once_and_then_tries_every_three_seconds_for_ever() {
     let mut b = Bench::new();
     b.login_ok(record());
-    b.adapter.connect = Box::new(|_, now| if now < 1000 * S { Err(EpError::NoPath) } else { Ok(()) });
+    b.adapter.connect =
+        Box::new(|_, now| if now < 1000 * S { Err(EpError::NoPath(PathFailure::NoAnswer)) } else { Ok(()) });
     b.advance_to(10 * S);
     b.lose(ConnFailure::NopTimedOut);
     b.advance_to(1010 * S);
@@ -210,7 +222,7 @@ fn reopen_max_gives_the_session_up() {
     let mut r = record();
     r.settings.reopen_max = 3;
     b.login_ok(r);
-    b.adapter.connect = Box::new(|_, _| Err(EpError::NoPath));
+    b.adapter.connect = Box::new(|_, _| Err(EpError::NoPath(PathFailure::NoAnswer)));
     b.lose(ConnFailure::ConnFailed);
     b.run();
     assert_eq!(b.adapter.connects.len() - 1, 4);
@@ -315,7 +327,7 @@ fn logout_closes_the_session_and_a_mute_target_cannot_prevent_it() {
     // In recovery there is nobody to say goodbye to.
     b.adapter.target.mute = false;
     let entry = b.login_ok(record());
-    b.adapter.connect = Box::new(|_, _| Err(EpError::NoPath));
+    b.adapter.connect = Box::new(|_, _| Err(EpError::NoPath(PathFailure::NoAnswer)));
     b.lose(ConnFailure::ConnFailed);
     b.advance_to(30 * S);
     assert_eq!(b.logout(entry.tag), Ok(()));
@@ -570,13 +582,13 @@ fn sessions_are_limited_and_the_same_one_twice_is_refused() {
 fn the_last_failure_is_shown() {
     let mut b = Bench::new();
     b.login_ok(record());
-    b.adapter.connect = Box::new(|_, _| Err(EpError::NoPath));
+    b.adapter.connect = Box::new(|_, _| Err(EpError::NoPath(PathFailure::NoAnswer)));
     b.lose(ConnFailure::NopTimedOut);
     b.advance_to(S);
     let failure = |b: &Bench| b.iscsid().sessions().next().and_then(|s| s.last_failure);
     assert_eq!(failure(&b), Some(Cause::Lost(ConnFailure::NopTimedOut)));
     b.advance_to(3 * S);
-    assert_eq!(failure(&b), Some(Cause::Connect(EpError::NoPath)));
+    assert_eq!(failure(&b), Some(Cause::Connect(EpError::NoPath(PathFailure::NoAnswer))));
 }
 
 /// What the adapter knows about the end of a connection reaches the user, and `iscsiadm`'s code 4 with it.

@@ -51,7 +51,7 @@ pub enum LoginFailure {
     #[error("no common authentication method")]
     AuthMethod,
     /// Parameters could not be agreed.
-    #[error("negotiation: {0}")]
+    #[error("{0}")]
     Negotiation(#[from] NegotiationError),
     /// A key that is required is missing.
     #[error("{} is missing", .0.name())]
@@ -63,7 +63,7 @@ pub enum LoginFailure {
     #[error("login PDU: {0}")]
     Pdu(#[from] PduError),
     /// A rule of the login phase is broken; the text says which.
-    #[error("login protocol: {0}")]
+    #[error("{0}")]
     Protocol(&'static str),
     /// [`MAX_EXCHANGES`] reached.
     #[error("no end of login after {MAX_EXCHANGES} exchanges")]

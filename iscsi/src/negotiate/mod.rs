@@ -12,7 +12,7 @@ mod tests;
 pub use keys::{KEYS, Key, KeySet, KeySpec, Rule, Scope, Sender, Usage};
 
 use crate::pdu::Stage;
-use crate::text::{TextError, TextWriter, boolean, list, number, yes_no};
+use crate::text::{Excerpt, TextError, TextWriter, boolean, list, number, yes_no};
 
 /// MaxRecvDataSegmentLength of both ends during login, and without declaration, in bytes.
 pub const LOGIN_DATA_SEGMENT_LEN: u32 = 8192;
@@ -275,14 +275,14 @@ pub enum NegotiationError {
     #[error("{} comes from the wrong end", .0.name())]
     WrongSender(Key),
     /// A declared value that is malformed or out of range.
-    #[error("{} has an illegal value", .0.name())]
-    Value(Key),
+    #[error("{}={} is no legal declaration", .0.name(), .1)]
+    Value(Key, Excerpt),
     /// An answer that cannot follow from the proposal.
-    #[error("the answer to {} does not fit the proposal", .0.name())]
-    Answer(Key),
+    #[error("the answer {}={} does not fit the proposal", .0.name(), .1)]
+    Answer(Key, Excerpt),
     /// The peer rejected, or claims not to understand, a key that it has to take.
-    #[error("{} was refused", .0.name())]
-    Refused(Key),
+    #[error("{} was refused with {}", .0.name(), .1)]
+    Refused(Key, Excerpt),
     /// A proposal without an answer.
     #[error("{} was not answered", .0.name())]
     Unanswered(Key),
@@ -416,7 +416,8 @@ impl Negotiation {
         match key.spec().rule {
             Rule::Declare | Rule::Special => Ok(()),
             Rule::DeclareNumber { low, high, .. } => {
-                let len = in_range(value, low, high).ok_or(NegotiationError::Value(key))?;
+                let len =
+                    in_range(value, low, high).ok_or(NegotiationError::Value(key, Excerpt::new(value)))?;
                 self.result.max_send_data_segment_length = len;
                 Ok(())
             }
@@ -469,9 +470,9 @@ impl Negotiation {
 
     /// Checks that `value` can follow from what this end proposed, and stores it.
     fn take_answer(&mut self, key: Key, value: &str) -> Result<(), NegotiationError> {
-        let wrong = NegotiationError::Answer(key);
+        let wrong = NegotiationError::Answer(key, Excerpt::new(value));
         match value {
-            "Reject" | "NotUnderstood" => return Err(NegotiationError::Refused(key)),
+            "Reject" | "NotUnderstood" => return Err(NegotiationError::Refused(key, Excerpt::new(value))),
             // RFC 7143 13.14: without unsolicited data there is no first burst.
             "Irrelevant" if key == Key::FirstBurstLength || self.discovery => return Ok(()),
             _ => {}
@@ -550,7 +551,8 @@ pub fn renegotiate(
         None => out.push(name, "NotUnderstood")?,
         Some(spec) => match (spec.usage, spec.rule) {
             (Usage::Any, Rule::DeclareNumber { low, high, .. }) => {
-                let len = in_range(value, low, high).ok_or(NegotiationError::Value(spec.key))?;
+                let len = in_range(value, low, high)
+                    .ok_or(NegotiationError::Value(spec.key, Excerpt::new(value)))?;
                 params.max_send_data_segment_length = len;
             }
             (Usage::Any, Rule::Declare) => {}

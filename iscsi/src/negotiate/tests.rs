@@ -123,7 +123,7 @@ fn broken_negotiations_fail() {
     assert_eq!(fails(op, &[("TargetAlias", "x")]), NegotiationError::WrongSender(Key::TargetAlias));
     for bad in ["511", "16777216", "", "1k"] {
         let got = fails(op, &[("MaxRecvDataSegmentLength", bad)]);
-        assert_eq!(got, NegotiationError::Value(Key::MaxRecvDataSegmentLength));
+        assert_eq!(got, NegotiationError::Value(Key::MaxRecvDataSegmentLength, Excerpt::new(bad)));
     }
 }
 
@@ -169,7 +169,7 @@ fn initiator_checks_answers() {
     let got =
         initiator(own.clone(), &[("MaxBurstLength", "4096"), ("ImmediateData", "No"), ("InitialR2T", "Yes")]);
     let got = got.unwrap_err();
-    assert_eq!(got, NegotiationError::Answer(Key::HeaderDigest), "a list is no answer");
+    assert!(matches!(got, NegotiationError::Answer(Key::HeaderDigest, _)), "a list is no answer: {got}");
     let with = |name, value| initiator(own.clone(), &[("HeaderDigest", "CRC32C"), (name, value)]);
     assert!(with("ImmediateData", "No").is_ok_and(|params| params.header_digest && !params.immediate_data));
     assert!(with("InitialR2T", "Yes").is_ok_and(|params| params.initial_r2t));
@@ -183,19 +183,31 @@ fn initiator_checks_answers() {
     assert_eq!(with("ImmediateData", "").unwrap_err(), NegotiationError::Unanswered(Key::ImmediateData));
     assert_eq!(
         with("MaxBurstLength", "16776193").unwrap_err(),
-        NegotiationError::Answer(Key::MaxBurstLength)
+        NegotiationError::Answer(Key::MaxBurstLength, Excerpt::new("16776193"))
     );
-    assert_eq!(with("DefaultTime2Wait", "2").unwrap_err(), NegotiationError::Answer(Key::DefaultTime2Wait));
-    assert_eq!(with("DataPDUInOrder", "No").unwrap_err(), NegotiationError::Answer(Key::DataPDUInOrder));
-    assert_eq!(with("DataDigest", "CRC32C").unwrap_err(), NegotiationError::Answer(Key::DataDigest));
-    assert_eq!(with("DataDigest", "Reject").unwrap_err(), NegotiationError::Refused(Key::DataDigest));
+    assert_eq!(
+        with("DefaultTime2Wait", "2").unwrap_err(),
+        NegotiationError::Answer(Key::DefaultTime2Wait, Excerpt::new("2"))
+    );
+    assert_eq!(
+        with("DataPDUInOrder", "No").unwrap_err(),
+        NegotiationError::Answer(Key::DataPDUInOrder, Excerpt::new("No"))
+    );
+    assert_eq!(
+        with("DataDigest", "CRC32C").unwrap_err(),
+        NegotiationError::Answer(Key::DataDigest, Excerpt::new("CRC32C"))
+    );
+    assert_eq!(
+        with("DataDigest", "Reject").unwrap_err(),
+        NegotiationError::Refused(Key::DataDigest, Excerpt::new("Reject"))
+    );
     assert_eq!(
         with("MaxBurstLength", "NotUnderstood").unwrap_err(),
-        NegotiationError::Refused(Key::MaxBurstLength)
+        NegotiationError::Refused(Key::MaxBurstLength, Excerpt::new("NotUnderstood"))
     );
     assert_eq!(
         with("MaxBurstLength", "Irrelevant").unwrap_err(),
-        NegotiationError::Answer(Key::MaxBurstLength)
+        NegotiationError::Answer(Key::MaxBurstLength, Excerpt::new("Irrelevant"))
     );
 }
 
@@ -219,7 +231,7 @@ fn full_feature_text_changes_the_data_segment_length_only() {
     renegotiate(&mut params, "Unheard", "1", &mut out).unwrap();
     assert_eq!(out.as_bytes(), b"MaxBurstLength=Reject\0Unheard=NotUnderstood\0");
     let bad = renegotiate(&mut params, "MaxRecvDataSegmentLength", "1", &mut out);
-    assert_eq!(bad, Err(NegotiationError::Value(Key::MaxRecvDataSegmentLength)));
+    assert_eq!(bad, Err(NegotiationError::Value(Key::MaxRecvDataSegmentLength, Excerpt::new("1"))));
     assert_eq!(params, SessionParams { max_send_data_segment_length: 4096, ..SessionParams::default() });
 }
 
@@ -311,7 +323,7 @@ proptest! {
         for pair in Pairs::new(reply.as_bytes()) {
             let (name, value) = pair.unwrap();
             match initiator.receive(Stage::Operational, name, value, &mut rest) {
-                Err(NegotiationError::Refused(Key::HeaderDigest | Key::DataDigest)) => return Ok(()),
+                Err(NegotiationError::Refused(Key::HeaderDigest | Key::DataDigest, _)) => return Ok(()),
                 other => prop_assert_eq!(other, Ok(())),
             }
         }

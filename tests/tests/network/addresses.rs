@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use bus::uio::PathFailure;
 use driver::adapter::SessionPhase;
 use driver::control::EpError;
 use driver::error::{Cause, ExitCode};
@@ -17,7 +18,10 @@ use crate::{SECOND, refused};
 
 /// How long the leases of these tests hold, in seconds.
 const LEASE: u32 = 120;
-const NO_PATH: MgmtError = MgmtError::Failed(Cause::Connect(EpError::NoPath));
+
+fn no_path(why: PathFailure) -> MgmtError {
+    MgmtError::Failed(Cause::Connect(EpError::NoPath(why)))
+}
 
 /// The helper's log so far.
 fn log(rig: &Rig) -> Vec<(Level, String)> {
@@ -52,7 +56,7 @@ fn a_static_address_that_somebody_has_is_not_used_until_it_is_free() {
     };
     assert!(said.iter().any(conflict), "{said:?}");
     let (error, took) = refused(&mut rig, &record);
-    assert_eq!((&error, error.exit()), (&NO_PATH, ExitCode::TransportTimeout));
+    assert_eq!((&error, error.exit()), (&no_path(PathFailure::Conflict), ExitCode::TransportTimeout));
     assert!(took < SECOND, "there is nothing to wait for: {took:?}");
     // The helper tries again 10 s, 20 s and so on after each conflict.
     rig.run_ms(15_000);
@@ -142,7 +146,7 @@ fn a_lease_that_ends_with_a_dead_server_comes_back_with_it() {
     rig.run_ms(1);
     assert_eq!(rig.counters().connections_lost, 2, "the address is not used for one moment longer");
     let (error, took) = refused(&mut rig, &record);
-    assert_eq!((&error, error.exit()), (&NO_PATH, ExitCode::TransportTimeout));
+    assert_eq!((&error, error.exit()), (&no_path(PathFailure::NoAddress), ExitCode::TransportTimeout));
     assert!(took <= 9 * SECOND, "{took:?}");
     let said = log(&rig);
     assert!(said.iter().any(|(_, text)| text.contains("has expired: the address is given up")), "{said:?}");
@@ -161,7 +165,7 @@ fn nobody_answers_fails_the_login_within_8_s_and_says_so() {
     rig.world.target().expect("embedded").borrow().set_silent(true);
     rig.run_ms(1000);
     let (error, took) = refused(&mut rig, &record);
-    assert_eq!((&error, error.exit()), (&NO_PATH, ExitCode::TransportTimeout));
+    assert_eq!((&error, error.exit()), (&no_path(PathFailure::NoAnswer), ExitCode::TransportTimeout));
     assert!(error.to_string().contains("nobody answers for the target's address"), "{error}");
     assert!(took >= 8 * SECOND - SECOND / 100 && took < 8 * SECOND + SECOND / 10, "{took:?}");
     rig.world.target().expect("embedded").borrow().set_silent(false);

@@ -121,9 +121,10 @@ fn from() -> impl Strategy<Value = FromHelper> {
             at,
             value
         }),
-        (any::<u64>(), any::<[u8; 6]>(), ip(), any::<u16>(), any::<u16>()).prop_map(
-            |(h, mac, src, vlan, pmtu)| {
-                FromHelper::PathUpdate(PathUpdate { handle: PathHandle(h), mac, src, vlan, pmtu })
+        (any::<u64>(), any::<[u8; 6]>(), ip(), any::<u16>(), any::<u16>(), 0usize..6).prop_map(
+            |(h, mac, src, vlan, pmtu, why)| {
+                let failure = PathFailure::ALL.get(why).copied();
+                FromHelper::PathUpdate(PathUpdate { handle: PathHandle(h), mac, src, vlan, pmtu, failure })
             }
         ),
     ]

@@ -338,7 +338,8 @@ fn the_path_decides_tag_and_packet_size() {
         let Some(ToHelper::PathReq(request)) = rig.requests.last().cloned() else { panic!("a request") };
         assert_eq!((request.pmtu, request.dst), (1500, IpAddr::from([10, 0, 0, 2])));
         let src = IpAddr::from([10, 0, 0, 1]);
-        let mut update = PathUpdate { handle: request.handle, mac: [2; 6], src, vlan: 0xa005, pmtu };
+        let mut update =
+            PathUpdate { handle: request.handle, mac: [2; 6], src, vlan: 0xa005, pmtu, failure: None };
         // Of an earlier user of the cid.
         let stale = rig.adapter.counters().stale_events;
         update.handle.0 ^= 1 << 16;

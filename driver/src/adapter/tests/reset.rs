@@ -444,7 +444,7 @@ fn a_path_that_is_taken_back_fails_the_connection_at_once() {
     let ep = rig.adapter.endpoints().next().expect("it connects").handle();
     rig.tell_path(ep, [0; 6]);
     rig.settle();
-    assert_eq!(rig.connected(2), Some(Err(EpError::NoPath)));
+    assert_eq!(rig.connected(2), Some(Err(EpError::NoPath(bus::uio::PathFailure::NoAnswer))));
 }
 
 /// The KWQ is full: the newest neighbour is told as soon as there is room.

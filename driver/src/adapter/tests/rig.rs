@@ -165,7 +165,9 @@ impl Rig {
     }
 
     fn update_path(&mut self, handle: PathHandle, mac: [u8; 6]) {
-        let update = PathUpdate { handle, mac, src: "10.0.0.1".parse().unwrap(), vlan: 0, pmtu: 1500 };
+        let (src, failure) =
+            ("10.0.0.1".parse().unwrap(), (mac == [0; 6]).then_some(bus::uio::PathFailure::NoAnswer));
+        let update = PathUpdate { handle, mac, src, vlan: 0, pmtu: 1500, failure };
         self.helper.send(FromHelper::PathUpdate(update)).unwrap();
     }
 

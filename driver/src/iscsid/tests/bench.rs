@@ -13,7 +13,8 @@ use iscsi::chap::{Challenge, Secret};
 use iscsi::login::{Admission, Identity, LoginPolicy, TargetConfig, TargetLogin, TargetStep};
 use iscsi::negotiate::{DigestOffer, LoginParams};
 use iscsi::pdu::{
-    AsyncMessage, Bhs, Header, LoginStatus, LogoutResponse, Pdu, RESERVED_TAG, TextResponse, flags,
+    AsyncMessage, Bhs, Header, LoginStatus, LogoutResponse, Pdu, RESERVED_TAG, Reject, RejectReason,
+    TextResponse, flags,
 };
 use iscsi::sendtargets::{TargetAddress, TargetRecord, write_target};
 use iscsi::serial::Sn;
@@ -55,6 +56,8 @@ pub(super) struct Target {
     pub(super) mute: bool,
     /// So many logins are answered with nonsense.
     pub(super) garbage: u32,
+    /// Logins are answered by a Reject.
+    pub(super) reject: Option<RejectReason>,
     pub(super) logout_time2wait: u16,
     pub(super) text_piece: usize,
     pub(super) endless_text: bool,
@@ -129,6 +132,7 @@ impl FakeAdapter {
                 refusals: Vec::new(),
                 mute: false,
                 garbage: 0,
+                reject: None,
                 logout_time2wait: 0,
                 text_piece: 8192,
                 endless_text: false,
@@ -372,6 +376,11 @@ impl FakeAdapter {
         if self.target.garbage > 0 {
             self.target.garbage -= 1;
             return self.say(FromAdapter::RecvPdu { ep, bhs: [0x23; 48], data: vec![0xFF; 100] });
+        }
+        if let Some(reason) = self.target.reject {
+            let mut pdu = Reject::new();
+            pdu.reason = reason.code();
+            return self.say(FromAdapter::RecvPdu { ep, bhs: *pdu.wire(), data: bhs.wire().to_vec() });
         }
         let endpoint = self.endpoints.get_mut(&ep).unwrap();
         let elsewhere = self.target.at_first_portal.clone().filter(|_| endpoint.portal == portal(1));
