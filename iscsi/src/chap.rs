@@ -1,16 +1,54 @@
-//! CHAP with MD5 (RFC 7143 12.1.3, RFC 1994), one-way and mutual, at both ends. login feeds each round's
+//! CHAP (RFC 7143 12.1.3, RFC 1994) with MD5, SHA-256 and SHA3-256, one-way and mutual, at both ends. login feeds each round's
 //! CHAP keys to [`ChapInitiator`] or [`ChapTarget`] and sends what they write.
 //!
 //! Identifiers and challenges come from the caller, who has to draw them afresh and unpredictably for every login.
-//! Other digest algorithms are not modelled.
+//! SHA-1 (CHAP_A 6) is not modelled: whoever has it has MD5 as well.
 
 use crate::text::{MAX_BINARY_LEN, TextError, TextWriter, binary, hex_text, list, number};
 use md5::{Digest, Md5};
+use sha2::Sha256;
+use sha3::Sha3_256;
 
-/// CHAP_A of MD5.
-const ALGORITHM_MD5: &str = "5";
-/// Length of an MD5 response, in bytes.
-const RESPONSE_LEN: usize = 16;
+/// Digest algorithms, by their CHAP_A (IANA registry "PPP Authentication Algorithms").
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Algorithm {
+    /// 5.
+    Md5,
+    /// 7.
+    Sha256,
+    /// 8.
+    Sha3,
+}
+
+/// What the initiator offers, best first; the target takes the first that it knows.
+const OFFER: &str = "8,7,5";
+
+impl Algorithm {
+    fn parse(code: &str) -> Option<Algorithm> {
+        match code {
+            "5" => Some(Algorithm::Md5),
+            "7" => Some(Algorithm::Sha256),
+            "8" => Some(Algorithm::Sha3),
+            _ => None,
+        }
+    }
+
+    fn response_len(self) -> usize {
+        match self {
+            Algorithm::Md5 => 16,
+            Algorithm::Sha256 | Algorithm::Sha3 => 32,
+        }
+    }
+
+    fn code(self) -> u8 {
+        match self {
+            Algorithm::Md5 => 5,
+            Algorithm::Sha256 => 7,
+            Algorithm::Sha3 => 8,
+        }
+    }
+}
+
 /// Secrets shorter than this can be guessed from a recorded login (RFC 7143 9.2.1: 96 bits).
 pub const MIN_SECRET_LEN: usize = 12;
 
@@ -85,13 +123,19 @@ impl Challenge {
         (1..=MAX_BINARY_LEN).contains(&bytes.len()).then_some(Challenge { identifier, bytes })
     }
 
-    /// The response to this challenge: MD5 over identifier, secret and challenge.
-    pub fn response(&self, secret: &Secret) -> [u8; RESPONSE_LEN] {
-        let mut md5 = Md5::new();
-        md5.update([self.identifier]);
-        md5.update(&secret.0);
-        md5.update(&self.bytes);
-        md5.finalize().into()
+    /// The response to this challenge: the digest over identifier, secret and challenge.
+    pub fn response(&self, algorithm: Algorithm, secret: &Secret) -> Vec<u8> {
+        match algorithm {
+            Algorithm::Md5 => self.digest::<Md5>(secret),
+            Algorithm::Sha256 => self.digest::<Sha256>(secret),
+            Algorithm::Sha3 => self.digest::<Sha3_256>(secret),
+        }
+    }
+
+    fn digest<D: Digest>(&self, secret: &Secret) -> Vec<u8> {
+        let digest =
+            D::new().chain_update([self.identifier]).chain_update(&secret.0).chain_update(&self.bytes);
+        digest.finalize().to_vec()
     }
 
     fn write(&self, out: &mut TextWriter) -> Result<(), ChapError> {
@@ -129,8 +173,8 @@ pub enum ChapError {
     /// A value is malformed.
     #[error("malformed CHAP value")]
     Value,
-    /// No common algorithm; only MD5 (5) is supported.
-    #[error("no common CHAP algorithm (MD5 is supported)")]
+    /// No common algorithm.
+    #[error("no common CHAP algorithm (MD5, SHA-256 and SHA3-256 are supported)")]
     Algorithm,
     /// The peer sent our own challenge back, to have us compute its response.
     #[error("the peer reflects our CHAP challenge")]
@@ -172,10 +216,15 @@ impl ChapKeys<'_> {
     }
 
     /// Whether name and response are those of `owner` to `challenge`.
-    fn prove(&self, owner: &Credentials, challenge: &Challenge) -> Result<(), ChapError> {
+    fn prove(
+        &self,
+        owner: &Credentials,
+        challenge: &Challenge,
+        algorithm: Algorithm,
+    ) -> Result<(), ChapError> {
         let (Some(name), Some(response)) = (self.name, self.response) else { return Err(ChapError::Missing) };
-        let response = binary(response, RESPONSE_LEN).ok_or(ChapError::Value)?;
-        let right = same(&response, &challenge.response(&owner.secret));
+        let response = binary(response, algorithm.response_len()).ok_or(ChapError::Value)?;
+        let right = same(&response, &challenge.response(algorithm, &owner.secret));
         if same(name.as_bytes(), owner.name.as_bytes()) && right { Ok(()) } else { Err(ChapError::Wrong) }
     }
 }
@@ -196,6 +245,8 @@ enum Round {
 pub struct ChapInitiator {
     own: Credentials,
     mutual: Option<(Credentials, Challenge)>,
+    /// The target's choice, for both directions.
+    algorithm: Algorithm,
     round: Round,
 }
 
@@ -203,7 +254,7 @@ impl ChapInitiator {
     /// An initiator that proves `own`, and with `mutual` demands that the target answers the challenge as those
     /// credentials.
     pub fn new(own: Credentials, mutual: Option<(Credentials, Challenge)>) -> ChapInitiator {
-        ChapInitiator { own, mutual, round: Round::Start }
+        ChapInitiator { own, mutual, algorithm: Algorithm::Md5, round: Round::Start }
     }
 
     /// Writes the offer of algorithms, once the target has chosen CHAP.
@@ -212,7 +263,7 @@ impl ChapInitiator {
     /// [`ChapError::Text`].
     pub fn start(&mut self, out: &mut TextWriter) -> Result<(), ChapError> {
         self.round = Round::Algorithm;
-        Ok(out.push("CHAP_A", ALGORITHM_MD5)?)
+        Ok(out.push("CHAP_A", OFFER)?)
     }
 
     /// Takes the target's keys and writes the answer. In a mutual login this is called
@@ -223,15 +274,14 @@ impl ChapInitiator {
     pub fn receive(&mut self, keys: &ChapKeys<'_>, out: &mut TextWriter) -> Result<(), ChapError> {
         match self.round {
             Round::Algorithm => {
-                if keys.algorithm.ok_or(ChapError::Missing)? != ALGORITHM_MD5 {
-                    return Err(ChapError::Algorithm);
-                }
+                let chosen = keys.algorithm.ok_or(ChapError::Missing)?;
+                self.algorithm = Algorithm::parse(chosen).ok_or(ChapError::Algorithm)?;
                 let challenge = Challenge::read(keys.identifier, keys.challenge)?;
                 if self.mutual.as_ref().is_some_and(|(_, ours)| ours.bytes == challenge.bytes) {
                     return Err(ChapError::Reflection);
                 }
                 out.push("CHAP_N", &self.own.name)?;
-                out.push("CHAP_R", hex_text(&challenge.response(&self.own.secret)))?;
+                out.push("CHAP_R", hex_text(&challenge.response(self.algorithm, &self.own.secret)))?;
                 self.round = Round::Done;
                 if let Some((_, challenge)) = &self.mutual {
                     challenge.write(out)?;
@@ -241,7 +291,7 @@ impl ChapInitiator {
             }
             Round::Response => {
                 if let Some((target, challenge)) = &self.mutual {
-                    keys.prove(target, challenge)?;
+                    keys.prove(target, challenge, self.algorithm)?;
                 }
                 self.round = Round::Done;
                 Ok(())
@@ -265,13 +315,14 @@ impl ChapInitiator {
 #[derive(Clone, Debug)]
 pub struct ChapTarget {
     challenge: Challenge,
+    algorithm: Algorithm,
     round: Round,
 }
 
 impl ChapTarget {
     /// A target that asks `challenge`.
     pub fn new(challenge: Challenge) -> ChapTarget {
-        ChapTarget { challenge, round: Round::Start }
+        ChapTarget { challenge, algorithm: Algorithm::Md5, round: Round::Start }
     }
 
     /// Takes the initiator's keys and writes the answer. `lookup` gives the credentials of a CHAP name, `mutual` is what
@@ -288,12 +339,9 @@ impl ChapTarget {
     ) -> Result<(), ChapError> {
         match self.round {
             Round::Start => {
-                if !list(keys.algorithm.ok_or(ChapError::Missing)?)
-                    .any(|algorithm| algorithm == ALGORITHM_MD5)
-                {
-                    return Err(ChapError::Algorithm);
-                }
-                out.push("CHAP_A", ALGORITHM_MD5)?;
+                let offered = keys.algorithm.ok_or(ChapError::Missing)?;
+                self.algorithm = list(offered).find_map(Algorithm::parse).ok_or(ChapError::Algorithm)?;
+                out.push("CHAP_A", self.algorithm.code())?;
                 self.challenge.write(out)?;
                 self.round = Round::Response;
                 Ok(())
@@ -301,7 +349,7 @@ impl ChapTarget {
             Round::Response => {
                 let name = keys.name.ok_or(ChapError::Missing)?;
                 let secret = lookup(name).ok_or(ChapError::Wrong)?;
-                keys.prove(&Credentials { name: name.into(), secret }, &self.challenge)?;
+                keys.prove(&Credentials { name: name.into(), secret }, &self.challenge, self.algorithm)?;
                 if !keys.asks_nothing() {
                     let asked = Challenge::read(keys.identifier, keys.challenge)?;
                     if asked.bytes == self.challenge.bytes {
@@ -309,13 +357,18 @@ impl ChapTarget {
                     }
                     let own = mutual.ok_or(ChapError::NoMutual)?;
                     out.push("CHAP_N", &own.name)?;
-                    out.push("CHAP_R", hex_text(&asked.response(&own.secret)))?;
+                    out.push("CHAP_R", hex_text(&asked.response(self.algorithm, &own.secret)))?;
                 }
                 self.round = Round::Done;
                 Ok(())
             }
             Round::Algorithm | Round::Done => Err(ChapError::Missing),
         }
+    }
+
+    /// Whether the next keys have to be the initiator's proof.
+    pub fn expects_proof(&self) -> bool {
+        self.round == Round::Response
     }
 
     /// Whether the initiator has proven itself.
@@ -375,10 +428,18 @@ mod tests {
 
     #[test]
     fn known_response() {
-        // md5(0x01 "secretsecret" 0x000102030405060708090a0b0c0d0e0f), computed with another implementation.
+        // digest(0x01 "secretsecret" 0x000102030405060708090a0b0c0d0e0f), computed with other implementations.
         let challenge = Challenge::new(1, (0..16).collect::<Vec<u8>>()).unwrap();
-        let got = hex_text(&challenge.response(&Secret::new("secretsecret")));
-        assert_eq!(got, "0x226dc576c33f04ff9c3a200ffe35f442");
+        let got = |algorithm| hex_text(&challenge.response(algorithm, &Secret::new("secretsecret")));
+        assert_eq!(got(Algorithm::Md5), "0x226dc576c33f04ff9c3a200ffe35f442");
+        assert_eq!(
+            got(Algorithm::Sha256),
+            "0x024aef34e176668b34ec2bf7f5525e3bf7f0e94d7cec77cb07d08c3d5a8e23ca"
+        );
+        assert_eq!(
+            got(Algorithm::Sha3),
+            "0xe2bd0aba5f885a39aa4fbebccc63203c2f728f034cbaf009b44c2f0c5544f172"
+        );
     }
 
     #[test]
@@ -399,6 +460,40 @@ mod tests {
         assert_eq!(run(&user, mutual, Some(&Credentials::new("x", "secret-of-node"))), Err(ChapError::Wrong));
     }
 
+    /// The target takes the first algorithm of the list that it knows; both directions use it, and a proof by another is wrong.
+    #[test]
+    fn the_algorithm_is_the_first_that_both_know() {
+        let (user, node) =
+            (Credentials::new("user", "secret-of-user"), Credentials::new("node", "secret-of-node"));
+        for (offer, chosen, algorithm) in
+            [("8,7,5", "8", Algorithm::Sha3), ("6,7,5", "7", Algorithm::Sha256), ("5,8", "5", Algorithm::Md5)]
+        {
+            let run = |proof: Algorithm| {
+                let mut target = ChapTarget::new(challenge(7));
+                let mut out = TextWriter::new();
+                target.receive(&keys(format!("CHAP_A={offer}\0").as_bytes()), |_| None, None, &mut out)?;
+                assert!(out.as_bytes().starts_with(format!("CHAP_A={chosen}\0").as_bytes()));
+                assert!(target.expects_proof());
+                let response = hex_text(&challenge(7).response(proof, &user.secret));
+                let answer = format!("CHAP_N=user\0CHAP_R={response}\0CHAP_I=8\0CHAP_C=0x0808\0");
+                let mut out = TextWriter::new();
+                target.receive(
+                    &keys(answer.as_bytes()),
+                    |_| Some(user.secret.clone()),
+                    Some(&node),
+                    &mut out,
+                )?;
+                let asked = Challenge::new(8, vec![8, 8]).unwrap();
+                let proven = keys(out.as_bytes()).prove(&node, &asked, algorithm);
+                assert_eq!(proven, Ok(()), "the other direction uses the same");
+                Ok(())
+            };
+            assert_eq!(run(algorithm), Ok(()), "{offer}");
+            let other = if algorithm == Algorithm::Sha3 { Algorithm::Sha256 } else { Algorithm::Sha3 };
+            assert!(matches!(run(other), Err(ChapError::Wrong | ChapError::Value)), "{offer}");
+        }
+    }
+
     #[test]
     fn reflected_challenges_are_refused_at_both_ends() {
         let (user, node) =
@@ -409,7 +504,7 @@ mod tests {
         let mut target = ChapTarget::new(challenge(7));
         let mut out = TextWriter::new();
         target.receive(&keys(b"CHAP_A=6,5\0"), |_| None, Some(&node), &mut out).unwrap();
-        let response = hex_text(&challenge(7).response(&user.secret));
+        let response = hex_text(&challenge(7).response(Algorithm::Md5, &user.secret));
         let asks =
             format!("CHAP_N=user\0CHAP_R={response}\0CHAP_I=1\0CHAP_C={}\0", hex_text(&challenge(7).bytes));
         let got =
@@ -424,7 +519,7 @@ mod tests {
             ChapTarget::new(challenge(7)).receive(&keys(text), |_| secret(), None, &mut TextWriter::new())
         };
         assert_eq!(round1(b"CHAP_A=5,6,7,8\0"), Ok(()));
-        for bad in [&b"CHAP_A=\0"[..], b"CHAP_A=56\0", b"CHAP_A=7\0"] {
+        for bad in [&b"CHAP_A=\0"[..], b"CHAP_A=56\0", b"CHAP_A=6\0"] {
             assert_eq!(round1(bad), Err(ChapError::Algorithm));
         }
         assert_eq!(round1(b"CHAP_N=user\0CHAP_R=0x00\0"), Err(ChapError::Missing));
@@ -433,7 +528,7 @@ mod tests {
             target.receive(&keys(b"CHAP_A=5\0"), |_| None, None, &mut TextWriter::new()).unwrap();
             target.receive(&keys(text.as_bytes()), |_| secret(), None, &mut TextWriter::new())
         };
-        let right = challenge(7).response(&Secret::new("secret-of-user"));
+        let right = challenge(7).response(Algorithm::Md5, &Secret::new("secret-of-user"));
         assert_eq!(round2(format!("CHAP_N=user\0CHAP_R={}\0", base64_text(&right))), Ok(()));
         assert_eq!(round2(format!("CHAP_N=0xuser\0CHAP_R={}\0", hex_text(&right))), Ok(()));
         assert_eq!(round2(format!("CHAP_N=user\0CHAP_R={}\0", hex_text(&right[1..]))), Err(ChapError::Wrong));
@@ -451,7 +546,7 @@ mod tests {
         assert_eq!(initiator(b"CHAP_A=5\0CHAP_I=255\0CHAP_C=0x01\0"), Ok(()));
         assert_eq!(initiator(b"CHAP_A=5\0CHAP_I=256\0CHAP_C=0x01\0"), Err(ChapError::Value));
         assert_eq!(initiator(b"CHAP_A=5\0CHAP_I=1\0CHAP_C=0x\0"), Err(ChapError::Value));
-        assert_eq!(initiator(b"CHAP_A=7\0CHAP_I=1\0CHAP_C=0x01\0"), Err(ChapError::Algorithm));
+        assert_eq!(initiator(b"CHAP_A=6\0CHAP_I=1\0CHAP_C=0x01\0"), Err(ChapError::Algorithm));
         assert_eq!(initiator(b"CHAP_A=5\0"), Err(ChapError::Missing));
     }
 

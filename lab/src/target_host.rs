@@ -202,7 +202,9 @@ impl TargetHost {
     fn admit(&mut self, stream: TcpStream, peer: SocketAddr, now: Instant) {
         let Ok(local) = stream.local_addr() else { return };
         let local = SocketAddr::new(local.ip().to_canonical(), local.port());
-        let Ok(id) = self.server.connect(&local.to_string(), now.as_nanos()) else { return };
+        let Ok(id) = self.server.connect_from(Some(peer.ip()), &local.to_string(), now.as_nanos()) else {
+            return;
+        };
         let index = self.free.pop().unwrap_or_else(|| {
             self.conns.push(None);
             self.conns.len() as u32 - 1

@@ -184,13 +184,13 @@ pub(crate) struct Target {
     /// A disk: `ram:64M` (lost at the end) or `file:PATH` (a file or block device that exists). The first is LUN 0.
     #[arg(long = "lun", value_name = "ram:SIZE|file:PATH", required = true)]
     pub(crate) luns: Vec<String>,
-    /// What an initiator must prove to know. Others can see it for a moment; `--chap-file` never shows it.
+    /// What an initiator must prove to know, for discovery as well. Others can see it for a moment; `--chap-file` never shows it.
     #[arg(long, value_name = "USER:SECRET")]
     pub(crate) chap: Option<String>,
     /// What the target proves to initiators that ask (mutual CHAP).
     #[arg(long, value_name = "USER:SECRET", requires = "chap")]
     pub(crate) mutual: Option<String>,
-    /// File with `USER:SECRET` on line 1 and, for mutual CHAP, the target's on line 2.
+    /// File with `USER:SECRET` on line 1 and, for mutual CHAP, the target's on line 2. Only its owner may read or write it.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["chap", "mutual"])]
     pub(crate) chap_file: Option<PathBuf>,
     /// Refuse writes.

@@ -1,7 +1,10 @@
 //! CHAP secrets on their way from the command line to a login: never printed, and taken off the process title.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use iscsi::chap::Credentials;
@@ -19,11 +22,22 @@ pub(crate) fn parse(what: &str, text: &str) -> Result<Credentials, Failure> {
     }
 }
 
-/// A file with `USER:SECRET` on the first line and, for mutual CHAP, the target's on the second.
+/// A file with `USER:SECRET` on the first line and, for mutual CHAP, the target's on the second. Nobody but its owner may have
+/// anything to do with it: whoever can write it decides who logs in.
 pub(crate) fn read_file(path: &Path) -> Result<(Credentials, Option<Credentials>), Failure> {
     let name = path.display();
-    let text = std::fs::read_to_string(path)
-        .map_err(|e| Failure::usage(format!("cannot read the CHAP file {name}: {e}")))?;
+    let failed = |e: std::io::Error| Failure::usage(format!("cannot read the CHAP file {name}: {e}"));
+    // One open file is judged and read, whatever the name means meanwhile.
+    let mut file = File::open(path).map_err(failed)?;
+    let mode = file.metadata().map_err(failed)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        return Err(Failure::usage(format!(
+            "the CHAP file {name} is open to others (mode {:04o}); do `chmod 600 {name}`",
+            mode & 0o7777
+        )));
+    }
+    let mut text = String::new();
+    file.read_to_string(&mut text).map_err(failed)?;
     let mut lines = text.lines().map(str::trim).filter(|l| !l.is_empty());
     let what = format!("each line of {name}");
     let first = lines.next().ok_or_else(|| Failure::usage(format!("the CHAP file {name} is empty")))?;
@@ -160,7 +174,14 @@ mod tests {
     fn a_chap_file_has_one_or_two_lines() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("chap");
+        let allow = |mode| std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
         std::fs::write(&path, "me:geheim\n\nyou:other\n").unwrap();
+        for open in [0o640, 0o604, 0o620, 0o602, 0o666] {
+            allow(open);
+            let e = read_file(&path).unwrap_err().to_string();
+            assert!(e.contains("open to others") && e.contains(&format!("{open:04o}")), "{e}");
+        }
+        allow(0o600);
         let (one, two) = read_file(&path).unwrap();
         assert_eq!((one, two), (Credentials::new("me", "geheim"), Some(Credentials::new("you", "other"))));
         std::fs::write(&path, "\n").unwrap();

@@ -51,9 +51,12 @@ pub(crate) fn run(options: &cli::Target, json: bool) -> Result<(), Failure> {
         disks.push((number, lun::open(spec, &identity(&key, number), options.read_only, &flushed)?));
     }
     let luns = disks.len();
-    let config = ServerConfig { ping_interval_ns: Some(PING_NS), ..ServerConfig::default() };
+    let auth = auth(options)?;
+    // Without the secret not even the name is told.
+    let config =
+        ServerConfig { ping_interval_ns: Some(PING_NS), discovery: auth.clone(), ..ServerConfig::default() };
     let mut server = TargetServer::new(config);
-    server.add_target(&iqn, disks, auth(options)?).map_err(|e| Failure::usage(e.to_string()))?;
+    server.add_target(&iqn, disks, auth).map_err(|e| Failure::usage(e.to_string()))?;
 
     let listener =
         TcpListener::bind(options.listen).map_err(|e| Failure::new(ExitCode::Transport, e.to_string()))?;

@@ -82,6 +82,7 @@ fn a_chap_file_works_and_a_port_in_use_is_explained() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("chap");
     std::fs::write(&file, format!("me:{SECRET}\nyou:{SECRET}-too\n")).expect("written");
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).expect("ours");
     let mut target =
         Target::start(&["--lun", "ram:1M", "--chap-file", file.to_str().expect("UTF-8"), "--json"]);
     let (code, _, err) = run(&["target", "--listen", &target.portal, "--iqn", IQN, "--lun", "ram:1M"]);

@@ -32,7 +32,8 @@ pub struct InitiatorConfig {
     pub cid: u16,
     /// CmdSN of all requests, and of the first command after them.
     pub cmd_sn: Sn,
-    /// CHAP; without it only None is offered. With mutual credentials only CHAP, else `CHAP,None` (ISCSID 3.1).
+    /// CHAP; without it only None is offered. With it only CHAP, one-way too: a target, or who stands in for it, that wants no
+    /// proof is not the one that was meant. (open-iscsi offers `CHAP,None` then, ISCSID 3.1, and takes None silently.)
     pub chap: Option<ChapConfig>,
     /// What to negotiate.
     pub params: LoginParams,
@@ -112,11 +113,7 @@ impl InitiatorLogin {
             }
             None => out.push("SessionType", "Discovery")?,
         }
-        let methods = match &config.chap {
-            Some(ChapConfig { mutual: Some(_), .. }) => "CHAP",
-            Some(_) => "CHAP,None",
-            None => "None",
-        };
+        let methods = if config.chap.is_some() { "CHAP" } else { "None" };
         out.push("AuthMethod", methods)?;
         // Only CHAP is on offer: more rounds are certain, so there is nothing to transit to yet.
         let asked = if methods == "CHAP" { None } else { Some(Stage::Operational) };
@@ -247,10 +244,9 @@ impl InitiatorLogin {
 
     /// The target's choice among the offered AuthMethods.
     fn choose(&mut self, method: &str, out: &mut TextWriter) -> Result<(), LoginFailure> {
-        let must_chap = self.config.chap.as_ref().is_some_and(|chap| chap.mutual.is_some());
         match (method, &mut self.chap) {
             ("CHAP", Some(chap)) if self.stage == Stage::Security => chap.start(out)?,
-            ("None", _) if !must_chap => self.chap = None,
+            ("None", None) => {}
             _ => return Err(LoginFailure::AuthMethod),
         }
         self.method_chosen = true;

@@ -194,6 +194,16 @@ impl TargetLogin {
         }
     }
 
+    /// Whether the next request has to prove the initiator's identity: looking at it may be put off.
+    pub fn expects_proof(&self) -> bool {
+        matches!(&self.admitted, Some(Admitted { auth: Auth::Chap { exchange, .. }, .. }) if exchange.expects_proof())
+    }
+
+    /// Refuses the login without looking at the request.
+    pub fn refuse(&mut self, request: &Bhs, status: LoginStatus) -> LoginPdu<LoginResponse> {
+        self.refusal(request, status, Vec::new())
+    }
+
     fn step(
         &mut self,
         policy: &mut dyn LoginPolicy,

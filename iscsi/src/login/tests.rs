@@ -140,7 +140,7 @@ fn all_authentications_with_all_digests() {
     // Initiator's credentials, target's demand, outcome.
     let cases = [
         (None, Admission::Open, None),
-        (chap(&user, None), Admission::Open, None),
+        (chap(&user, None), Admission::Open, Some(auth_failed)),
         (chap(&user, None), demands(None), None),
         (chap(&user, None), demands(Some(&node)), None),
         (chap(&user, mutual(&node)), demands(Some(&node)), None),
@@ -410,7 +410,10 @@ fn initiator_gives_up_on_a_target_that_breaks_the_rules() {
     assert_eq!(failed(both.clone(), &[(0x81, "")]), unasked);
     assert_eq!(failed(None, &[(0x83, "AuthMethod=None|")]), unasked);
     let chap_missing = LoginFailure::Chap(ChapError::Missing);
-    assert_eq!(failed(one_way.clone(), &[(0x81, "AuthMethod=CHAP|")]), chap_missing);
+    // Not unnoticed: whoever wants no proof is refused, whether it says so or is silent about it.
+    assert_eq!(failed(one_way.clone(), &[(0x00, "AuthMethod=None|")]), LoginFailure::AuthMethod);
+    assert_eq!(failed(one_way.clone(), &[(0x81, "AuthMethod=CHAP|")]), unasked);
+    assert_eq!(failed(one_way.clone(), &[(0x81, "")]), unasked);
     let unproven = [(0, "AuthMethod=CHAP|"), (0, "CHAP_A=5|CHAP_I=1|CHAP_C=0x01|"), (0x81, "")];
     assert_eq!(failed(both, &unproven), chap_missing);
     let reflected = format!("CHAP_A=5|CHAP_I=1|CHAP_C=0x{}|", "02".repeat(16));

@@ -18,6 +18,8 @@ pub struct ConnId {
 pub struct ServerConfig {
     /// What the target answers to proposals.
     pub login: LoginParams,
+    /// What a discovery session has to prove before it is told any name.
+    pub discovery: Auth,
     /// Target portal group tag of every portal.
     pub portal_group: u16,
     /// Depth of the command window: non-immediate commands under way per session.
@@ -52,6 +54,7 @@ impl Default for ServerConfig {
                 max_outstanding_r2t: 8,
                 ..LoginParams::default()
             },
+            discovery: Auth::default(),
             portal_group: 1,
             window: 64,
             immediate_limit: 8,
@@ -204,6 +207,8 @@ pub struct Counters {
     pub logins: u64,
     /// Logins that failed.
     pub failed_logins: u64,
+    /// CHAP proofs that had to wait, or were not looked at, because of wrong ones from the same source.
+    pub slowed_logins: u64,
     /// Sessions taken over by a login with the same name and ISID.
     pub reinstatements: u64,
     /// Events dropped because nobody fetched them.

@@ -2,6 +2,7 @@
 
 use super::attention::Attentions;
 use super::config::{CloseReason, Event};
+use super::guard::Admission;
 use super::policy::Policy;
 use super::reservation::Nexus;
 use super::server::{LOST_LIMIT, TargetServer};
@@ -11,10 +12,11 @@ use super::window::Window;
 use crate::chap::Challenge;
 use crate::framing::{Event as Part, Framer, FramingError};
 use crate::login::{LoginPdu, TargetConfig, TargetDone, TargetLogin, TargetStep};
-use crate::pdu::{Bhs, LoginResponse};
+use crate::pdu::{Bhs, LoginResponse, LoginStatus};
 use crate::scsi::Sense;
 use crate::sendtargets::TargetAddress;
 use std::collections::VecDeque;
+use std::net::IpAddr;
 
 /// Bytes of a CHAP challenge.
 const CHALLENGE_LEN: usize = 16;
@@ -35,6 +37,18 @@ pub(super) struct Connection {
     pub(super) phase: Phase,
     pub(super) login_deadline_ns: u64,
     pub(super) heard_ns: u64,
+    /// Where the connection comes from, if the caller knows.
+    pub(super) peer: Option<IpAddr>,
+    /// A CHAP proof that waits for its turn, and whether one has been admitted after a wait.
+    pub(super) proof: Option<Box<Proof>>,
+    pub(super) waited: bool,
+}
+
+/// A login request that is looked at later.
+pub(super) struct Proof {
+    pub(super) due_ns: u64,
+    header: [u8; 48],
+    data: Vec<u8>,
 }
 
 impl TargetServer {
@@ -52,7 +66,8 @@ impl TargetServer {
             if matches!(conn.phase, Phase::Ended) {
                 return bytes.len();
             }
-            if conn.framer.is_between_pdus() && conn.link.output.len() >= self.config.output_limit {
+            let full = conn.link.output.len() >= self.config.output_limit;
+            if conn.framer.is_between_pdus() && (full || conn.proof.is_some()) {
                 break;
             }
             match conn.framer.next(&mut rest) {
@@ -114,7 +129,7 @@ impl TargetServer {
         entropy: &mut dyn FnMut(&mut [u8]),
     ) {
         let Phase::Login(login) = &mut conn.phase else { return };
-        let login = login.get_or_insert_with(|| {
+        login.get_or_insert_with(|| {
             let mut random = [0; 1 + CHALLENGE_LEN];
             entropy(&mut random);
             let challenge = Challenge::new(random[0], &random[1..])
@@ -127,21 +142,71 @@ impl TargetServer {
                 challenge,
             }))
         });
-        let mut policy =
-            Policy { targets: &self.targets, slots: &self.slots, next_tsih: &mut self.next_tsih };
+        if !login.as_ref().is_some_and(|login| login.expects_proof()) {
+            return self.login_request(conn, bhs, data, now_ns);
+        }
+        match self.guard.admit(conn.peer, now_ns) {
+            Admission::Now => self.login_request(conn, bhs, data, now_ns),
+            Admission::At(due_ns) => {
+                self.journal.counters.slowed_logins += 1;
+                let proof = Proof { due_ns, header: *bhs.wire(), data: data.to_vec() };
+                (conn.proof, conn.waited) = (Some(Box::new(proof)), true);
+                self.wake_at(due_ns);
+            }
+            Admission::Never => {
+                self.journal.counters.slowed_logins += 1;
+                let Phase::Login(Some(login)) = &mut conn.phase else { return };
+                let pdu = login.refuse(bhs, LoginStatus::OutOfResources);
+                self.refuse_login(conn, pdu);
+            }
+        }
+    }
+
+    /// Looks at the proof that has waited, if its time has come.
+    pub(super) fn take_proof(&mut self, conn: &mut Connection, now_ns: u64) {
+        if let Some(proof) = conn.proof.take_if(|proof| proof.due_ns <= now_ns) {
+            self.login_request(conn, Bhs::from_bytes(&proof.header), &proof.data, now_ns);
+        }
+    }
+
+    fn login_request(&mut self, conn: &mut Connection, bhs: &Bhs, data: &[u8], now_ns: u64) {
+        let Phase::Login(Some(login)) = &mut conn.phase else { return };
+        let mut policy = Policy {
+            discovery: &self.config.discovery,
+            targets: &self.targets,
+            slots: &self.slots,
+            next_tsih: &mut self.next_tsih,
+        };
+        let proving = login.expects_proof();
         match login.receive(&mut policy, bhs, data) {
-            TargetStep::Send(pdu) => send_login(&mut conn.link, pdu),
+            TargetStep::Send(pdu) => {
+                // Proven, unless the request goes on in another PDU.
+                if proving && !login.expects_proof() && std::mem::take(&mut conn.waited) {
+                    self.guard.refund(conn.peer, now_ns);
+                }
+                send_login(&mut conn.link, pdu);
+            }
             TargetStep::Done(pdu, done) => {
+                if proving && std::mem::take(&mut conn.waited) {
+                    self.guard.refund(conn.peer, now_ns);
+                }
                 send_login(&mut conn.link, pdu);
                 self.begin_session(conn, *done, now_ns);
             }
             TargetStep::Refused(pdu, _) => {
-                let status = pdu.header.status();
-                send_login(&mut conn.link, pdu);
-                self.journal.counters.failed_logins += 1;
-                self.end(conn, CloseReason::LoginFailed(status));
+                if proving && !conn.waited {
+                    self.guard.charge(conn.peer, now_ns);
+                }
+                self.refuse_login(conn, pdu);
             }
         }
+    }
+
+    fn refuse_login(&mut self, conn: &mut Connection, pdu: LoginPdu<LoginResponse>) {
+        let status = pdu.header.status();
+        send_login(&mut conn.link, pdu);
+        self.journal.counters.failed_logins += 1;
+        self.end(conn, CloseReason::LoginFailed(status));
     }
 
     fn begin_session(&mut self, conn: &mut Connection, done: TargetDone, now_ns: u64) {
@@ -157,6 +222,7 @@ impl TargetServer {
                 target.lost.remove(at);
             }
             let sense = if reinstated || known.is_some() { Sense::NEXUS_LOSS } else { Sense::POWER_ON };
+            target.units.iter_mut().for_each(|unit| unit.disk.reservations.joined(&nexus));
             attentions.resize_with(target.units.len(), Attentions::default);
             attentions.iter_mut().for_each(|attention| attention.establish(sense));
         }
@@ -230,7 +296,7 @@ impl TargetServer {
                 if let Some(target) = session.target {
                     let target = &mut self.targets[target];
                     for unit in &mut target.units {
-                        unit.disk.reservations.release6(&session.nexus);
+                        unit.disk.reservations.left(&session.nexus);
                     }
                     if !matches!(reason, CloseReason::Logout | CloseReason::Reinstated) {
                         if target.lost.len() >= LOST_LIMIT {
@@ -242,6 +308,7 @@ impl TargetServer {
             }
         }
         conn.data = Vec::new();
+        conn.proof = None;
         self.journal.emit(Event::Closed { conn: conn.link.id, reason });
     }
 

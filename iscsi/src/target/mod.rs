@@ -5,7 +5,7 @@
 //! | part | what it holds |
 //! |---|---|
 //! | `backend`, `ram`, `medium`, `disk`, `work`, `commands`, `reservation`, `attention` | the SCSI device |
-//! | `server`, `connection`, `policy`, `config` | targets, connections, login, sessions, timers |
+//! | `server`, `connection`, `policy`, `guard`, `config` | targets, connections, login, sessions, timers |
 //! | `session`, `window`, `task`, `turns` | the state of one session, and whose turn it is |
 //! | `request`, `command`, `transfer`, `management`, `text` | what requests do |
 //! | `output` | finished PDUs |
@@ -20,6 +20,7 @@ mod commands;
 mod config;
 mod connection;
 mod disk;
+mod guard;
 mod management;
 mod medium;
 mod output;

@@ -1,5 +1,6 @@
 //! Who may log in where: the target's answers to the login phase.
 
+use super::config::Auth;
 use super::reservation::Nexus;
 use super::server::{Slot, Target};
 use super::session::Session;
@@ -9,6 +10,7 @@ use crate::pdu::LoginStatus;
 
 /// The server's side of a login.
 pub(super) struct Policy<'a> {
+    pub(super) discovery: &'a Auth,
     pub(super) targets: &'a [Target],
     pub(super) slots: &'a [Slot],
     pub(super) next_tsih: &'a mut u16,
@@ -20,6 +22,14 @@ impl Policy<'_> {
         self.targets.iter().enumerate().find(|(_, target)| target.key == *name)
     }
 
+    /// Who may log in to what `who` names: a target, or the list of them.
+    fn auth(&self, who: &Identity) -> Option<&Auth> {
+        match &who.target_name {
+            None => Some(self.discovery),
+            Some(_) => self.target(who).map(|(_, target)| &target.auth),
+        }
+    }
+
     fn sessions(&self) -> impl Iterator<Item = &Session> {
         self.slots.iter().filter_map(Slot::session)
     }
@@ -27,21 +37,15 @@ impl Policy<'_> {
 
 impl LoginPolicy for Policy<'_> {
     fn admit(&mut self, who: &Identity) -> Admission {
-        if who.target_name.is_none() {
-            // Discovery lists names, which are not secret.
-            return Admission::Open;
-        }
-        match self.target(who) {
+        match self.auth(who) {
             None => Admission::Refuse(LoginStatus::TargetNotFound),
-            Some((_, target)) if target.auth.chap.is_some() => {
-                Admission::Chap { mutual: target.auth.mutual.clone() }
-            }
+            Some(auth) if auth.chap.is_some() => Admission::Chap { mutual: auth.mutual.clone() },
             Some(_) => Admission::Open,
         }
     }
 
     fn secret(&mut self, who: &Identity, chap_name: &str) -> Option<Secret> {
-        let chap = self.target(who)?.1.auth.chap.as_ref()?;
+        let chap = self.auth(who)?.chap.as_ref()?;
         (chap.name == chap_name).then(|| chap.secret.clone())
     }
 

@@ -1,8 +1,11 @@
 //! Who may use a logical unit: RESERVE(6)/RELEASE(6) and persistent reservations (SPC-4 5.13, 6.15, 6.16). Registrations belong to
 //! the I_T nexus by name (initiator name and ISID), so they outlive sessions; they live in memory, so they end with the target
-//! (no APTPL). Not modelled: REGISTER AND MOVE, SPEC_I_PT, ALL_TG_PT.
+//! (no APTPL). Nobody can take all registrations: an initiator has a share, and when all are taken the oldest one of a nexus without
+//! a session gives way, unless it holds the reservation. What loses its registration so can do less than before, never more.
+//! Not modelled: REGISTER AND MOVE, SPEC_I_PT, ALL_TG_PT.
 
 use crate::scsi::{Cdb, ReservationAction, Sense, Status};
+use std::collections::BTreeSet;
 
 /// The initiator's end of an I_T nexus: SCSI port name of the initiator (RFC 7143 4.4.2).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,7 +88,10 @@ impl Kind {
 pub struct Reservations {
     /// Holder of RESERVE(6).
     exclusive: Option<Nexus>,
+    /// Oldest first.
     registrations: Vec<(Nexus, u64)>,
+    /// Nexuses that have a session now.
+    present: BTreeSet<Nexus>,
     /// Type and holder; the holder means nothing for the all-registrants types.
     persistent: Option<(Kind, Nexus)>,
     generation: u32,
@@ -95,8 +101,39 @@ pub struct Reservations {
 pub(super) const PARAMETER_LEN: u32 = 24;
 
 impl Reservations {
-    /// Most registrations of a unit; one more is refused with 05/55/04.
-    pub const LIMIT: usize = 128;
+    /// Most registrations of a unit; one more is refused with 05/55/04 if none gives way.
+    pub const LIMIT: usize = 256;
+    /// Most registrations of one initiator, by name; one more is refused with 05/55/04.
+    pub const SHARE: usize = 32;
+
+    /// A session of `nexus` has begun.
+    pub fn joined(&mut self, nexus: &Nexus) {
+        self.present.insert(nexus.clone());
+    }
+
+    /// The session of `nexus` has ended: RESERVE(6) ends with it, registrations do not.
+    pub fn left(&mut self, nexus: &Nexus) {
+        self.present.remove(nexus);
+        self.release6(nexus);
+    }
+
+    /// Room for one more registration of `initiator`.
+    fn make_room(&mut self, initiator: &str) -> Result<(), Refusal> {
+        let full = Err(Refusal::Check(Sense::NO_REGISTRATION_RESOURCES));
+        if self.registrations.iter().filter(|(n, _)| n.initiator == initiator).count() >= Self::SHARE {
+            return full;
+        }
+        if self.registrations.len() < Self::LIMIT {
+            return Ok(());
+        }
+        let mut idle = self.registrations.iter().map(|(nexus, _)| nexus);
+        let Some(at) = idle.position(|nexus| !self.present.contains(nexus) && !self.holds_alone(nexus))
+        else {
+            return full;
+        };
+        self.registrations.remove(at);
+        Ok(())
+    }
 
     /// Whether `nexus` may do `cdb` now.
     pub fn admit(&self, nexus: &Nexus, cdb: &Cdb) -> Result<(), Refusal> {
@@ -145,6 +182,11 @@ impl Reservations {
             Some((_, holder)) => holder == nexus,
             None => false,
         }
+    }
+
+    /// Whether the reservation ends with the registration of `nexus`.
+    fn holds_alone(&self, nexus: &Nexus) -> bool {
+        matches!(&self.persistent, Some((kind, holder)) if !kind.all_registrants() && holder == nexus)
     }
 
     fn key_of(&self, nexus: &Nexus) -> Option<u64> {
@@ -291,10 +333,10 @@ impl Reservations {
         let at = self.registrations.iter().position(|(n, _)| n == nexus);
         match (at, new_key) {
             (None, 0) => {}
-            (None, _) if self.registrations.len() >= Self::LIMIT => {
-                return Err(Refusal::Check(Sense::NO_REGISTRATION_RESOURCES));
+            (None, _) => {
+                self.make_room(&nexus.initiator)?;
+                self.registrations.push((nexus.clone(), new_key));
             }
-            (None, _) => self.registrations.push((nexus.clone(), new_key)),
             (Some(at), 0) => {
                 self.registrations.remove(at);
                 self.end_if_holder_left(nexus, effects);
@@ -497,16 +539,40 @@ mod tests {
         assert!(r.admit(&nexus(2), &READ).is_ok());
     }
 
+    /// One initiator cannot take what others need, with many sessions or under many names; who holds the reservation or has a
+    /// session keeps its registration.
     #[test]
-    fn registrations_are_limited() {
+    fn nobody_takes_all_registrations() {
+        let named = |initiator: &str, n: usize| Nexus {
+            initiator: format!("iqn.2026-01.example:{initiator}"),
+            isid: [0, 0, 0, 0, (n >> 8) as u8, n as u8],
+        };
+        let full = Err(Refusal::Check(Sense::NO_REGISTRATION_RESOURCES));
         let mut r = Reservations::default();
-        for n in 0..Reservations::LIMIT {
-            register(&mut r, n as u8, 1);
+        let register = |r: &mut Reservations, nexus: &Nexus| {
+            r.change(nexus, ReservationAction::Register, 0, 0, &list(0, 1)).map(|_| ())
+        };
+        let (holder, member) = (named("holder", 0), named("member", 0));
+        register(&mut r, &holder).unwrap();
+        r.change(&holder, ReservationAction::Reserve, 0, 5, &list(1, 0)).unwrap();
+        r.joined(&member);
+        register(&mut r, &member).unwrap();
+        for n in 0..Reservations::SHARE {
+            register(&mut r, &named("stranger", n)).unwrap();
         }
-        let other = Nexus { initiator: "iqn.2026-01.example:other".into(), isid: [0; 6] };
-        assert_eq!(
-            r.change(&other, ReservationAction::Register, 0, 0, &list(0, 1)),
-            Err(Refusal::Check(Sense::NO_REGISTRATION_RESOURCES))
-        );
+        assert_eq!(register(&mut r, &named("stranger", 999)), full, "its share is used up");
+        for n in 0..1000 {
+            register(&mut r, &named(&format!("stranger{n}"), 0)).unwrap();
+        }
+        assert_eq!(r.registrations.len(), Reservations::LIMIT);
+        register(&mut r, &named("innocent", 0)).unwrap();
+        assert!(r.key_of(&holder).is_some() && r.key_of(&member).is_some());
+        assert!(r.admit(&member, &WRITE).is_ok() && r.admit(&named("stranger", 0), &WRITE).is_err());
+        // Full of nexuses that have sessions: that is the limit.
+        let all: Vec<Nexus> = r.registrations.iter().map(|(n, _)| n.clone()).collect();
+        all.iter().for_each(|nexus| r.joined(nexus));
+        assert_eq!(register(&mut r, &named("late", 0)), full);
+        r.left(&all[7]);
+        register(&mut r, &named("late", 0)).unwrap();
     }
 }

@@ -10,6 +10,7 @@
 use super::config::{Auth, CloseReason, ConnId, Counters, Event, ServerConfig};
 use super::connection::{Connection, Phase};
 use super::disk::Disk;
+use super::guard::Guard;
 use super::output::Output;
 use super::reservation::Nexus;
 use super::session::{Journal, Link, Numbering, Ping, Session};
@@ -22,6 +23,7 @@ use crate::scsi::Lun;
 use crate::sendtargets::TargetAddress;
 use crate::serial::Sn;
 use std::collections::VecDeque;
+use std::net::IpAddr;
 
 /// A logical unit of a target.
 #[derive(Debug)]
@@ -119,6 +121,7 @@ pub struct TargetServer {
     pub(super) next_tsih: u16,
     pub(super) journal: Journal,
     wake_ns: Option<u64>,
+    pub(super) guard: Guard,
     /// The latest time that was given.
     pub(super) now_ns: u64,
     /// Sessions with commands that want a turn, and those with commands that wait for a flush.
@@ -146,6 +149,7 @@ impl TargetServer {
             next_tsih: 1,
             journal: Journal::default(),
             wake_ns: None,
+            guard: Guard::default(),
             now_ns: 0,
             line: VecDeque::new(),
             waiting: Vec::new(),
@@ -187,6 +191,19 @@ impl TargetServer {
     /// # Errors
     /// [`ServerFull`] at [`ServerConfig::max_connections`]: close it.
     pub fn connect(&mut self, local: &str, now_ns: u64) -> Result<ConnId, ServerFull> {
+        self.connect_from(None, local, now_ns)
+    }
+
+    /// The same with the address of the other end, by which wrong CHAP proofs are counted. Connections without one count together.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub fn connect_from(
+        &mut self,
+        peer: Option<IpAddr>,
+        local: &str,
+        now_ns: u64,
+    ) -> Result<ConnId, ServerFull> {
         let slot = match self.slots.iter().position(|slot| slot.conn.is_none()) {
             Some(slot) => slot,
             None if self.slots.len() < self.config.max_connections => {
@@ -211,6 +228,9 @@ impl TargetServer {
             phase: Phase::Login(None),
             login_deadline_ns,
             heard_ns: now_ns,
+            peer,
+            proof: None,
+            waited: false,
         }));
         self.wake_at(login_deadline_ns);
         Ok(id)
@@ -237,7 +257,8 @@ impl TargetServer {
 
     /// Whether input would be consumed now.
     pub fn wants_input(&self, id: ConnId) -> bool {
-        self.conn(id).is_some_and(|conn| conn.link.output.len() < self.config.output_limit)
+        self.conn(id)
+            .is_some_and(|conn| conn.link.output.len() < self.config.output_limit && conn.proof.is_none())
     }
 
     /// Bytes for the initiator.
@@ -346,7 +367,13 @@ impl TargetServer {
         match &mut conn.phase {
             Phase::Ended => {}
             Phase::Login(_) if conn.login_deadline_ns <= now_ns => self.end(conn, CloseReason::LoginTimeout),
-            Phase::Login(_) => self.wake_at(conn.login_deadline_ns),
+            Phase::Login(_) => {
+                self.wake_at(conn.login_deadline_ns);
+                self.take_proof(conn, now_ns);
+                if let Some(proof) = &conn.proof {
+                    self.wake_at(proof.due_ns);
+                }
+            }
             Phase::Full(session) => {
                 self.expire_transfers(&mut conn.link, session, now_ns);
                 if let Some(deadline) = session.transfer_deadline() {

@@ -30,6 +30,8 @@ pub(super) struct Lab {
     pub(super) piece: usize,
     /// Long commands get their turns from the test.
     pub(super) own_turns: bool,
+    /// Where connections come from.
+    pub(super) peer: Option<std::net::IpAddr>,
 }
 
 pub(super) fn ram(blocks: usize, serial: &str) -> Disk {
@@ -47,7 +49,15 @@ impl Lab {
             .add_target(TARGET, vec![(0, ram(BLOCKS, "zero")), (3, ram(16, "three"))], Auth::default())
             .unwrap();
         server.add_target(OTHER, vec![(0, ram(16, "other"))], Auth::default()).unwrap();
-        Lab { server, now_ns: 0, piece: usize::MAX, own_turns: false }
+        Lab { server, now_ns: 0, piece: usize::MAX, own_turns: false, peer: None }
+    }
+
+    /// The first target asks for the secret of `user`.
+    pub(super) fn with_chap(config: ServerConfig) -> Lab {
+        let mut server = TargetServer::new(config);
+        let auth = Auth { chap: Some(Credentials::new("user", "secret-of-user")), mutual: None };
+        server.add_target(TARGET, vec![(0, ram(16, "zero"))], auth).unwrap();
+        Lab { server, now_ns: 0, piece: usize::MAX, own_turns: false, peer: None }
     }
 
     pub(super) fn input(&mut self, id: ConnId, mut bytes: &[u8]) {
@@ -141,7 +151,7 @@ pub(super) fn initiator(isid: u8) -> InitiatorConfig {
 
 impl Host {
     pub(super) fn connect(lab: &mut Lab) -> Host {
-        let id = lab.server.connect("127.0.0.1:3260", lab.now_ns).unwrap();
+        let id = lab.server.connect_from(lab.peer, "127.0.0.1:3260", lab.now_ns).unwrap();
         Host {
             id,
             framer: Framer::new(MAX_DATA_SEGMENT_LEN),
@@ -175,6 +185,14 @@ impl Host {
         loop {
             let LoginPdu { header, data } = pdu;
             host.send(lab, *header, &data);
+            // A proof may have to wait.
+            while host.seen.is_empty() {
+                host.poll(lab);
+                if host.seen.is_empty() {
+                    lab.now_ns = lab.server.tick(lab.now_ns).expect("somebody waits").max(lab.now_ns);
+                    lab.server.tick(lab.now_ns);
+                }
+            }
             let seen = host.next(lab);
             match login.receive(&seen.view(), &seen.data) {
                 InitiatorStep::Send(next) => pdu = next,

@@ -54,6 +54,84 @@ fn chap_is_enforced_both_ways() {
     assert!(!log.contains("secret-of"), "secrets stay out of logs");
 }
 
+/// Wrong proofs of one source wait for their turn; those who log in rightly, from there or elsewhere, get in.
+#[test]
+fn guessing_is_slow_for_the_guesser_only() {
+    let own = |secret| InitiatorConfig { chap: chap("user", secret), ..initiator(1) };
+    let mut lab = Lab::with_chap(ServerConfig::default());
+    // As fast as the target lets it: a login that waits is over when its time has come.
+    let mut n = 0;
+    while lab.now_ns < 10 * SECOND {
+        lab.peer = Some([192, 0, 2, 1].into());
+        assert_eq!(
+            status(Host::try_login(&mut lab, own("not-the-secret"))),
+            LoginStatus::AuthenticationFailure
+        );
+        n += 1;
+        let before = lab.now_ns;
+        lab.peer = Some([192, 0, 2, 2].into());
+        Host::try_login(&mut lab, own("secret-of-user")).unwrap();
+        assert_eq!(lab.now_ns, before, "another source does not wait");
+    }
+    assert!((8..=8 + 21).contains(&n), "{n} wrong logins in 10 s");
+    lab.peer = Some([192, 0, 2, 1].into());
+    let before = lab.now_ns;
+    Host::try_login(&mut lab, own("secret-of-user")).unwrap();
+    assert!(lab.now_ns - before <= SECOND, "the right secret from the same source waits its turn");
+    assert_eq!(lab.server.counters().slowed_logins, n - 8);
+}
+
+/// While a proof waits nothing of its connection is taken, and a connection that goes away leaves nothing.
+#[test]
+fn a_proof_that_waits_holds_back_its_connection() {
+    let own = InitiatorConfig { chap: chap("user", "not-the-secret"), ..initiator(1) };
+    let mut lab = Lab::with_chap(ServerConfig::default());
+    for _ in 0..9 {
+        assert!(Host::try_login(&mut lab, own.clone()).is_err());
+    }
+    let mut refused = 0;
+    for _ in 0..20 {
+        let mut host = Host::connect(&mut lab);
+        let (mut login, mut pdu) = InitiatorLogin::start(own.clone()).unwrap();
+        loop {
+            host.send(&mut lab, *pdu.header, &pdu.data);
+            host.poll(&mut lab);
+            let Some(seen) = host.seen.pop_front() else { break };
+            match login.receive(&seen.view(), &seen.data) {
+                InitiatorStep::Send(next) => pdu = next,
+                InitiatorStep::Failed(LoginFailure::Refused(LoginStatus::OutOfResources)) => {
+                    refused += 1;
+                    break;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        if lab.server.should_close(host.id) {
+            continue;
+        }
+        assert!(!lab.server.wants_input(host.id));
+        assert_eq!(lab.server.input(host.id, lab.now_ns, &[0xFF; 48], &mut |_| panic!()), 0);
+    }
+    assert!(refused >= 9, "{refused}");
+    lab.now_ns += 6 * SECOND;
+    lab.server.tick(lab.now_ns);
+    assert_eq!(lab.server.counters().failed_logins, 9 + 20, "each got its answer in time");
+}
+
+/// With CHAP on the discovery session no name is told to who cannot prove anything.
+#[test]
+fn discovery_asks_for_the_secret_too() {
+    let discovery = Auth { chap: Some(Credentials::new("user", "secret-of-user")), mutual: None };
+    let mut lab = Lab::with(ServerConfig { discovery, ..ServerConfig::default() });
+    let config = InitiatorConfig { target_name: None, ..initiator(1) };
+    assert_eq!(status(Host::try_login(&mut lab, config.clone())), LoginStatus::AuthenticationFailure);
+    let wrong = InitiatorConfig { chap: chap("user", "not-the-secret"), ..config.clone() };
+    assert_eq!(status(Host::try_login(&mut lab, wrong)), LoginStatus::AuthenticationFailure);
+    let right = InitiatorConfig { chap: chap("user", "secret-of-user"), ..config };
+    let mut host = Host::login(&mut lab, right);
+    assert!(text(&mut host, &mut lab, b"SendTargets=All\0").data.starts_with(b"TargetName="));
+}
+
 #[test]
 fn login_and_ping_have_deadlines() {
     let config = ServerConfig { ping_interval_ns: Some(10 * SECOND), ..ServerConfig::default() };
