@@ -62,7 +62,7 @@ pub type EventSink = Box<dyn FnMut(&Event, Option<SocketAddr>)>;
 pub struct TargetHost {
     server: TargetServer,
     owner: Owner,
-    listener: Option<TcpListener>,
+    listeners: Vec<TcpListener>,
     accept_ready: bool,
     accept_again: Option<Instant>,
     signals: Option<StopSignals>,
@@ -101,7 +101,7 @@ impl TargetHost {
         Ok(Self {
             server,
             owner,
-            listener: Some(listener),
+            listeners: vec![listener],
             accept_ready: true,
             accept_again: None,
             signals,
@@ -118,6 +118,16 @@ impl TargetHost {
             sink: None,
             accept_failures: 0,
         })
+    }
+
+    /// Serves at one more address.
+    ///
+    /// # Errors
+    /// The reactor refuses the descriptor.
+    pub fn also_at(&mut self, listener: TcpListener) -> io::Result<()> {
+        self.owner.register(&listener, LISTENER)?;
+        self.listeners.push(listener);
+        Ok(())
     }
 
     /// `flushed` is signalled whenever a flush of a disk has ended ([`crate::storage::FileDisk`]).
@@ -157,8 +167,8 @@ impl TargetHost {
     /// [`stopped`](Self::stopped) says so, at most [`CLOSE_TIMEOUT`] later. Call it in the actor's own step or before
     /// it is woken.
     pub fn stop(&mut self, now: Instant) {
-        if let Some(listener) = self.listener.take() {
-            // It is closed with the next line; the kernel forgets it then.
+        for listener in self.listeners.drain(..) {
+            // It is closed right after; the kernel forgets it then.
             let _ = self.owner.deregister(&listener, LISTENER);
         }
         self.stopping = true;
@@ -178,22 +188,26 @@ impl TargetHost {
         self.stopping && self.by_id.is_empty()
     }
 
+    /// Takes connections from each listening socket in turn, as long as any has some.
     fn accept(&mut self, cx: &Cx<'_>) -> u32 {
         let mut done = 0;
         while self.accept_ready && done < ACCEPTS {
-            let Some(listener) = &self.listener else { break };
-            match listener.accept() {
-                Ok(Some((stream, peer))) => {
-                    done += 1;
-                    self.admit(stream, peer, cx.now);
-                }
-                Ok(None) => self.accept_ready = false,
-                Err(_) => {
-                    self.accept_failures += 1;
-                    self.accept_ready = false;
-                    self.accept_again = Some(cx.now + ACCEPT_PAUSE);
+            let before = done;
+            for at in 0..self.listeners.len() {
+                match self.listeners[at].accept() {
+                    Ok(Some((stream, peer))) => {
+                        done += 1;
+                        self.admit(stream, peer, cx.now);
+                    }
+                    Ok(None) => {}
+                    Err(_) => {
+                        self.accept_failures += 1;
+                        self.accept_ready = false;
+                        self.accept_again = Some(cx.now + ACCEPT_PAUSE);
+                    }
                 }
             }
+            self.accept_ready &= done > before;
         }
         done
     }
@@ -435,7 +449,9 @@ impl Actor for TargetHost {
         self.take_events(now);
         let mut next = Instant::earliest(self.tick_due, self.accept_again);
         next = Instant::earliest(next, self.enforce_deadlines(now));
-        if !self.queue.is_empty() || self.server.has_work() || (self.accept_ready && self.listener.is_some())
+        if !self.queue.is_empty()
+            || self.server.has_work()
+            || (self.accept_ready && !self.listeners.is_empty())
         {
             next = Some(now);
         }

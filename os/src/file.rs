@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl};
@@ -88,6 +89,7 @@ struct Flushes {
 #[derive(Debug)]
 pub struct Flusher {
     shared: Arc<(Mutex<Flushes>, Condvar)>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Flusher {
@@ -106,7 +108,7 @@ impl Flusher {
     ) -> io::Result<Self> {
         let shared = Arc::new((Mutex::new(Flushes::default()), Condvar::new()));
         let theirs = Arc::clone(&shared);
-        std::thread::Builder::new().name("flush".into()).spawn(move || {
+        let thread = std::thread::Builder::new().name("flush".into()).spawn(move || {
             let (state, wake) = &*theirs;
             let mut flushes = state.lock().unwrap_or_else(PoisonError::into_inner);
             loop {
@@ -128,7 +130,7 @@ impl Flusher {
                 done.signal();
             }
         })?;
-        Ok(Self { shared })
+        Ok(Self { shared, thread: Some(thread) })
     }
 
     /// Asks for a flush of all that was written before. Returns its number.
@@ -153,8 +155,15 @@ impl Flusher {
 impl Drop for Flusher {
     fn drop(&mut self) {
         let (state, wake) = &*self.shared;
-        state.lock().unwrap_or_else(PoisonError::into_inner).over = true;
+        let mut flushes = state.lock().unwrap_or_else(PoisonError::into_inner);
+        flushes.over = true;
+        let idle = flushes.asked == flushes.ended;
+        drop(flushes);
         wake.notify_one();
+        // An idle thread ends at once, and its descriptor, which holds the file's lock, with it.
+        if let Some(thread) = self.thread.take_if(|_| idle) {
+            let _ = thread.join();
+        }
     }
 }
 

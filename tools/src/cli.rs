@@ -175,9 +175,10 @@ fn listen(text: &str) -> Result<SocketAddr, String> {
 
 #[derive(Debug, Args)]
 pub(crate) struct Target {
-    /// Where to listen; port 0 takes a free one and prints it.
-    #[arg(long, value_name = "ADDR:PORT", value_parser = listen)]
-    pub(crate) listen: SocketAddr,
+    /// Where to listen; port 0 takes a free one and prints it. Given again, the target has another portal, a second path to the
+    /// same disks.
+    #[arg(long, value_name = "ADDR:PORT", required = true, value_parser = listen)]
+    pub(crate) listen: Vec<SocketAddr>,
     /// Name of the target.
     #[arg(long)]
     pub(crate) iqn: String,
@@ -196,6 +197,16 @@ pub(crate) struct Target {
     /// Refuse writes.
     #[arg(long)]
     pub(crate) read_only: bool,
+    /// Bytes per logical block of every disk.
+    #[arg(long, value_name = "512|4096", default_value_t = 512, value_parser = block_size)]
+    pub(crate) block_size: u32,
+    /// Say that the disks can be taken out.
+    #[arg(long)]
+    pub(crate) removable: bool,
+}
+
+fn block_size(text: &str) -> Result<u32, String> {
+    text.parse().ok().filter(|n| [512, 4096].contains(n)).ok_or_else(|| "write 512 or 4096".to_owned())
 }
 
 #[derive(Debug, Args)]

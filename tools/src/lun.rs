@@ -11,22 +11,29 @@ use os::event::Event;
 use crate::failure::Failure;
 use crate::size;
 
-/// Bytes per logical block of every unit.
-const BLOCK: u32 = 512;
+/// What all units of a target have in common.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Traits {
+    pub(crate) read_only: bool,
+    pub(crate) removable: bool,
+    /// Bytes per logical block.
+    pub(crate) block: u32,
+}
 
 /// Makes the unit that `spec` describes. `identity` is stable for the place the unit has: initiators know the disk by it. Flushes
 /// of a file signal `flushed` when they have ended.
 pub(crate) fn open(
     spec: &str,
     identity: &str,
-    read_only: bool,
+    traits: Traits,
     flushed: &Arc<Event>,
 ) -> Result<Disk, Failure> {
-    let small = || Failure::usage(format!("--lun {spec}: a disk has at least {BLOCK} bytes"));
+    let Traits { read_only, removable, block } = traits;
+    let small = || Failure::usage(format!("--lun {spec}: a disk has at least {block} bytes"));
     let backend: Box<dyn Backend> = match spec.split_once(':') {
         Some(("ram", text)) => {
             let bytes = size::parse(text).map_err(|e| Failure::usage(format!("--lun {spec}: {e}")))?;
-            if bytes < u64::from(BLOCK) {
+            if bytes < u64::from(block) {
                 return Err(small());
             }
             // What the machine would refuse is refused here, not by an abort.
@@ -42,10 +49,12 @@ pub(crate) fn open(
             return Err(Failure::usage(format!("--lun {spec}: write ram:SIZE or file:PATH")));
         }
     };
-    if backend.size() < u64::from(BLOCK) {
+    if backend.size() < u64::from(block) {
         return Err(small());
     }
-    Disk::new(backend, BLOCK, identity).map_err(|e| Failure::usage(format!("--lun {spec}: {e}")))
+    let disk =
+        Disk::new(backend, block, identity).map_err(|e| Failure::usage(format!("--lun {spec}: {e}")))?;
+    Ok(if removable { disk.removable() } else { disk })
 }
 
 fn file(path: &str, read_only: bool, flushed: &Arc<Event>) -> Result<FileDisk, Failure> {
@@ -72,7 +81,8 @@ mod tests {
     use super::*;
 
     fn unit(spec: &str, read_only: bool) -> Result<Disk, Failure> {
-        open(spec, "1", read_only, &Arc::new(Event::new().unwrap()))
+        let traits = Traits { read_only, removable: false, block: 512 };
+        open(spec, "1", traits, &Arc::new(Event::new().unwrap()))
     }
 
     fn error(spec: &str) -> String {

@@ -46,9 +46,11 @@ pub(crate) fn run(options: &cli::Target, json: bool) -> Result<(), Failure> {
     let key = iscsi::names::normalize(&iqn).map_err(|e| Failure::usage(format!("--iqn: {e}")))?;
     let broken = |e: std::io::Error| Failure::new(ExitCode::Internal, format!("cannot serve: {e}"));
     let flushed = Arc::new(Event::new().map_err(broken)?);
+    let traits =
+        lun::Traits { read_only: options.read_only, removable: options.removable, block: options.block_size };
     let mut disks = Vec::new();
     for (number, spec) in (0u16..).zip(&options.luns) {
-        disks.push((number, lun::open(spec, &identity(&key, number), options.read_only, &flushed)?));
+        disks.push((number, lun::open(spec, &identity(&key, number), traits, &flushed)?));
     }
     let luns = disks.len();
     let auth = auth(options)?;
@@ -58,16 +60,33 @@ pub(crate) fn run(options: &cli::Target, json: bool) -> Result<(), Failure> {
     let mut server = TargetServer::new(config);
     server.add_target(&iqn, disks, auth).map_err(|e| Failure::usage(e.to_string()))?;
 
-    let listener =
-        TcpListener::bind(options.listen).map_err(|e| Failure::new(ExitCode::Transport, e.to_string()))?;
-    let listen = listener.local_addr().map_err(broken)?;
+    let mut listeners = Vec::new();
+    let mut portals = Vec::new();
+    for &address in &options.listen {
+        let listener =
+            TcpListener::bind(address).map_err(|e| Failure::new(ExitCode::Transport, e.to_string()))?;
+        portals.push(listener.local_addr().map_err(broken)?);
+        listeners.push(listener);
+    }
+    // The portal group. Where all addresses are meant, none can be named; loopback is nothing for others.
+    let all_local = portals.iter().all(|portal| portal.ip().is_loopback());
+    for portal in &portals {
+        if !portal.ip().is_unspecified() && (all_local || !portal.ip().is_loopback()) {
+            server.add_portal(&portal.to_string());
+        }
+    }
+    let mut listeners = listeners.into_iter();
+    let (Some(first), Some(&listen)) = (listeners.next(), portals.first()) else {
+        return Err(Failure::usage("--listen is missing"));
+    };
     let reactor = Reactor::new().map_err(broken)?;
     let wakers = Wakers::default();
     let owner = reactor.owner().map_err(broken)?;
     let owner_index = owner.index();
     let signals = StopSignals::new().map_err(broken)?;
-    let host = TargetHost::new(server, listener, owner, Some(signals)).map_err(broken)?;
+    let host = TargetHost::new(server, first, owner, Some(signals)).map_err(broken)?;
     let host = Rc::new(RefCell::new(host));
+    listeners.try_for_each(|listener| host.borrow_mut().also_at(listener)).map_err(broken)?;
     host.borrow_mut().watch_flushes(flushed).map_err(broken)?;
     host.borrow_mut().set_sink(Box::new(log));
     let mut executive = Executive::new(
@@ -79,7 +98,9 @@ pub(crate) fn run(options: &cli::Target, json: bool) -> Result<(), Failure> {
     wakers.join(owner_index, place.wake());
     executive.install(&place, host.clone());
 
-    println!("listening on {listen}, target {iqn}, {luns} LUN(s)");
+    for portal in &portals {
+        println!("listening on {portal}, target {iqn}, {luns} LUN(s)");
+    }
     executive.run(Instant::from_nanos(u64::MAX), |_| host.borrow().stopped());
 
     let c = host.borrow().server().counters();

@@ -40,6 +40,7 @@ pub struct Disk {
     block_size: u32,
     blocks: u64,
     serial: String,
+    removable: bool,
     pub(super) reservations: Reservations,
 }
 
@@ -150,8 +151,14 @@ impl Disk {
             block_size,
             blocks,
             serial,
+            removable: false,
             reservations: Reservations::default(),
         })
+    }
+
+    /// The same with a medium that says it can be taken out (RMB).
+    pub fn removable(self) -> Disk {
+        Disk { removable: true, ..self }
     }
 
     /// Bytes per logical block.
@@ -343,7 +350,7 @@ impl Disk {
         Inquiry {
             qualifier: 0,
             device_type: 0,
-            removable: false,
+            removable: self.removable,
             version: 6,
             vendor: *b"CNIC-LAB",
             product: *b"VIRTUAL-DISK    ",

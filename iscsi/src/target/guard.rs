@@ -11,7 +11,7 @@ use std::net::IpAddr;
 
 /// Wrong proofs of one source without a pause, and the pause after each further one.
 const BURST: u64 = 8;
-const PAUSE_NS: u64 = 500_000_000;
+const PAUSE_NS: u64 = 200_000_000;
 /// The same for all sources that were wrong before.
 const BURST_ALL: u64 = 128;
 const PAUSE_ALL_NS: u64 = 20_000_000;
@@ -130,7 +130,7 @@ mod tests {
     fn a_source_that_guesses_is_slow_and_others_are_not() {
         let mut guard = Guard::default();
         let n = guesses(&mut guard, |_| v4(1), 100);
-        assert!((BURST..=2 * 100 + BURST + 1).contains(&n), "{n}");
+        assert!((BURST..=5 * 100 + BURST + 1).contains(&n), "{n}");
         assert_eq!(guard.admit(v4(2), 50 * SECOND), Admission::Now);
         // After a while without a wrong proof it is forgiven.
         assert_eq!(guard.admit(v4(1), 200 * SECOND), Admission::Now);
@@ -142,7 +142,7 @@ mod tests {
         for _ in 0..BURST + 1 {
             guard.charge(v4(1), 0);
         }
-        let waits: Vec<_> = (0..12).map(|_| guard.admit(v4(1), 0)).collect();
+        let waits: Vec<_> = (0..30).map(|_| guard.admit(v4(1), 0)).collect();
         for (at, wait) in waits.iter().enumerate() {
             let due = (at as u64 + 1) * PAUSE_NS;
             let expected = if due <= MAX_WAIT_NS { Admission::At(due) } else { Admission::Never };

@@ -120,6 +120,8 @@ pub struct TargetServer {
     pub(super) slots: Vec<Slot>,
     pub(super) next_tsih: u16,
     pub(super) journal: Journal,
+    /// Where else the targets are served, as SendTargets lists it.
+    pub(super) portals: Vec<TargetAddress>,
     wake_ns: Option<u64>,
     pub(super) guard: Guard,
     /// The latest time that was given.
@@ -148,6 +150,7 @@ impl TargetServer {
             slots: Vec::new(),
             next_tsih: 1,
             journal: Journal::default(),
+            portals: Vec::new(),
             wake_ns: None,
             guard: Guard::default(),
             now_ns: 0,
@@ -178,6 +181,15 @@ impl TargetServer {
         }
         self.targets.push(Target { name: name.into(), key, units, auth, lost: VecDeque::new() });
         Ok(())
+    }
+
+    /// Tells initiators of a portal (`host:port`) beside the one that they ask at, so that they know a second path. `false` when it
+    /// is no address.
+    pub fn add_portal(&mut self, portal: &str) -> bool {
+        let address = TargetAddress::parse(portal);
+        let tag = Some(self.config.portal_group);
+        self.portals.extend(address.clone().map(|address| TargetAddress { tag, ..address }));
+        address.is_some()
     }
 
     /// The disk of a target, for prefilling and checking.

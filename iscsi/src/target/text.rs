@@ -130,11 +130,13 @@ impl TargetServer {
     /// Names and addresses: all targets in a discovery session, its own in a normal one.
     fn send_targets(&self, link: &Link, session: &Session, value: &str, out: &mut TextWriter) {
         let wanted = normalize(value);
+        let others = self.portals.iter().filter(|portal| link.local.as_ref() != Some(portal));
+        let addresses: Vec<_> = link.local.iter().chain(others).cloned().collect();
         for (at, target) in self.targets.iter().enumerate() {
             let mine = session.target.is_none_or(|own| own == at);
             let asked = value == "All" || value.is_empty() || wanted.as_ref() == Ok(&target.key);
             // A list that is full ends with its last whole target.
-            if mine && asked && write_target(out, &target.name, link.local.as_slice()).is_err() {
+            if mine && asked && write_target(out, &target.name, &addresses).is_err() {
                 break;
             }
         }
