@@ -19,9 +19,13 @@ use crate::block::Geometry;
 use crate::error::BlockError;
 
 /// Logical units that are brought up per session; what a target reports beyond them is left out and counted.
-pub const MAX_LUNS: usize = 256;
+pub const MAX_LUNS: usize = 4096;
 /// Longest read of a bring-up, in bytes: the LUN list.
 pub const MAX_READ: u32 = 8 + 8 * MAX_LUNS as u32;
+/// What is enough for most targets, in bytes: a list of 256 units. A list that says that it is longer is asked for again.
+pub const FIRST_READ: u32 = 8 + 8 * 256;
+/// How often a list is asked for again that grows meanwhile.
+const GROWTH_LIMIT: u8 = 3;
 /// How long a unit may take to become ready.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pause before asking a busy or not yet ready unit again.
@@ -183,32 +187,56 @@ impl Step {
         )
     }
 
-    fn cdb(self) -> (Cdb, u32) {
-        let inquiry =
-            |evpd, page, len: u8| (Cdb::Inquiry { evpd, page, allocation: u16::from(len) }, u32::from(len));
-        let mode = |form| {
-            let cdb = Cdb::ModeSense {
-                form,
-                dbd: true,
-                long_lba: false,
-                control: 0,
-                page: page::CACHING,
-                subpage: 0,
-                allocation: 64,
-            };
-            (cdb, 64)
+    /// How much is asked for at first, and at most.
+    const fn lengths(self) -> (u32, u32) {
+        match self {
+            Self::ReportLuns => (FIRST_READ, MAX_READ),
+            Self::Inquiry => (36, 36),
+            Self::Ready | Self::Start => (0, 0),
+            Self::Pages | Self::Serial | Self::Ids | Self::Limits => (255, MAX_READ),
+            Self::Capacity16 => (32, 32),
+            Self::Capacity10 => (8, 8),
+            Self::Mode10 => (64, MAX_READ),
+            Self::Mode6 => (64, 255),
+        }
+    }
+
+    /// How long the whole answer is by its own header: the length is that of the list, not of what was sent (SPC-4 4.2.5.6).
+    fn announced(self, data: &[u8]) -> u64 {
+        let be16 = |at: usize| data.get(at..at + 2).map_or(0, |b| u64::from(b[0]) << 8 | u64::from(b[1]));
+        match self {
+            Self::ReportLuns => ReportLuns::parse(data).map_or(0, |list| list.needed()),
+            Self::Pages | Self::Serial | Self::Ids | Self::Limits => 4 + be16(2),
+            Self::Mode10 => 2 + be16(0),
+            Self::Mode6 => 1 + data.first().map_or(0, |&len| u64::from(len)),
+            _ => 0,
+        }
+    }
+
+    /// The command, asking for `len` bytes.
+    fn cdb(self, len: u32) -> Cdb {
+        let short = u16::try_from(len).unwrap_or(u16::MAX);
+        let inquiry = |evpd, page| Cdb::Inquiry { evpd, page, allocation: short };
+        let mode = |form| Cdb::ModeSense {
+            form,
+            dbd: true,
+            long_lba: false,
+            control: 0,
+            page: page::CACHING,
+            subpage: 0,
+            allocation: short,
         };
         match self {
-            Self::ReportLuns => (Cdb::ReportLuns { select: 0, allocation: MAX_READ }, MAX_READ),
-            Self::Inquiry => inquiry(false, 0, 36),
-            Self::Ready => (Cdb::TestUnitReady, 0),
-            Self::Start => (Cdb::StartStop { immed: true, power_condition: 0, loej: false, start: true }, 0),
-            Self::Pages => inquiry(true, vpd::SUPPORTED_PAGES, 255),
-            Self::Serial => inquiry(true, vpd::SERIAL_NUMBER, 255),
-            Self::Ids => inquiry(true, vpd::DEVICE_IDENTIFICATION, 255),
-            Self::Limits => inquiry(true, vpd::BLOCK_LIMITS, 255),
-            Self::Capacity16 => (Cdb::ReadCapacity16 { allocation: 32 }, 32),
-            Self::Capacity10 => (Cdb::ReadCapacity10, 8),
+            Self::ReportLuns => Cdb::ReportLuns { select: 0, allocation: len },
+            Self::Inquiry => inquiry(false, 0),
+            Self::Ready => Cdb::TestUnitReady,
+            Self::Start => Cdb::StartStop { immed: true, power_condition: 0, loej: false, start: true },
+            Self::Pages => inquiry(true, vpd::SUPPORTED_PAGES),
+            Self::Serial => inquiry(true, vpd::SERIAL_NUMBER),
+            Self::Ids => inquiry(true, vpd::DEVICE_IDENTIFICATION),
+            Self::Limits => inquiry(true, vpd::BLOCK_LIMITS),
+            Self::Capacity16 => Cdb::ReadCapacity16 { allocation: len },
+            Self::Capacity10 => Cdb::ReadCapacity10,
             Self::Mode10 => mode(Form::Ten),
             Self::Mode6 => mode(Form::Six),
         }
@@ -237,6 +265,9 @@ pub struct BringUp {
     step: Step,
     draft: Draft,
     attentions: u8,
+    /// What the current step asks for, in bytes, and how often it has asked for more.
+    asks: u32,
+    grown: u8,
     /// When the patience with the current unit ends; set by its first command.
     patience: Option<Instant>,
     pause: Option<Instant>,
@@ -263,6 +294,8 @@ impl BringUp {
             step: Step::ReportLuns,
             draft: Draft::default(),
             attentions: 0,
+            asks: FIRST_READ,
+            grown: 0,
             patience: None,
             pause: None,
             posted: false,
@@ -311,8 +344,8 @@ impl BringUp {
         self.pause = None;
         self.patience.get_or_insert(now + READY_TIMEOUT);
         self.posted = true;
-        let (cdb, read_len) = self.step.cdb();
-        Some(BringUpAction::Submit(ScsiCommand { lun: self.lun(), cdb: cdb.encode().bytes, read_len }))
+        let cdb = self.step.cdb(self.asks).encode().bytes;
+        Some(BringUpAction::Submit(ScsiCommand { lun: self.lun(), cdb, read_len: self.asks }))
     }
 
     fn lun(&self) -> Lun {
@@ -407,7 +440,8 @@ impl BringUp {
 
     fn go(&mut self, step: Step) {
         self.step = step;
-        self.attentions = 0;
+        (self.attentions, self.grown) = (0, 0);
+        self.asks = step.lengths().0;
     }
 
     fn begin_unit(&mut self) {
@@ -433,8 +467,21 @@ impl BringUp {
         self.end_unit(Err(error));
     }
 
+    /// Whether the answer says that there is more than was asked for, and asking for it makes sense.
+    fn asks_again(&mut self, data: &[u8]) -> bool {
+        let whole = self.step.announced(data).min(self.step.lengths().1.into()) as u32;
+        let more = whole > self.asks && self.grown < GROWTH_LIMIT;
+        if more {
+            (self.asks, self.grown) = (whole, self.grown + 1);
+        }
+        more
+    }
+
     fn good(&mut self, data: &[u8]) {
         let step = self.step;
+        if self.asks_again(data) {
+            return;
+        }
         match step {
             Step::ReportLuns => {
                 let Some(list) = ReportLuns::parse(data) else {

@@ -155,7 +155,7 @@ impl<P: Seat + 'static> Reached<P> {
         Ok(Self {
             world,
             session,
-            lun,
+            lun: info.lun,
             portal,
             info,
             patience,
@@ -195,6 +195,9 @@ fn record(url: &DiskUrl, portal: SocketAddr, depth: usize) -> NodeRecord {
     record
 }
 
+/// Logical units that a message names; the rest is a number.
+const NAMED_LUNS: usize = 16;
+
 fn describe<P: Seat + 'static>(
     world: &World<P>,
     session: SessionId,
@@ -203,13 +206,19 @@ fn describe<P: Seat + 'static>(
 ) -> Result<LunInfo, Failure> {
     let host = world.host().borrow();
     let units = host.adapter.logical_units(session);
-    match units.iter().find(|(l, _)| *l == lun) {
+    // By number: a target may report any form of it (SAM-5 4.7).
+    match units.iter().find(|(l, _)| l.number() == lun.number()) {
         Some((_, Ok(info))) => Ok(info.clone()),
         Some((_, Err(e))) => Err(Failure::new(ExitCode::Other, format!("LUN {number} cannot be used: {e}"))),
         None => {
-            let there: Vec<String> =
+            let mut there: Vec<String> =
                 units.iter().filter_map(|(l, _)| l.number()).map(|n| n.to_string()).collect();
-            let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
+            let more = there.len().saturating_sub(NAMED_LUNS);
+            there.truncate(NAMED_LUNS);
+            let mut there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
+            if more > 0 {
+                there += &format!(" and {more} more");
+            }
             let text =
                 format!("the target has no LUN {number} for us; it has {there}: change the URL's last part");
             Err(Failure::new(ExitCode::NoObjectsFound, text))

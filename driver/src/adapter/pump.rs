@@ -160,9 +160,18 @@ impl<P: Platform> Adapter<P> {
         }
         match s.probing().poll(cx.now) {
             Some(BringUpAction::Submit(c)) => {
+                let len = c.read_len as usize;
+                // A long list needs more memory than was set aside. What the card still holds is not exchanged.
+                let held = s.tasks.iter().any(|(_, t)| matches!(t.data, TaskData::Probe(_)));
+                if s.probe.as_ref().is_some_and(|probe| probe.len() < len)
+                    && !held
+                    && let Ok(longer) = self.platform.dma_alloc(len, "bring-up")
+                    && let Some(shorter) = s.probe.replace(longer)
+                {
+                    self.platform.dma_free(shorter);
+                }
                 let Some(probe) = &s.probe else { return 0 };
                 let mut bds = BdList::new();
-                let len = c.read_len as usize;
                 if len > probe.len() || bds.push(probe.addr(), len).is_err() {
                     s.probing().failed(BlockError::Aborted);
                     self.make_runnable(slot);

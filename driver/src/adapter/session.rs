@@ -18,7 +18,7 @@ use crate::control::{
 };
 use crate::error::{BlockError, Cause};
 use crate::libiscsi::{CmdSnWindow, Keepalive, Ladder, SessionGate, TaskHandle, TaskTable, TmfTimeouts};
-use crate::lun::{BringUp, MAX_READ};
+use crate::lun::{BringUp, FIRST_READ};
 use crate::user::Disk;
 
 /// Answers to target NOP-Ins that wait for room; more are dropped, the target asks again.
@@ -189,7 +189,7 @@ impl<P: Platform> Adapter<P> {
         let probe = if params.discovery {
             None
         } else {
-            let buf = self.platform.dma_alloc(MAX_READ as usize, "bring-up");
+            let buf = self.platform.dma_alloc(FIRST_READ as usize, "bring-up");
             Some(buf.map_err(|_| Refused::NoMemory)?)
         };
         // The most that any ring size allows: sizes may change between connections of the session.

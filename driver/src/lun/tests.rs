@@ -14,6 +14,9 @@ struct Target {
     /// Answered before anything else, per operation code.
     scripted: Vec<(u8, VecDeque<Answer>)>,
     asked: Vec<u8>,
+    /// Page 83 and the answer to MODE SENSE(10), if others than usual.
+    ids: Option<Vec<u8>>,
+    mode: Option<Vec<u8>>,
 }
 
 const CAPACITY: Capacity =
@@ -33,6 +36,8 @@ impl Target {
             knows_report_luns: true,
             scripted: Vec::new(),
             asked: Vec::new(),
+            ids: None,
+            mode: None,
         }
     }
 
@@ -69,6 +74,12 @@ impl Target {
             }
             Ok(Cdb::Inquiry { page: vpd::SERIAL_NUMBER, .. }) => {
                 VpdPage::begin(vpd::SERIAL_NUMBER, &mut data).put(b"  SN42").end();
+            }
+            Ok(Cdb::Inquiry { page: vpd::DEVICE_IDENTIFICATION, .. }) if self.ids.is_some() => {
+                data.extend(self.ids.iter().flatten());
+            }
+            Ok(Cdb::ModeSense { form: Form::Ten, .. }) if self.mode.is_some() => {
+                data.extend(self.mode.iter().flatten());
             }
             Ok(Cdb::Inquiry { page: vpd::DEVICE_IDENTIFICATION, .. }) => {
                 let t10 =
@@ -252,13 +263,66 @@ fn a_command_without_an_answer_ends_the_unit_and_only_once() {
 
 #[test]
 fn a_list_beyond_the_limit_is_cut_and_counted() {
-    let mut data = Vec::new();
-    report_luns((0..300).filter_map(Lun::from_number), &mut data);
-    data.truncate(MAX_READ as usize);
-    let mut b = BringUp::new();
-    b.poll(Instant::ZERO);
-    b.answered(0, Status::GOOD, None, &data, Instant::ZERO);
-    assert_eq!((b.luns.len(), b.left_out()), (MAX_LUNS, 44));
+    for (count, asked, left_out) in [
+        (256, vec![2056], 0),
+        (257, vec![2056, 2064], 0),
+        (2560, vec![2056, 20_488], 0),
+        (4096, vec![2056, MAX_READ], 0),
+        (4097, vec![2056, MAX_READ], 1),
+        (16_384, vec![2056, MAX_READ], 12_288),
+    ] {
+        let mut data = Vec::new();
+        report_luns((0..count).filter_map(Lun::from_number), &mut data);
+        let (mut b, mut asks) = (BringUp::new(), Vec::new());
+        while b.step == Step::ReportLuns {
+            let Some(BringUpAction::Submit(command)) = b.poll(Instant::ZERO) else { panic!("a command") };
+            asks.push(command.read_len);
+            let arrived = &data[..data.len().min(command.read_len as usize)];
+            b.answered(0, Status::GOOD, None, arrived, Instant::ZERO);
+        }
+        assert_eq!((asks, b.left_out()), (asked, left_out), "{count} units");
+        assert_eq!(b.luns.len(), usize::from(count).min(MAX_LUNS));
+    }
+}
+
+/// A list that grows whenever it is asked for ends the questions.
+#[test]
+fn a_list_that_never_stops_growing_is_taken_as_it_is() {
+    let (mut b, mut asks) = (BringUp::new(), 0);
+    while b.step == Step::ReportLuns {
+        let Some(BringUpAction::Submit(command)) = b.poll(Instant::ZERO) else { panic!("a command") };
+        let mut data = vec![0; command.read_len as usize];
+        data[..4].copy_from_slice(&(command.read_len + 8).to_be_bytes());
+        b.answered(0, Status::GOOD, None, &data, Instant::ZERO);
+        asks += 1;
+    }
+    assert_eq!(asks, 1 + u32::from(GROWTH_LIMIT));
+}
+
+/// The identifying designator behind 255 bytes of others, and a caching page behind a long block descriptor.
+#[test]
+fn long_pages_are_read_to_their_end() {
+    let mut page = Vec::new();
+    let t10 = Designator { protocol: None, code_set: 2, association: 1, kind: 1, data: &[b'x'; 200] };
+    let naa = Designator { kind: 3, code_set: 1, association: 0, data: &[0x60, 1, 2, 3, 4, 5, 6, 7], ..t10 };
+    VpdPage::begin(vpd::DEVICE_IDENTIFICATION, &mut page)
+        .designator(&t10)
+        .designator(&t10)
+        .designator(&naa)
+        .end();
+    assert!(page.len() > 255);
+    let mut t = Target::new();
+    t.ids = Some(page);
+    assert_eq!(t.outcome().unwrap().id.as_deref(), Some("naa.6001020304050607"));
+
+    let mut mode = vec![0, 0, 0, 0x90, 0, 0, 0, 80];
+    mode.extend([0; 80]);
+    CachingPage { write_cache: true, read_cache_disabled: false }.encode(&mut mode);
+    mode[1] = mode.len() as u8 - 2;
+    let mut t = Target::new();
+    t.mode = Some(mode);
+    let info = t.outcome().unwrap();
+    assert!(info.write_cache && info.read_only);
 }
 
 #[test]
