@@ -2,7 +2,7 @@
 //! TargetName; a target without TargetAddress is reached where the question was asked (ISCSID 5).
 
 use crate::names::{HostPort, normalize};
-use crate::text::{Pairs, TextError, TextWriter, number};
+use crate::text::{Excerpt, Pairs, TextError, TextWriter, number};
 use core::fmt::{Display, Formatter};
 
 /// Most portals (targets times addresses) that one answer may list. An answer of 64 KiB has room for somewhat more.
@@ -47,25 +47,25 @@ pub struct TargetRecord {
 }
 
 /// Why an answer cannot be used.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum SendTargetsError {
     /// Malformed text.
     #[error(transparent)]
     Text(#[from] TextError),
     /// A key that does not belong here.
     #[error("unexpected SendTargets data: {0}")]
-    UnexpectedKey(String),
+    UnexpectedKey(Excerpt),
     /// TargetAddress before the first TargetName.
-    #[error("SendTargets answer has an address without a target")]
+    #[error("it has an address without a target")]
     NoTarget,
     /// Not an iSCSI name.
-    #[error("SendTargets answer has a malformed target name")]
+    #[error("it has a malformed target name")]
     Name,
     /// Not an address.
-    #[error("SendTargets answer has a malformed address")]
+    #[error("it has a malformed address")]
     Address,
     /// More than [`MAX_PORTALS`] targets and portals.
-    #[error("SendTargets answer lists more than {MAX_PORTALS} portals")]
+    #[error("it lists more than {MAX_PORTALS} portals")]
     TooMany,
 }
 
@@ -109,7 +109,7 @@ pub fn parse(text: &[u8]) -> Result<Vec<TargetRecord>, SendTargetsError> {
                     record.addresses.push(address);
                 }
             }
-            (other, _) => return Err(SendTargetsError::UnexpectedKey(other.into())),
+            (other, _) => return Err(SendTargetsError::UnexpectedKey(Excerpt::new(other))),
         }
     }
     Ok(records)

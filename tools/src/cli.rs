@@ -49,6 +49,9 @@ pub(crate) enum Command {
     Demo(Demo),
     /// Serve disks over iSCSI until SIGTERM or Ctrl-C.
     Target(Target),
+    /// List the targets of a portal (SendTargets) through the modelled card: one line `ADDR:PORT,TAG NAME` for each portal.
+    #[command(after_help = URL_OPTIONS)]
+    Discover(Discover),
     /// Log in through the modelled card and describe the logical unit.
     #[command(after_help = URL_OPTIONS)]
     Info(Info),
@@ -210,6 +213,14 @@ fn block_size(text: &str) -> Result<u32, String> {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Discover {
+    /// iscsi://[user[%secret]@]host[:port]; a target behind it lists that one only
+    pub(crate) url: String,
+    #[command(flatten)]
+    pub(crate) stack: Stack,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Info {
     #[arg(help = URL_HELP)]
     pub(crate) url: String,
@@ -322,7 +333,7 @@ mod tests {
         for code in ExitCode::ALL {
             assert!(text.contains(&format!(" {} ", code.code())), "{code:?}: {text}");
         }
-        for command in ["info", "io", "perf"] {
+        for command in ["discover", "info", "io", "perf"] {
             let text = help.find_subcommand_mut(command).unwrap().render_help().to_string();
             for option in ["header_digest", "data_digest", "target_user", "LIBISCSI_CHAP_TARGET_PASSWORD"] {
                 assert!(text.contains(option), "{command}: {option}");

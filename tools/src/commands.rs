@@ -1,7 +1,9 @@
-//! The commands that need a world: `demo`, `info`, `io` and `perf`.
+//! The commands that need a world: `demo`, `discover`, `info`, `io` and `perf`.
 
 use std::time::{Duration, Instant};
 
+use driver::error::ExitCode;
+use iscsi::sendtargets::TargetAddress;
 use lab::demo::{DemoConfig, DemoReport};
 use serde::Serialize;
 
@@ -15,7 +17,7 @@ use crate::remote::Remote;
 use crate::size;
 use crate::split;
 use crate::trace::{TraceFile, Traced};
-use crate::url::DiskUrl;
+use crate::url::{DiskUrl, PortalUrl};
 
 /// Work that is over sooner needs no progress.
 const QUIET: Duration = Duration::from_secs(1);
@@ -116,6 +118,64 @@ fn demo_failure(r: &DemoReport) -> String {
         format!("{} of {all} session recoveries ended with I/O", r.recovered)
     };
     format!("not verified: {what}")
+}
+
+/// What `cnic discover` prints.
+#[derive(Debug, Serialize)]
+struct DiscoverReport {
+    targets: Vec<DiscoveredTarget>,
+}
+
+#[derive(Debug, Serialize)]
+struct DiscoveredTarget {
+    name: String,
+    portals: Vec<DiscoveredPortal>,
+}
+
+#[derive(Debug, Serialize)]
+struct DiscoveredPortal {
+    /// `ADDR:PORT`
+    address: String,
+    /// Portal group tag, if the target says one.
+    tag: Option<u16>,
+}
+
+/// `cnic discover`.
+pub(crate) fn discover(options: &cli::Discover, json: bool) -> Result<(), Failure> {
+    let url = PortalUrl::parse(&options.url, |name| std::env::var(name).ok())?;
+    let found = crate::remote::discover(&url, &options.stack)?;
+    let wanted = |name: &str| url.target.as_deref().is_none_or(|target| iscsi::names::same(name, target));
+    let portal =
+        |address: &TargetAddress| DiscoveredPortal { address: address.portal.to_string(), tag: address.tag };
+    let targets = found
+        .into_iter()
+        .filter(|t| wanted(&t.name))
+        .map(|t| DiscoveredTarget { portals: t.addresses.iter().map(portal).collect(), name: t.name });
+    let report = DiscoverReport { targets: targets.collect() };
+    if report.targets.is_empty() {
+        let text = match &url.target {
+            Some(target) => format!("the portal does not list {target} for us: check name and access list"),
+            None => "the portal lists no target for us: check the target's access list".to_owned(),
+        };
+        return Err(Failure::new(ExitCode::NoObjectsFound, text));
+    }
+    if json {
+        crate::print_json(&report);
+    } else {
+        for target in &report.targets {
+            for portal in &target.portals {
+                println!("{}", discovered(&target.name, portal));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// As `iscsiadm -m discovery` prints it: the tag is -1 where the target says none.
+fn discovered(name: &str, portal: &DiscoveredPortal) -> String {
+    // What the target says of itself goes to a terminal: no control characters.
+    let tag = portal.tag.map_or_else(|| "-1".to_owned(), |tag| tag.to_string());
+    format!("{},{tag} {}", portal.address, name.escape_debug())
 }
 
 /// What `cnic info` prints.

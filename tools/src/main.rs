@@ -89,6 +89,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Demo(options) => commands::demo(&options, cli.json),
         Command::Target(options) => target::run(&options, cli.json),
+        Command::Discover(options) => commands::discover(&options, cli.json),
         Command::Info(options) => commands::info(&options, cli.json),
         Command::Io(options) => commands::io(&options, cli.json),
         Command::Perf(options) => commands::perf(&options, cli.json),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::ValueEnum;
+use driver::error::ExitCode;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
@@ -188,6 +189,14 @@ pub(crate) fn run(
     };
     let (job, outcome) = unit.run(job, plan.depth, plan.bs);
     let mut report = job.report(unit.now_ns() - start_ns, &unit.usage().since(&before));
+    let outcome = outcome.and_then(|()| match report.reads + report.writes {
+        // Figures of nothing measure nothing.
+        0 => Err(Failure::new(
+            ExitCode::RequestTimedOut,
+            "not one request was completed within the run time: make --runtime longer, or check the target's load",
+        )),
+        _ => Ok(()),
+    });
     let outcome = outcome.map_err(Failure::already_reported);
     report.error = outcome.as_ref().err().map(ToString::to_string);
     Ok((report, outcome))
@@ -359,6 +368,18 @@ mod tests {
         assert_eq!((e.code(), report.reads, report.error), (4, 5000, Some(e.to_string())));
         assert!(e.to_string().starts_with("4 requests were not answered"), "{e}");
         assert!((report.seconds - 5.1).abs() < 0.1, "the grace after the run time: {}", report.seconds);
+    }
+
+    #[test]
+    fn a_job_that_completes_nothing_is_an_error_of_its_own() {
+        let mut disk = MemoryDisk::new(100, Defect::None);
+        // It may wait, and never does.
+        disk.silent_after = Some(u64::MAX);
+        let plan = Plan::new(&disk, 0, None, 1024, 4).unwrap();
+        let (report, outcome) = run(&mut disk, &plan, Pattern::Read, Duration::ZERO, 1).unwrap();
+        let e = outcome.unwrap_err();
+        assert_eq!((e.code(), report.reads, report.error), (33, 0, Some(e.to_string())));
+        assert!(e.is_reported() && e.to_string().contains("not one request"), "{e}");
     }
 
     #[test]

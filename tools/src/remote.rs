@@ -15,12 +15,13 @@ use driver::adapter::{Adapter, SessionPhase};
 use driver::config::DriverConfig;
 use driver::control::SessionId;
 use driver::error::{BlockError, ExitCode};
-use driver::iscsid::{ChapRecord, NodeRecord, SessionEntry};
+use driver::iscsid::{ChapRecord, DiscoveryRecord, NodeRecord, SessionEntry, Settings};
 use driver::lun::LunInfo;
 use driver::user::{self, Completion, Op, SubmitError, UserBuf};
 use hw_model::wire::Recording;
 use iscsi::negotiate::DigestOffer;
 use iscsi::scsi::Lun;
+use iscsi::sendtargets::TargetRecord;
 use lab::far_card::FarCard;
 use lab::host::{User, Waiting};
 use lab::outside::Outside;
@@ -30,7 +31,7 @@ use crate::disk::{Accepted, Direction, Disk, Done, Job, Pipeline, Request, Unit,
 use crate::failure::Failure;
 use crate::plug::{Plug, Stack};
 use crate::progress;
-use crate::url::DiskUrl;
+use crate::url::{DiskUrl, Login, PortalUrl};
 
 /// Repeated attempts to log in: a person who waits for a prompt would rather be told.
 const LOGIN_RETRIES: u32 = 0;
@@ -78,7 +79,7 @@ impl Remote {
     /// Brings up a card and logs in. `depth` is how many commands the session may have under way; with `spin` the world polls
     /// instead of sleeping.
     pub(crate) fn connect(url: &DiskUrl, stack: &Stack, depth: usize, spin: bool) -> Result<Self, Failure> {
-        let portal = url.resolve()?;
+        let portal = url.login.resolve()?;
         let failed = |e: WorldError| failure(&e, &format!("cannot log in to {} at {portal}", url.target));
         let driver = DriverConfig { mtu: stack.mtu, ..DriverConfig::default() };
         let helper = stack.helper()?;
@@ -181,18 +182,58 @@ impl<P: Seat + 'static> Reached<P> {
 fn record(url: &DiskUrl, portal: SocketAddr, depth: usize) -> NodeRecord {
     let mut record = NodeRecord::new(&url.target, portal);
     let s = &mut record.settings;
+    set_login(s, &url.login);
+    s.queue_depth = u16::try_from(depth.clamp(1, crate::io::MAX_DEPTH)).unwrap_or(u16::MAX);
+    record
+}
+
+fn set_login(s: &mut Settings, login: &Login) {
     s.initial_login_retry_max = LOGIN_RETRIES;
     s.login_timeout = LOGIN_TIMEOUT;
-    s.queue_depth = u16::try_from(depth.clamp(1, crate::io::MAX_DEPTH)).unwrap_or(u16::MAX);
     let digest = |wanted| if wanted { DigestOffer::Crc32c } else { DigestOffer::None };
-    s.header_digest = digest(url.header_digest);
-    s.data_digest = digest(url.data_digest);
-    s.chap = match (url.chap.clone(), url.mutual.clone()) {
+    s.header_digest = digest(login.header_digest);
+    s.data_digest = digest(login.data_digest);
+    s.chap = match (login.chap.clone(), login.mutual.clone()) {
         (Some(own), Some(target)) => ChapRecord::mutual(own, target),
         (Some(own), None) => ChapRecord::one_way(own),
         (None, _) => ChapRecord::default(),
     };
-    record
+}
+
+/// Asks a portal for its targets, through a card of its own or that of another process.
+pub(crate) fn discover(url: &PortalUrl, stack: &Stack) -> Result<Vec<TargetRecord>, Failure> {
+    let portal = url.login.resolve()?;
+    let failed = |e: WorldError| failure(&e, &format!("cannot discover targets at {portal}"));
+    let mut record = DiscoveryRecord::new(portal);
+    set_login(&mut record.settings, &url.login);
+    record.settings.reopen_max = LOGIN_RETRIES;
+    let driver = DriverConfig { mtu: stack.mtu, ..DriverConfig::default() };
+    let helper = stack.helper()?;
+    if let Some(card) = &stack.card {
+        let world = World::attach(FarConfig { driver, helper, ..FarConfig::new(card) }).map_err(failed)?;
+        return ask(world, record).map_err(failed);
+    }
+    let recording = stack.plug.recording()?;
+    let network = Network::Outside(stack.plug.outside()?, recording.clone());
+    let config = WorldConfig { network, driver, helper, ..WorldConfig::outside(Outside::default(), false) };
+    let found = World::new(config).and_then(|world| ask(world, record)).map_err(failed);
+    let recorded = stack.plug.recorded(recording.as_ref());
+    if let Some(recorded) = &recorded {
+        progress::note(&recorded.summary());
+    }
+    let found = found?;
+    recorded.map_or(Ok(()), |r| r.whole())?;
+    Ok(found)
+}
+
+fn ask<P: Seat + 'static>(
+    mut world: World<P>,
+    record: DiscoveryRecord,
+) -> Result<Vec<TargetRecord>, WorldError> {
+    world.bring_up()?;
+    let found = world.discover(record);
+    world.shutdown()?;
+    found
 }
 
 /// Logical units that a message names; the rest is a number.

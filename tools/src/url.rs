@@ -12,13 +12,10 @@ use iscsi::names::{HostPort, IscsiUrl};
 
 use crate::failure::Failure;
 
-/// A logical unit and how to log in to it.
+/// A portal and how to log in there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct DiskUrl {
+pub(crate) struct Login {
     pub(crate) portal: HostPort,
-    /// As it was given.
-    pub(crate) target: String,
-    pub(crate) lun: u16,
     pub(crate) chap: Option<Credentials>,
     /// What the target must prove to know.
     pub(crate) mutual: Option<Credentials>,
@@ -26,14 +23,47 @@ pub(crate) struct DiskUrl {
     pub(crate) data_digest: bool,
 }
 
+/// A logical unit and how to log in to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DiskUrl {
+    pub(crate) login: Login,
+    /// As it was given.
+    pub(crate) target: String,
+    pub(crate) lun: u16,
+}
+
+/// A portal to ask for its targets, or for the one that the URL names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PortalUrl {
+    pub(crate) login: Login,
+    pub(crate) target: Option<String>,
+}
+
 impl DiskUrl {
     /// Parses `text`; `env` looks up an environment variable.
     pub(crate) fn parse(text: &str, env: impl Fn(&str) -> Option<String>) -> Result<Self, Failure> {
+        let (login, target, lun) = Login::parse(text, env)?;
+        let target = target.ok_or_else(|| Failure::usage("the URL names no target: add /iqn/lun to it"))?;
+        Ok(Self { login, target, lun })
+    }
+}
+
+impl PortalUrl {
+    /// As [`DiskUrl::parse`], and the target may be missing.
+    pub(crate) fn parse(text: &str, env: impl Fn(&str) -> Option<String>) -> Result<Self, Failure> {
+        let (login, target, _) = Login::parse(text, env)?;
+        Ok(Self { login, target })
+    }
+}
+
+impl Login {
+    fn parse(
+        text: &str,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<(Self, Option<String>, u16), Failure> {
         let (place, query) = split_query(text);
         let url: IscsiUrl =
             place.parse().map_err(|e: iscsi::names::UrlError| Failure::usage(e.to_string()))?;
-        let target =
-            url.target.ok_or_else(|| Failure::usage("the URL names no target: add /iqn/lun to it"))?;
         let mut header_digest = false;
         let mut data_digest = false;
         let (mut peer, mut peer_secret) =
@@ -67,10 +97,11 @@ impl DiskUrl {
                 "mutual CHAP needs a user and secret of our own too: add user%secret@",
             ));
         }
-        Ok(Self { portal: url.portal, target, lun: url.lun, chap, mutual, header_digest, data_digest })
+        let login = Self { portal: url.portal, chap, mutual, header_digest, data_digest };
+        Ok((login, url.target, url.lun))
     }
 
-    /// The target's first address. Asks the resolver, which may take seconds.
+    /// The portal's first address. Asks the resolver, which may take seconds.
     pub(crate) fn resolve(&self) -> Result<SocketAddr, Failure> {
         let unknown = |why: String| {
             Failure::new(
@@ -136,22 +167,25 @@ mod tests {
     #[test]
     fn the_parts_and_what_libiscsi_adds() {
         let u = parse(&format!("iscsi://10.0.0.1/{DISK}/3")).unwrap();
-        assert_eq!((u.portal.to_string(), u.target.as_str(), u.lun), ("10.0.0.1:3260".into(), DISK, 3));
-        assert_eq!((u.chap, u.mutual, u.header_digest, u.data_digest), (None, None, false, false));
+        assert_eq!((u.login.portal.to_string(), u.target.as_str(), u.lun), ("10.0.0.1:3260".into(), DISK, 3));
+        assert_eq!(
+            (u.login.chap, u.login.mutual, u.login.header_digest, u.login.data_digest),
+            (None, None, false, false)
+        );
 
         let u = parse(&format!(
             "iscsi://me%se@cr?t=%@[fe80::1]:860/{DISK}/0?header_digest=CRC32C&data_digest=none"
         ))
         .unwrap();
-        assert_eq!(u.chap, Some(Credentials::new("me", "se@cr?t=%")));
-        assert!(u.header_digest && !u.data_digest);
+        assert_eq!(u.login.chap, Some(Credentials::new("me", "se@cr?t=%")));
+        assert!(u.login.header_digest && !u.login.data_digest);
 
         let u = parse(&format!("iscsi://me%s@h/{DISK}/0?target_user=t&target_password=p")).unwrap();
-        assert_eq!(u.mutual, Some(Credentials::new("t", "p")));
+        assert_eq!(u.login.mutual, Some(Credentials::new("t", "p")));
 
         let u = parse(&format!("iscsi://me%s?@h/{DISK}/0?target_user=t&target_password=p@r?k")).unwrap();
-        assert_eq!(u.chap, Some(Credentials::new("me", "s?")));
-        assert_eq!(u.mutual, Some(Credentials::new("t", "p@r?k")));
+        assert_eq!(u.login.chap, Some(Credentials::new("me", "s?")));
+        assert_eq!(u.login.mutual, Some(Credentials::new("t", "p@r?k")));
     }
 
     #[test]
@@ -161,7 +195,8 @@ mod tests {
             "LIBISCSI_CHAP_PASSWORD" => Some("envsecret".to_owned()),
             _ => None,
         };
-        let get = |login: &str| DiskUrl::parse(&format!("iscsi://{login}h/{DISK}/0"), env).unwrap().chap;
+        let get =
+            |login: &str| DiskUrl::parse(&format!("iscsi://{login}h/{DISK}/0"), env).unwrap().login.chap;
         assert_eq!(get(""), Some(Credentials::new("envuser", "envsecret")));
         assert_eq!(get("me@"), Some(Credentials::new("me", "envsecret")));
         assert_eq!(get("me%mine@"), Some(Credentials::new("me", "mine")));
@@ -190,7 +225,7 @@ mod tests {
     #[test]
     fn an_unknown_host_is_a_connection_failure() {
         let url = |host: &str| parse(&format!("iscsi://{host}/{DISK}/0")).unwrap();
-        assert_eq!(url("no-such-host.invalid").resolve().unwrap_err().code(), 4);
-        assert_eq!(url("[::1]").resolve().unwrap(), "[::1]:3260".parse().unwrap());
+        assert_eq!(url("no-such-host.invalid").login.resolve().unwrap_err().code(), 4);
+        assert_eq!(url("[::1]").login.resolve().unwrap(), "[::1]:3260".parse().unwrap());
     }
 }

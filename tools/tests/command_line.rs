@@ -26,7 +26,7 @@ fn misuse(args: &[&str]) -> String {
 fn help_and_version_are_no_failure() {
     let (code, out, err) = run(&["--help"]);
     assert_eq!((code, err.as_str()), (0, ""));
-    for command in ["demo", "target", "info", "io", "perf", "chip", "regs"] {
+    for command in ["demo", "target", "discover", "info", "io", "perf", "chip", "regs"] {
         assert!(out.contains(command), "{out}");
     }
     assert_eq!(run(&["--version"]).0, 0);

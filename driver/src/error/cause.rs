@@ -4,6 +4,7 @@ use core::fmt;
 
 use iscsi::login::LoginFailure;
 use iscsi::pdu::RejectReason;
+use iscsi::sendtargets::SendTargetsError;
 use iscsi::text::Excerpt;
 
 use super::{BlockError, ExitCode, status};
@@ -85,6 +86,8 @@ pub enum Cause {
     LoginProtocol(LoginFailure),
     /// The target rejected a login or text request, with this reason (RFC 7143 11.17.1).
     Rejected(u8),
+    /// The answer to SendTargets cannot be used.
+    BadTargetList(SendTargetsError),
     /// The target sends us to a host that is no address.
     RedirectToName(Excerpt),
     /// The target failed to authenticate itself, or CHAP could not be agreed on.
@@ -145,9 +148,11 @@ impl Cause {
             Self::LoginStatus { class: 1 | 3, .. } | Self::RedirectToName(_) => {
                 (C::ConnFailed, E::Login, true)
             }
-            Self::LoginStatus { .. } | Self::LoginProtocol(_) | Self::Rejected(_) | Self::RedirectLoop => {
-                (C::ConnFailed, E::FatalLogin, false)
-            }
+            Self::LoginStatus { .. }
+            | Self::LoginProtocol(_)
+            | Self::Rejected(_)
+            | Self::BadTargetList(_)
+            | Self::RedirectLoop => (C::ConnFailed, E::FatalLogin, false),
             Self::LogoutTimedOut => (C::ConnFailed, E::Logout, false),
         };
         let block = match self {
@@ -236,6 +241,7 @@ impl fmt::Display for Cause {
                 Some(known) => write!(f, "the target rejected our request ({reason:#04x}): {known}"),
                 None => write!(f, "the target rejected our request for an unknown reason ({reason:#04x})"),
             },
+            Self::BadTargetList(why) => write!(f, "the target's answer to SendTargets cannot be used: {why}"),
             Self::RedirectToName(host) => {
                 write!(f, "the target sends us to `{host}`, which is no address: names are not looked up")
             }

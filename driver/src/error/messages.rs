@@ -8,6 +8,7 @@ use iscsi::chap::ChapError;
 use iscsi::login::LoginFailure;
 use iscsi::negotiate::{Key, NegotiationError};
 use iscsi::pdu::{LoginStatus, RejectReason};
+use iscsi::sendtargets::SendTargetsError;
 use iscsi::text::Excerpt;
 
 use super::{Cause, ExitCode};
@@ -100,6 +101,14 @@ fn table() -> Vec<(Cause, &'static str, ExitCode)> {
         (Cause::Rejected(RejectReason::ProtocolError.code()), "protocol error", E::FatalLogin),
         (Cause::Rejected(RejectReason::CommandNotSupported.code()), "not supported", E::FatalLogin),
         (Cause::Rejected(0xee), "unknown reason", E::FatalLogin),
+        (Cause::BadTargetList(SendTargetsError::Name), "malformed target name", E::FatalLogin),
+        (Cause::BadTargetList(SendTargetsError::Address), "malformed address", E::FatalLogin),
+        (Cause::BadTargetList(SendTargetsError::NoTarget), "without a target", E::FatalLogin),
+        (
+            Cause::BadTargetList(SendTargetsError::UnexpectedKey(value)),
+            "unexpected SendTargets data",
+            E::FatalLogin,
+        ),
         (Cause::RedirectLoop, "redirects in a row", E::FatalLogin),
         (Cause::RedirectToName(Excerpt::new("storage.example")), "storage.example", E::Login),
         (Cause::AuthFailed(LoginFailure::AuthMethod), "no common authentication", E::LoginAuthFailed),
@@ -151,6 +160,7 @@ fn variant(cause: Cause) -> u32 {
         Cause::AuthFailed(_) => 23,
         Cause::RedirectLoop => 24,
         Cause::LogoutTimedOut => 25,
+        Cause::BadTargetList(_) => 26,
     }
 }
 
@@ -188,7 +198,7 @@ fn every_cause_is_in_the_table() {
     let mut numbers: Vec<u32> = table().iter().map(|(cause, ..)| variant(*cause)).collect();
     numbers.sort_unstable();
     numbers.dedup();
-    let want: Vec<u32> = (0..=25).chain(100..=110 + PathFailure::ALL.len() as u32).collect();
+    let want: Vec<u32> = (0..=26).chain(100..=110 + PathFailure::ALL.len() as u32).collect();
     assert_eq!(numbers, want);
     for status in LoginStatus::ALL {
         let (class, detail) = status.codes();

@@ -405,7 +405,7 @@ impl Session {
                     self.ending = Some(Ending::Discovered(targets));
                     self.send_logout(ep, false, env);
                 }
-                Err(_) => self.give_up(Cause::Protocol, env),
+                Err(why) => self.give_up(Cause::BadTargetList(why), env),
             },
             Ok(None) if *rounds < MAX_TEXT_ROUNDS => send_text(ep, response.ttt.get(), Vec::new(), env),
             _ => self.give_up(Cause::Protocol, env),
