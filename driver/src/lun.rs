@@ -544,6 +544,10 @@ impl BringUp {
         {
             return self.give_up(LunError::BlockSize(block_size));
         }
+        if self.draft.capacity.is_some_and(|c| c.bytes().is_none()) {
+            // More bytes than can be counted: arithmetic on its end would wrap.
+            return self.give_up(LunError::Malformed(step.name()));
+        }
         self.after(step);
     }
 

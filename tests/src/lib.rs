@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods, reason = "real peers live in real time; nothing asserts on the clock")]
 
 pub mod anywhere;
+pub mod fuzzing;
 pub mod rig;
 pub mod tgtd;
 

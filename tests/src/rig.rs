@@ -26,7 +26,7 @@ use iscsiuio::IfaceConfig;
 use lab::load::{Load, LoadConfig, LoadReport};
 use lab::oracle::Initial;
 use lab::station::{Station, StationConfig};
-use lab::world::{HelperConfig, Leftovers, LinkNetwork, PORTAL, World, WorldConfig, static_v4};
+use lab::world::{HelperConfig, Interposer, Leftovers, LinkNetwork, PORTAL, World, WorldConfig, static_v4};
 
 /// The target's name.
 pub const TARGET: &str = "iqn.2026-01.lab.cnic:recovery";
@@ -79,6 +79,8 @@ pub struct RigConfig {
     pub auth: Auth,
     /// The network, if connections are TCP in frames.
     pub frames: Option<FrameNetwork>,
+    /// What stands between card and slot.
+    pub interposer: Option<Interposer>,
 }
 
 impl RigConfig {
@@ -106,6 +108,7 @@ impl RigConfig {
             server: ServerConfig { trace_commands: true, ..ServerConfig::default() },
             auth: Auth::default(),
             frames: None,
+            interposer: None,
         }
     }
 
@@ -152,6 +155,7 @@ impl RigConfig {
         };
         config.chip = self.chip.clone();
         config.driver = self.driver.clone();
+        config.interposer = self.interposer.clone();
         config.slot =
             SlotConfig { strict: true, timing: self.timing, dma_limit: self.dma_limit, ..config.slot };
         World::new(config).expect("the configuration is sound")

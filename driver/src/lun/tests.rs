@@ -222,6 +222,9 @@ fn what_is_no_disk_or_has_no_medium_is_named() {
     t.capacity.block_size = 520;
     assert_eq!(t.outcome(), Err(LunError::BlockSize(520)));
     let mut t = Target::new();
+    t.capacity.blocks = u64::MAX / 512 + 1;
+    assert_eq!(t.outcome(), Err(LunError::Malformed("READ CAPACITY(16)")), "its size does not fit 64 bits");
+    let mut t = Target::new();
     t.script(0x00, [(Status::RESERVATION_CONFLICT, None, Vec::new())]);
     assert_eq!(t.outcome(), Err(LunError::Reserved));
     let mut t = Target::new();

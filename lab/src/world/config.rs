@@ -1,8 +1,11 @@
 //! What a world is made of, what can go wrong with it, and what is left of it.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use bus::inproc::{Audit, SlotConfig};
+use bus::pci::PciFunction;
 use bus::vfio_user::client::{AttachError, ClientConfig};
 use driver::adapter::{Failure, Holdings, OperatorError};
 use driver::config::{ConfigError, DriverConfig};
@@ -59,6 +62,19 @@ impl LinkNetwork {
     }
 }
 
+/// A card, in whatever wraps it.
+type BoxedCard = Box<dyn PciFunction>;
+
+/// What a test puts between each card and the slot: it sees, and may change, all that passes.
+#[derive(Clone)]
+pub struct Interposer(pub Rc<dyn Fn(BoxedCard) -> BoxedCard>);
+
+impl fmt::Debug for Interposer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Interposer")
+    }
+}
+
 /// What a world is made of.
 pub struct WorldConfig {
     /// Time.
@@ -73,6 +89,8 @@ pub struct WorldConfig {
     pub slot: SlotConfig,
     /// Who resolves paths.
     pub helper: HelperConfig,
+    /// Nothing, outside of tests.
+    pub interposer: Option<Interposer>,
 }
 
 impl WorldConfig {
@@ -86,6 +104,7 @@ impl WorldConfig {
             driver: DriverConfig::default(),
             slot: SlotConfig { strict: true, ..SlotConfig::default() },
             helper: HelperConfig::Inside(vec![static_v4()]),
+            interposer: None,
         }
     }
 
@@ -99,6 +118,7 @@ impl WorldConfig {
             driver: DriverConfig::default(),
             slot: SlotConfig { strict: true, ..SlotConfig::default() },
             helper: HelperConfig::Inside(vec![static_v4()]),
+            interposer: None,
         }
     }
 
@@ -118,6 +138,7 @@ impl WorldConfig {
             chip: ChipConfig::default(),
             driver: DriverConfig::default(),
             slot: SlotConfig::default(),
+            interposer: None,
         }
     }
 }

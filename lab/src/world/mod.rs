@@ -52,7 +52,9 @@ use crate::target::Target;
 use crate::target_host::TargetHost;
 use crate::uio_export::UioExport;
 
-pub use config::{FarConfig, Leftovers, LinkNetwork, Network, Time, Unfinished, WorldConfig, WorldError};
+pub use config::{
+    FarConfig, Interposer, Leftovers, LinkNetwork, Network, Time, Unfinished, WorldConfig, WorldError,
+};
 use helper::HelperSeat;
 pub use helper::{HelperConfig, SOURCE_V4, SOURCE_V6, static_v4, static_v6};
 use seat::AnyCard;
@@ -198,11 +200,13 @@ impl World {
                 (AnyCard::Frames(card.clone()), Box::new(card))
             }
         };
+        let interposer = config.interposer;
+        let function = interpose(interposer.as_ref(), function);
         let slot = SlotConfig { shareable: matches!(config.helper, HelperConfig::Export(_)), ..config.slot };
         let slot = Slot::new(slot, ActorId::new("card", 0), function, places.card.wake(), places.host.wake());
         exec.install(&places.card, Rc::new(RefCell::new(CardActor(slot.clone()))));
         let platform = InProcess(slot.clone());
-        let side = NearSide { slot, card, chip, faults, net, frames, target, target_wake };
+        let side = NearSide { slot, card, chip, faults, net, frames, target, target_wake, interposer };
         let parts = Parts { platform, driver: config.driver, helper: config.helper };
         Self::assemble(exec, places, side, parts, export)
     }
@@ -283,6 +287,7 @@ impl World {
         } else {
             return false;
         };
+        let function = interpose(self.side.interposer.as_ref(), function);
         let slot = self.side.slot.clone();
         self.side.card = card;
         self.act(|cx, _| slot.borrow_mut().insert(cx, function));
@@ -514,6 +519,13 @@ impl<P: Seat + 'static> World<P> {
         let host = self.host.clone();
         let arrived = self.run(ADAPTER_LIMIT, |_| there(host.borrow().adapter.state()));
         if arrived { Ok(()) } else { Err(WorldError::Timeout(what)) }
+    }
+}
+
+fn interpose(interposer: Option<&Interposer>, card: Box<dyn PciFunction>) -> Box<dyn PciFunction> {
+    match interposer {
+        Some(Interposer(wrap)) => wrap(card),
+        None => card,
     }
 }
 

@@ -19,6 +19,7 @@ use crate::far_card::FarCard;
 use crate::station::Station;
 use crate::target::Target;
 use crate::target_host::TargetHost;
+use crate::world::Interposer;
 
 /// A card of either carrier, for its counters.
 pub(super) enum AnyCard {
@@ -76,6 +77,7 @@ pub struct NearSide {
     pub(super) frames: Option<Frames>,
     pub(super) target: Option<Rc<RefCell<Target>>>,
     pub(super) target_wake: Option<Wake>,
+    pub(super) interposer: Option<Interposer>,
 }
 
 impl CardSide for NearSide {
