@@ -142,7 +142,7 @@ pub struct Deadlines {
     pub update: Duration,
     /// CLOSE_COMP or RESET_COMP.
     pub close: Duration,
-    /// The answers to DESTROY_CONN and UPLOAD_PG; then the connection's memory is in quarantine until the chip is reset.
+    /// The answers to DESTROY_CONN, which is repeated after half of it, and UPLOAD_PG; then the connection's memory is in quarantine until the chip is reset.
     pub destroy: Duration,
     /// All cleanup completions of one batch.
     pub cleanup: Duration,

@@ -17,4 +17,5 @@ mod l2;
 pub mod libiscsi;
 pub mod lun;
 mod mem;
+mod units;
 pub mod user;

@@ -28,6 +28,10 @@ pub const FIRST_READ: u32 = 8 + 8 * 256;
 const GROWTH_LIMIT: u8 = 3;
 /// How long a unit may take to become ready.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same after a re-login: other units do not wait for one that is not ready, it is looked for again later.
+pub const AGAIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often one command may end without an answer before the session is recovered.
+pub const UNANSWERED_LIMIT: u8 = 2;
 /// Pause before asking a busy or not yet ready unit again.
 pub const READY_PAUSE: Duration = Duration::from_secs(1);
 /// How often a command is repeated at once after unit attention: several may be pending.
@@ -55,6 +59,8 @@ pub enum BringUpAction {
     WaitUntil(Instant),
     /// All units are known.
     Done,
+    /// A command was repeated and never answered: the session is to be recovered.
+    NoAnswer,
 }
 
 /// Why a unit is not usable. The text says what to do.
@@ -95,6 +101,24 @@ pub enum LunError {
         /// Why.
         error: BlockError,
     },
+}
+
+impl LunError {
+    /// Whether it says nothing about what the unit is: the same question may be answered later.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::NotReady(_) | Self::Busy | Self::NoMedium | Self::Reserved => true,
+            Self::Command { error: BlockError::Sense(sense), .. } => sense.key != SenseKey::ILLEGAL_REQUEST,
+            Self::Command { error: BlockError::NoSense, .. } => false,
+            Self::Command { .. } => true,
+            Self::Missing
+            | Self::NotConnected
+            | Self::NotADisk(_)
+            | Self::BlockSize(_)
+            | Self::Malformed(_) => false,
+        }
+    }
 }
 
 /// What bring-up found out about a disk.
@@ -258,6 +282,8 @@ struct Draft {
 /// The bring-up of all units of a session.
 #[derive(Debug)]
 pub struct BringUp {
+    /// It began with the target's list of units.
+    whole: bool,
     luns: Vec<Lun>,
     at: usize,
     /// The list is a guess: absent units are no news.
@@ -268,8 +294,12 @@ pub struct BringUp {
     /// What the current step asks for, in bytes, and how often it has asked for more.
     asks: u32,
     grown: u8,
+    /// How long a unit may take to become ready.
+    ready_timeout: Duration,
     /// When the patience with the current unit ends; set by its first command.
     patience: Option<Instant>,
+    /// How often the current command ended without an answer.
+    unanswered: u8,
     pause: Option<Instant>,
     posted: bool,
     done: bool,
@@ -287,16 +317,35 @@ impl BringUp {
     /// Begins: nothing is known.
     #[must_use]
     pub fn new() -> Self {
+        Self::start(Step::ReportLuns, vec![Lun::default()], READY_TIMEOUT)
+    }
+
+    /// Looks at all units once more, with little patience for each.
+    #[must_use]
+    pub fn again() -> Self {
+        Self::start(Step::ReportLuns, vec![Lun::default()], AGAIN_TIMEOUT)
+    }
+
+    /// Looks at these units only, with little patience for each.
+    #[must_use]
+    pub fn of(luns: Vec<Lun>) -> Self {
+        Self::start(Step::Inquiry, luns, AGAIN_TIMEOUT)
+    }
+
+    fn start(step: Step, luns: Vec<Lun>, ready_timeout: Duration) -> Self {
         Self {
-            luns: vec![Lun::default()],
+            whole: step == Step::ReportLuns,
+            luns,
             at: 0,
             guessed: false,
-            step: Step::ReportLuns,
+            step,
             draft: Draft::default(),
             attentions: 0,
-            asks: FIRST_READ,
+            asks: step.lengths().0,
             grown: 0,
+            ready_timeout,
             patience: None,
+            unanswered: 0,
             pause: None,
             posted: false,
             done: false,
@@ -322,6 +371,12 @@ impl BringUp {
         }
     }
 
+    /// Whether the target's list of units is known: one that is not in it is gone.
+    #[must_use]
+    pub fn has_list(&self) -> bool {
+        self.whole && !self.guessed
+    }
+
     /// Units that the target reported beyond [`MAX_LUNS`].
     #[must_use]
     pub fn left_out(&self) -> u64 {
@@ -336,23 +391,44 @@ impl BringUp {
         if self.posted {
             return None;
         }
+        if self.unanswered > UNANSWERED_LIMIT {
+            return Some(BringUpAction::NoAnswer);
+        }
         if let Some(at) = self.pause
             && now < at
         {
             return Some(BringUpAction::WaitUntil(at));
         }
         self.pause = None;
-        self.patience.get_or_insert(now + READY_TIMEOUT);
+        self.patience.get_or_insert(now + self.ready_timeout);
         self.posted = true;
         let cdb = self.step.cdb(self.asks).encode().bytes;
         Some(BringUpAction::Submit(ScsiCommand { lun: self.lun(), cdb, read_len: self.asks }))
+    }
+
+    /// The command of the last [`poll`](Self::poll) could not be posted: it is asked for again.
+    pub fn unposted(&mut self) {
+        self.posted = false;
+    }
+
+    /// Whether [`poll`](Self::poll) has a command to post at `now`.
+    #[must_use]
+    pub fn is_ready(&self, now: Instant) -> bool {
+        !self.done && !self.posted && self.pause.is_none_or(|at| at <= now)
     }
 
     fn lun(&self) -> Lun {
         self.luns.get(self.at).copied().unwrap_or_default()
     }
 
-    /// The command ended without an answer (aborted, connection lost and not repeated).
+    /// The command ended without an answer: it says nothing about the unit, and is repeated up to [`UNANSWERED_LIMIT`] times.
+    pub fn unanswered(&mut self) {
+        if core::mem::take(&mut self.posted) {
+            self.unanswered += 1;
+        }
+    }
+
+    /// The command could not be built.
     pub fn failed(&mut self, error: BlockError) {
         if core::mem::take(&mut self.posted) {
             let command = self.step.name();
@@ -372,6 +448,7 @@ impl BringUp {
         if !core::mem::take(&mut self.posted) {
             return;
         }
+        self.unanswered = 0;
         let command = self.step.name();
         if response != 0 {
             return self.give_up(LunError::Command { command, error: BlockError::TargetFailure(response) });
@@ -428,6 +505,10 @@ impl BringUp {
                 self.luns = (0..SEQUENTIAL).filter_map(Lun::from_number).collect();
                 self.guessed = true;
                 self.begin_unit();
+            }
+            // Without them the unit could be taken for another one.
+            Step::Pages | Step::Serial | Step::Ids | Step::Capacity16 if error.is_passing() => {
+                self.give_up(error)
             }
             Step::Capacity16 if self.draft.inquiry.is_some_and(|i| i.version >= SPC3) => {
                 self.go(Step::Capacity10);

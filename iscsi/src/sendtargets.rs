@@ -152,7 +152,10 @@ mod tests {
     fn malformed_answers_are_refused() {
         assert_eq!(parse(b"TargetAddress=h\0"), Err(SendTargetsError::NoTarget));
         assert_eq!(parse(b"TargetName=disk\0"), Err(SendTargetsError::Name));
-        assert_eq!(parse(b"TargetAlias=x\0"), Err(SendTargetsError::UnexpectedKey(Excerpt::new("TargetAlias"))));
+        assert_eq!(
+            parse(b"TargetAlias=x\0"),
+            Err(SendTargetsError::UnexpectedKey(Excerpt::new("TargetAlias")))
+        );
         assert_eq!(parse(b"TargetName"), Err(SendTargetsError::Text(TextError::Unterminated)));
         for bad in ["", "h:99999", "h,x", "h,65536", "2001:db8::5,1", "[2001:db8::5,1"] {
             let text = format!("TargetName=iqn.2001-04.com.example\0TargetAddress={bad}\0");

@@ -10,6 +10,8 @@ use bus::{Actor, ActorId, Budget, Cx, Instant, Progress};
 use driver::adapter::Adapter;
 use driver::user::Ticket;
 
+use crate::ages::Ages;
+
 /// A user of the block API: takes completions and submits requests.
 pub trait User<P: Platform> {
     /// Does what can be done now. Never blocks.
@@ -62,6 +64,8 @@ pub struct Host<P: Platform> {
     pub adapter: Adapter<P>,
     /// Its user.
     pub user: Option<Rc<RefCell<dyn User<P>>>>,
+    /// How long requests and sessions have waited.
+    pub ages: Ages,
 }
 
 impl<P: Platform> Actor for Host<P> {
@@ -71,6 +75,9 @@ impl<P: Platform> Actor for Host<P> {
 
     fn step(&mut self, cx: &mut Cx<'_>, budget: Budget) -> Progress {
         let mut p = self.adapter.step(cx, budget);
+        if self.ages.is_due(cx.now) {
+            self.ages.look(cx.now, self.adapter.sessions());
+        }
         let Some(user) = &self.user else { return p };
         let u = user.borrow_mut().drive(cx, &mut self.adapter);
         if u.done > 0 {

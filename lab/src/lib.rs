@@ -1,6 +1,7 @@
 //! The laboratory: assembles worlds from the production actors, runs them in virtual or real time, loads
 //! them with verified I/O, and judges what came out.
 
+pub mod ages;
 pub mod carrier;
 pub mod chip_host;
 pub mod demo;

@@ -23,6 +23,7 @@ use hw_model::wire::link::{LinkConfig, LinkControl};
 use iscsi::scsi::Lun;
 use iscsi::target::{Auth, Counters, Disk, RamBackend, ServerConfig, SessionInfo, TargetServer};
 use iscsiuio::IfaceConfig;
+use lab::ages::Overdue;
 use lab::load::{Load, LoadConfig, LoadReport};
 use lab::oracle::Initial;
 use lab::station::{Station, StationConfig};
@@ -227,6 +228,8 @@ pub struct Run {
     pub adapter: AdapterCounters,
     /// Deadlines were configured as this.
     pub deadlines: Deadlines,
+    /// Waits that lasted longer than they may.
+    pub overdue: Vec<Overdue>,
     /// How long the shutdown took.
     pub shutdown: Duration,
     /// Hash of everything that happened.
@@ -255,6 +258,9 @@ impl Run {
         check("S11", self.target.header_digest_errors + self.target.data_digest_errors, "digest errors");
         check("S12", self.adapter.control_dropped, "control messages dropped");
         check("R8", self.left.leaked() + self.kept, "resources not given back");
+        for f in &self.overdue {
+            out.push(Broken { id: f.invariant, what: f.to_string() });
+        }
         for f in &self.load.findings {
             out.push(Broken { id: f.fault.invariant(), what: f.to_string() });
         }
@@ -542,6 +548,7 @@ impl Rig {
         });
         let shared = self.shared_identifiers();
         let adapter = self.counters();
+        let overdue = self.world.host().borrow().ages.findings.clone();
         let engine = self.world.engine_counters();
         let start = self.world.now();
         let left = self.world.shutdown().expect("the shutdown ends");
@@ -558,6 +565,7 @@ impl Rig {
             engine,
             adapter,
             deadlines: self.config.driver.deadlines,
+            overdue,
             shutdown: self.world.now() - start,
             hash: self.world.exec().trace().hash(),
         }
@@ -593,7 +601,11 @@ pub fn heal(world: &mut World) {
     }
     world.start_helper();
     world.stop_helper(false);
-    world.operate(OperatorRequest::InterfaceUp).expect("the adapter was not shut down");
+    // An adapter that has failed must come back by itself; only what an operator took down waits for one.
+    let state = world.host().borrow().adapter.state();
+    if !matches!(state, AdapterState::Failed(_)) {
+        world.operate(OperatorRequest::InterfaceUp).expect("the adapter was not shut down");
+    }
 }
 
 /// Whether the whole matrices were asked for (`.ci/run --full`).

@@ -65,15 +65,15 @@ impl<P: Platform> Adapter<P> {
         }
     }
 
-    /// Handles at most `budget` messages; returns how many.
+    /// Handles at most `budget` messages of each daemon, so that neither keeps the other out; returns how many.
     pub(super) fn receive(&mut self, cx: &mut Cx<'_>, budget: u32) -> u32 {
         let mut done = 0;
-        while done < budget {
+        for _ in 0..budget {
             let Some(message) = self.ports.path_in.recv() else { break };
             self.on_helper(cx, message);
             done += 1;
         }
-        while done < budget {
+        for _ in 0..budget {
             let Some(message) = self.ports.control_in.recv() else { break };
             self.on_control(cx, message);
             done += 1;

@@ -8,7 +8,7 @@
 //! | Grouping | waits for the path group's id, then UPLOAD_PG and DESTROY |
 //! | Connecting to Full | CLOSE after a logout or FIN, else RESET; then UPLOAD_PG and DESTROY |
 //! | Grouping without an answer | DESTROY; a late answer is followed by UPLOAD_PG, none at all means quarantine |
-//! | Destroying without an answer | quarantine, and the adapter resets the chip (H2) |
+//! | Destroying without an answer | DESTROY once more; without an answer to that quarantine, and the adapter resets the chip (H2) |
 //!
 //! The helper's news of a path count in every phase: a neighbour that moved becomes an UPDATE_PG as soon as the card has a group,
 //! and a path without a neighbour means that our address is gone, which ends the connection.
@@ -110,7 +110,8 @@ impl<P: Platform> Adapter<P> {
             Phase::Connected => Some(d.login),
             Phase::Updating => Some(d.update),
             Phase::Closing => Some(d.close),
-            Phase::Destroying => Some(d.destroy),
+            // Half of it for the first request, half for its repetition.
+            Phase::Destroying => Some(d.destroy / 2),
             Phase::Full | Phase::Quarantined => None,
         };
         match wait {
@@ -172,7 +173,7 @@ impl<P: Platform> Adapter<P> {
             }
             Phase::Resolving | Phase::Connected | Phase::Full | Phase::Quarantined => return,
         };
-        let sent = self.submit_kwqes(cx, &batch[..n]).is_ok();
+        let sent = n == 0 || self.submit_kwqes(cx, &batch[..n]).is_ok();
         let Some(ep) = self.ep(cid) else { return };
         ep.unposted = !sent;
         if sent && ep.phase == Phase::Grouping {
@@ -224,6 +225,16 @@ impl<P: Platform> Adapter<P> {
             Phase::Updating => self.fail_endpoint(cx, cid, Cause::UpdateTimedOut),
             // H2, H5: the close is not answered; destroy by force.
             Phase::Closing => self.enter(cx, cid, Phase::Destroying),
+            // A request that was lost costs nobody else a reset: it is repeated once.
+            Phase::Destroying if !ep.destroy_repeated => {
+                (ep.destroying, ep.destroy_repeated) = (false, true);
+                let waits = ep.unposted;
+                let half = self.config.deadlines.destroy / 2;
+                self.timers.arm(TimerKey::Phase(cid), cx.now + half);
+                if !waits {
+                    self.post_phase(cx, cid);
+                }
+            }
             Phase::Destroying => self.quarantine(cx, cid),
             Phase::Full | Phase::Quarantined => {}
         }
@@ -378,7 +389,8 @@ impl<P: Platform> Adapter<P> {
         let deadline = cx.now + self.config.deadlines.path_group;
         let Some(ep) = self.ep(cid).filter(|ep| ep.phase.has_tcp()) else { return };
         let (PathGroup::Up(pg_cid), hop) = (ep.group, ep.next_hop) else { return };
-        if hop == ep.told_hop {
+        // The newest neighbour follows when the card has answered for an older one.
+        if hop == ep.told_hop || ep.telling_hop {
             return;
         }
         if self.submit_kwqes(cx, &[cm::update_pg(cid, pg_cid, hop)]).is_err() {
@@ -389,7 +401,7 @@ impl<P: Platform> Adapter<P> {
         }
         self.timers.arm(TimerKey::PathGroup(cid), deadline);
         if let Some(ep) = self.ep(cid) {
-            ep.told_hop = hop;
+            (ep.told_hop, ep.telling_hop) = (hop, true);
         }
     }
 
@@ -421,11 +433,15 @@ impl<P: Platform> Adapter<P> {
         let Some(ep) = self.ep(cid).filter(|ep| ep.destroying) else {
             return self.stale(cx, 0x13, cid);
         };
-        ep.destroying = false;
         if status != CompletionStatus::SUCCESS {
-            self.quarantine(cx, cid);
+            // A refused repetition proves nothing, and the answer to the first may still come: the deadline decides.
+            if !ep.destroy_repeated {
+                ep.destroying = false;
+                self.quarantine(cx, cid);
+            }
             return;
         }
+        ep.destroying = false;
         ep.destroyed = true;
         // With a path group the deadline runs on, or the reset that is wanted already gives it back.
         self.release_if_done(cx, cid);
@@ -455,8 +471,10 @@ impl<P: Platform> Adapter<P> {
                     self.enter(cx, cid, Phase::Destroying);
                 }
             }
-            L4KcqeOpcode::UPDATE_PG if ep.group != PathGroup::None => {
+            L4KcqeOpcode::UPDATE_PG if ep.telling_hop => {
+                ep.telling_hop = false;
                 self.timers.disarm(TimerKey::PathGroup(cid));
+                self.follow_hop(cx, cid);
             }
             L4KcqeOpcode::CONNECT_COMPLETE if ep.phase == Phase::Connecting => match status {
                 // R4: the target has closed or reset it already, only the news came in another order.

@@ -29,6 +29,11 @@ const POLL: Duration = Duration::from_millis(10);
 /// How often a stronger reset is repeated while the card does not answer at all.
 const RESET_RETRY: Duration = Duration::from_secs(1);
 
+/// Pause before a failed adapter tries again. It doubles up to [`LONGEST_PAUSE`], and starts anew when the adapter was up.
+pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// Longest pause between two tries.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
 /// What the operator wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Goal {
@@ -110,7 +115,7 @@ impl<P: Platform> Adapter<P> {
             }
         }
         let poll = match self.stage {
-            Stage::Rest => None,
+            Stage::Rest => self.again.filter(|_| self.goal == Goal::Up),
             Stage::Drain => self.helper.close_due.filter(|_| self.helper.is_waited_for(cx.now)),
             Stage::Init { until } => Some(until),
             Stage::HardReset { until } => Some(until.min(cx.now + RESET_RETRY)),
@@ -189,11 +194,14 @@ impl<P: Platform> Adapter<P> {
                 self.start(cx);
                 true
             }
-            (AdapterState::Failed(_), Goal::Up) if self.retry => {
+            (AdapterState::Failed(_), Goal::Up)
+                if self.retry || self.again.is_some_and(|at| at <= cx.now) =>
+            {
                 self.start(cx);
                 true
             }
             (AdapterState::Failed(_), Goal::Down) if self.chip.is_none() => {
+                self.again = None;
                 self.set_state(cx, AdapterState::Down);
                 true
             }
@@ -216,7 +224,7 @@ impl<P: Platform> Adapter<P> {
     }
 
     fn start(&mut self, cx: &mut Cx<'_>) {
-        (self.retry, self.attempts, self.fail_after) = (false, 0, None);
+        (self.retry, self.attempts, self.fail_after, self.again) = (false, 0, None, None);
         self.set_state(cx, AdapterState::Starting);
         self.attempt(cx);
     }
@@ -369,7 +377,12 @@ impl<P: Platform> Adapter<P> {
 
     /// Programs the chip with the configuration of this moment.
     fn set_up(&mut self, cx: &mut Cx<'_>) {
-        let Some(id) = self.identity else { return };
+        // Another card may have come into the slot meanwhile, with another address and licence.
+        let id = match l2::identify(&mut self.platform, cx) {
+            Ok(id) => id,
+            Err(why) => return self.start_failed(cx, why),
+        };
+        self.identity = Some(id);
         self.reset_wanted = false;
         match self.build_chip(cx, &id) {
             Ok(chip) => {
@@ -444,6 +457,7 @@ impl<P: Platform> Adapter<P> {
                 self.age = self.age.wrapping_add(1);
                 self.counters.starts += 1;
                 self.attempts = 0;
+                self.again_pause = FIRST_PAUSE;
                 self.local_ports.start_at(cx.rng.next_u64("cnic.local-port"));
                 self.set_state(cx, AdapterState::Up);
                 self.say_if_up();
@@ -466,10 +480,13 @@ impl<P: Platform> Adapter<P> {
         self.begin_reset(cx);
     }
 
-    /// Nothing helps. What the card may still touch stays in quarantine.
+    /// Nothing helps for now. What the card may still touch stays in quarantine, and the adapter tries again after a pause: what
+    /// has failed may be over, and no operator may be there.
     fn give_up(&mut self, cx: &mut Cx<'_>, why: Failure) -> bool {
         self.stage = Stage::Rest;
         self.fail_after = None;
+        self.again = (self.goal == Goal::Up).then(|| cx.now + self.again_pause);
+        self.again_pause = (self.again_pause * 2).min(LONGEST_PAUSE);
         self.set_state(cx, AdapterState::Failed(why));
         true
     }

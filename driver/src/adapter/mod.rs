@@ -76,6 +76,9 @@ pub struct Adapter<P: Platform> {
     retry: bool,
     attempts: u8,
     fail_after: Option<Failure>,
+    /// When a failed adapter tries again, and the pause before that.
+    again: Option<Instant>,
+    again_pause: Duration,
     stop_due: Option<Instant>,
     identity: Option<l2::Identity>,
     chip: Option<Chip>,
@@ -139,6 +142,8 @@ impl<P: Platform> Adapter<P> {
             retry: false,
             attempts: 0,
             fail_after: None,
+            again: None,
+            again_pause: lifecycle::FIRST_PAUSE,
             stop_due: None,
             identity: None,
             chip: None,
@@ -276,7 +281,7 @@ impl<P: Platform> Adapter<P> {
 
     /// Everything that bring-up learnt about the logical units of a session, the unusable ones included.
     pub fn logical_units(&self, session: SessionId) -> &[(Lun, Result<LunInfo, LunError>)] {
-        self.session_ref(session).filter(|s| s.brought_up).map_or(&[], |s| s.bring_up.found())
+        self.session_ref(session).filter(|s| s.brought_up).map_or(&[], |s| s.units.found())
     }
 
     /// Whether new connections, bindings and sessions are possible; while going down they fail at once (R1).
@@ -341,10 +346,10 @@ impl<P: Platform> Adapter<P> {
         let raw = Geometry { block_size: 512, blocks: u64::MAX, read_only: false, max_transfer: 0 };
         let geometry = match request.op {
             Op::Scsi { .. } if s.brought_up => raw,
-            _ if s.brought_up => s.bring_up.unit(request.lun).map_err(|_| SubmitError::NoLun)?.geometry(),
+            _ if s.brought_up => s.units.unit(request.lun).ok_or(SubmitError::NoLun)?.geometry(),
             _ => return Err(SubmitError::NoLun),
         };
-        let queued = s.queue.submit(ticket, request, &geometry);
+        let queued = s.queue.submit(ticket, request, &geometry, cx.now);
         if let Err(refusal) = queued {
             self.counters.refused += u64::from(matches!(refusal, Refusal::QueueFull { .. }));
             return Err(refused(refusal, request, &geometry));

@@ -1,6 +1,9 @@
 //! Posting: what a session has to send goes into the SQ of its connection, as far as window, tasks and ring have
 //! room. Order: cleanups, task management, answers to the target, bring-up, commands.
 
+use core::time::Duration;
+
+use bus::Instant;
 use bus::actor::Cx;
 use bus::pci::{Dir, Loan, Platform, Proof};
 use bus::trace::EventKind;
@@ -12,10 +15,11 @@ use super::Adapter;
 use super::session::{Session, TaskData};
 use crate::block::{Command, Direction, Outcome};
 use crate::bnx2i::{BdList, Endpoint, wqe};
-use crate::error::{BlockError, Cause};
+use crate::error::{BlockError, Cause, Gate};
 use crate::libiscsi::timeout::{self, Decision};
 use crate::libiscsi::{
-    Admit, KeepaliveAction, LadderAction, Scope, TaskClass, TaskHandle, TaskKind, TaskState, TmfRequest,
+    Admit, KeepaliveAction, LadderAction, Scope, SessionState, TaskClass, TaskHandle, TaskKind, TaskState,
+    TmfRequest,
 };
 use crate::lun::BringUpAction;
 
@@ -40,7 +44,7 @@ impl<P: Platform> Adapter<P> {
             return done;
         }
         done += self.pump_answers(cx, slot, cid);
-        if self.session(slot).is_some_and(|s| !s.brought_up || s.recheck.is_some()) {
+        if self.session(slot).is_some_and(|s| s.probing.is_some()) {
             done += self.pump_bring_up(cx, slot, cid);
         }
         while done < budget && self.pump_command(cx, slot, cid) {
@@ -48,6 +52,8 @@ impl<P: Platform> Adapter<P> {
         }
         if done >= budget {
             self.make_runnable(slot);
+        } else if done == 0 {
+            self.watch_gates(cx, slot, cid);
         }
         if let Some(ep) = self.eps[usize::from(cid)].as_deref_mut() {
             ep.qp.ring(&mut self.platform, cx);
@@ -64,17 +70,16 @@ impl<P: Platform> Adapter<P> {
         ) else {
             return false;
         };
-        let room = s.brought_up
-            && s.recheck.is_none()
-            && s.gate.admit() == Admit::Run
+        let room = s.gate.admit() == Admit::Run
             && s.tasks.scsi_in_use() < depth.min(s.params.queue_depth.max(1)).min(s.tasks.scsi_capacity())
             && s.window.is_open()
             && ep.qp.room_for_command();
         if !room {
             return false;
         }
-        let Session { queue, ladder, .. } = &mut *s;
-        let Some(command) = queue.next_command(cx.now, |lun| !ladder.blocks(lun)) else { return false };
+        let Session { queue, ladder, units, .. } = &mut *s;
+        let open = |lun| !ladder.blocks(lun) && units.is_open(lun);
+        let Some(command) = queue.next_command(cx.now, open) else { return false };
         let mut bds = BdList::new();
         let usable = s.queue.pieces(command.id).all(|piece| {
             let Some(buf) = self.buffers.get(piece.buf) else { return false };
@@ -98,10 +103,61 @@ impl<P: Platform> Adapter<P> {
                 loans.push(self.platform.lend(buf, piece.offset..piece.offset + piece.len, dir));
             }
         }
+        s.progressed(cx.now);
         let scsi = Scsi { task, lun: command.lun, cdb: command.cdb, write };
         self.post_scsi(cx, slot, cid, &scsi, &mut bds);
         self.counters.commands += 1;
         true
+    }
+
+    /// Nothing could be sent. What is at the card has timers of its own; with nothing there, work that is ready waits for a gate,
+    /// and the wait has an owner, a reason and a deadline (S12).
+    fn watch_gates(&mut self, cx: &mut Cx<'_>, slot: u16, cid: u16) {
+        let (Some(s), Some(ep)) = (
+            self.sessions[usize::from(slot)].session.as_deref_mut(),
+            self.eps[usize::from(cid)].as_deref_mut(),
+        ) else {
+            return;
+        };
+        if s.gate.state() != SessionState::LoggedIn || s.tasks.scsi_in_use() > 0 {
+            return;
+        }
+        let Session { queue, ladder, units, .. } = &mut *s;
+        let ready = queue.waiting_since(cx.now, |lun| !ladder.blocks(lun) && units.is_open(lun));
+        let since = match &s.probing {
+            Some(run) if run.is_ready(cx.now) => Some(s.progress),
+            _ if s.gate.admit() == Admit::Run => ready,
+            _ => None,
+        };
+        let Some(since) = since else {
+            s.held_up = None;
+            return;
+        };
+        let gate = if !s.window.is_open() {
+            Gate::CommandWindow
+        } else if !ep.qp.room_for_command() {
+            Gate::SendQueue
+        } else {
+            Gate::TaskTags
+        };
+        s.hold_up(gate, since);
+        self.arm_session(cx, slot);
+    }
+
+    /// Work has waited for a gate for as long as a command may take: requests that old fail and say which gate it was, and the
+    /// session is recovered, for a new login opens the window and empties the rings.
+    fn held_up(&mut self, cx: &mut Cx<'_>, slot: u16, cid: u16, gate: Gate) {
+        let now = cx.now;
+        let Some(s) = self.session(slot) else { return };
+        s.held_up = None;
+        let timeout = s.params.command_timeout;
+        let seconds = u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX);
+        if let Some(limit) = now.as_nanos().checked_sub(timeout.as_nanos() as u64) {
+            s.queue.fail_unsent(Instant::from_nanos(limit), BlockError::HeldUp { gate, seconds });
+        }
+        s.gate.stalled(now);
+        self.collect_done(cx, slot);
+        self.fail_endpoint(cx, cid, Cause::HeldUp(gate));
     }
 
     /// Builds and posts the WQE of a SCSI command whose task and window were checked.
@@ -140,8 +196,15 @@ impl<P: Platform> Adapter<P> {
             bookmarks,
         };
         post(ep, cx, task.index, 0, &wqe::command(&command));
-        if s.command_scan.is_none() {
-            let at = cx.now + s.params.command_timeout;
+        self.scan_by(cx, slot, task);
+    }
+
+    /// Sees to it that a task that was just posted is looked at when its time is up.
+    fn scan_by(&mut self, cx: &Cx<'_>, slot: u16, task: TaskHandle) {
+        let Some(s) = self.session(slot) else { return };
+        let Some(t) = s.tasks.get(task) else { return };
+        let at = cx.now + s.time_limit(t.data);
+        if s.command_scan.is_none_or(|scan| at < scan) {
             s.command_scan = Some(at);
             self.timers.arm_by(super::timers::TimerKey::Session(slot), at);
         }
@@ -155,10 +218,11 @@ impl<P: Platform> Adapter<P> {
         ) else {
             return 0;
         };
-        if s.gate.admit() != Admit::Run || !s.window.is_open() || !ep.qp.room_for_command() {
+        if s.gate.state() != SessionState::LoggedIn || !s.window.is_open() || !ep.qp.room_for_command() {
             return 0;
         }
-        match s.probing().poll(cx.now) {
+        let Some(run) = &mut s.probing else { return 0 };
+        match run.poll(cx.now) {
             Some(BringUpAction::Submit(c)) => {
                 let len = c.read_len as usize;
                 // A long list needs more memory than was set aside. What the card still holds is not exchanged.
@@ -173,18 +237,22 @@ impl<P: Platform> Adapter<P> {
                 let Some(probe) = &s.probe else { return 0 };
                 let mut bds = BdList::new();
                 if len > probe.len() || bds.push(probe.addr(), len).is_err() {
-                    s.probing().failed(BlockError::Aborted);
+                    run.failed(BlockError::Aborted);
                     self.make_runnable(slot);
                     return 0;
                 }
                 let data = TaskData::Probe(c.read_len);
                 let task = s.tasks.alloc(TaskClass::Scsi, TaskKind::Read, c.lun, cx.now, data);
-                // No user command is admitted during bring-up, so a task is free.
-                let Ok(task) = task else { return 0 };
+                // Beside running I/O all tags may be taken: the next completion frees one.
+                let Ok(task) = task else {
+                    run.unposted();
+                    return 0;
+                };
                 if c.read_len > 0 {
                     let loan = self.platform.lend(probe, 0..c.read_len as usize, Dir::FromCard);
                     ep.loans[usize::from(task.index)].push(loan);
                 }
+                s.progressed(cx.now);
                 let scsi = Scsi { task, lun: c.lun, cdb: c.cdb, write: false };
                 self.post_scsi(cx, slot, cid, &scsi, &mut bds);
                 1
@@ -195,6 +263,10 @@ impl<P: Platform> Adapter<P> {
             }
             Some(BringUpAction::Done) => {
                 self.brought_up(cx, slot);
+                0
+            }
+            Some(BringUpAction::NoAnswer) => {
+                self.fail_endpoint(cx, cid, Cause::BringUpUnanswered);
                 0
             }
             None => 0,
@@ -251,6 +323,7 @@ impl<P: Platform> Adapter<P> {
         let sn = s.window.immediate();
         post(ep, cx, task.index, 0, &build(task.index, sn.0, dummy));
         ep.qp.ring(&mut self.platform, cx);
+        self.scan_by(cx, slot, task);
         true
     }
 
@@ -348,16 +421,31 @@ impl<P: Platform> Adapter<P> {
             let seconds = s.gate.replacement_seconds();
             s.queue.fail_all(BlockError::RecoveryTimedOut { seconds });
             cx.event(EventKind::Session, u64::from(slot), 6);
-            self.collect_done(cx, slot);
         }
+        let Some(s) = self.session(slot) else { return };
+        while let Some((lun, error)) = s.units.expired(now) {
+            s.queue.fail_unit(lun, error);
+        }
+        self.collect_done(cx, slot);
         let cid = self.session(slot).and_then(|s| s.ep);
         let full = cid.and_then(|cid| self.ep(cid)).is_some_and(|ep| ep.is_full());
         if let (Some(cid), true) = (cid, full) {
             self.keep_alive(cx, slot, cid);
-            self.scan_commands(cx, slot, cid);
+            self.scan_tasks(cx, slot, cid);
+            let Some(s) = self.session(slot) else { return };
+            if s.looked && s.probing.is_none() {
+                s.probing = s.units.look(now);
+            }
+            if let Some((gate, _)) = s.held_up.filter(|(_, until)| *until <= now) {
+                self.held_up(cx, slot, cid, gate);
+            }
         }
         self.make_runnable(slot);
-        self.arm_session(cx, slot);
+        // Whatever is still due is looked at again after a pause, and never in the same instant.
+        let next = self.session(slot).and_then(|s| s.deadline(now));
+        if let Some(at) = next {
+            self.timers.arm_by(super::timers::TimerKey::Session(slot), at.max(now + DUE_AGAIN));
+        }
     }
 
     fn keep_alive(&mut self, cx: &mut Cx<'_>, slot: u16, cid: u16) {
@@ -379,11 +467,10 @@ impl<P: Platform> Adapter<P> {
         }
     }
 
-    /// Commands that take too long (BNX2I-CNIC 7.2). One timer for all of them: the next look is when the oldest
-    /// may be due.
-    fn scan_commands(&mut self, cx: &mut Cx<'_>, slot: u16, cid: u16) {
+    /// Tasks that take too long (BNX2I-CNIC 7.2). One timer for all of them: the next look is when the oldest may be due.
+    fn scan_tasks(&mut self, cx: &mut Cx<'_>, slot: u16, cid: u16) {
         let now = cx.now;
-        let mut pings = false;
+        let (mut pings, mut unanswered) = (false, false);
         let Some(s) = self.session(slot) else { return };
         if s.command_scan.is_none_or(|at| now < at) {
             return;
@@ -392,26 +479,37 @@ impl<P: Platform> Adapter<P> {
         while let Some(handle) = s.tasks.next_from(from) {
             from = handle.index + 1;
             let Some(task) = s.tasks.get(handle) else { continue };
-            if task.class != TaskClass::Scsi || task.state != TaskState::Posted {
+            if task.state != TaskState::Posted {
                 continue;
             }
-            let lun = task.lun;
-            if task.timer_due(s.params.command_timeout) <= now {
+            let (lun, limit) = (task.lun, s.time_limit(task.data));
+            if task.class == TaskClass::Mgmt {
+                // Pings and task management have timers of their own.
+                if !matches!(task.data, TaskData::Pdu { .. } | TaskData::NopAnswer) {
+                    continue;
+                }
+                unanswered |= task.started + limit <= now;
+            } else if task.timer_due(limit) <= now {
                 match timeout::decide(&mut s.tasks, handle, s.gate.state(), s.keepalive.as_ref(), now) {
                     Decision::PingAndExtend => pings = true,
                     Decision::Abort => s.ladder.abort(handle, lun),
                     Decision::Gone | Decision::Extend => {}
                 }
             }
-            let due = s.tasks.get(handle).map(|t| t.timer_due(s.params.command_timeout));
-            next = bus::Instant::earliest(next, due.map(|d| d.max(now)));
+            let due = s.tasks.get(handle).map(|t| t.timer_due(limit));
+            next = Instant::earliest(next, due.map(|d| d.max(now)));
         }
         s.command_scan = next.filter(|at| *at > now);
-        if pings {
+        if unanswered {
+            self.fail_endpoint(cx, cid, Cause::Unanswered);
+        } else if pings {
             self.ping(cx, slot, cid);
         }
     }
 }
+
+/// Pause before something that is due and could not be done is tried again.
+const DUE_AGAIN: Duration = Duration::from_millis(10);
 
 fn alloc_scsi(s: &mut Session, command: &Command, write: bool, cx: &Cx<'_>) -> Option<TaskHandle> {
     let kind = if write { TaskKind::Write } else { TaskKind::Read };

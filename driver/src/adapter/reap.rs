@@ -122,7 +122,7 @@ impl<P: Platform> Adapter<P> {
                 self.on_pdu(cx, slot, cid, cqe)
             }
             CqOpcode::ASYNC => self.on_async(cid, cqe),
-            CqOpcode::REJECT => self.on_reject(cid, cqe),
+            CqOpcode::REJECT => self.on_reject(cx, slot, cid, cqe),
             _ => Err(Cause::Protocol),
         }
     }
@@ -166,6 +166,12 @@ impl<P: Platform> Adapter<P> {
             TaskData::Command(id) => {
                 let outcome = Outcome::Answered { response: r.response, status, sense, residual };
                 s.queue.complete(id, outcome, now);
+                s.gate.answered();
+                s.answered = now;
+                s.progressed(now);
+                if sense.is_some_and(tells_of_units) {
+                    s.units.look_soon(now);
+                }
             }
             TaskData::Probe(asked) => {
                 let moved = asked.saturating_sub(residual) as usize;
@@ -173,7 +179,10 @@ impl<P: Platform> Adapter<P> {
                 if let Some(probe) = &s.probe {
                     probe.read(0, &mut bytes);
                 }
-                s.probing().answered(r.response, status, sense, &bytes, now);
+                s.progressed(now);
+                if let Some(run) = &mut s.probing {
+                    run.answered(r.response, status, sense, &bytes, now);
+                }
             }
             _ => {}
         }
@@ -208,8 +217,14 @@ impl<P: Platform> Adapter<P> {
             match data {
                 TaskData::Command(id) => {
                     s.queue.complete(id, Outcome::Failed(BlockError::Aborted), now);
+                    // The target lives and loses commands: requests wait as they do for one that is dead.
+                    s.gate.stalled(now);
                 }
-                TaskData::Probe(_) => s.probing().failed(BlockError::Aborted),
+                TaskData::Probe(_) => {
+                    if let Some(run) = &mut s.probing {
+                        run.unanswered();
+                    }
+                }
                 _ => {}
             }
         }
@@ -267,15 +282,60 @@ impl<P: Platform> Adapter<P> {
         Ok(())
     }
 
-    fn on_reject(&mut self, cid: u16, cqe: &Cqe) -> Result<(), Cause> {
+    /// A Reject carries the header that it is about (RFC 7143 11.17). What the task sent will not be answered: its CmdSN may be
+    /// missing at the target, and everything behind it waits. At error recovery level 0 a new login is the way on; only what the
+    /// target had no room for (reason 6) is taken as not sent.
+    fn on_reject(&mut self, cx: &mut Cx<'_>, slot: u16, cid: u16, cqe: &Cqe) -> Result<(), Cause> {
+        let now = cx.now;
         let r: &RejectMsg = cqe.view();
         let mut payload = [0; RQ_BUFFER];
         let length = self.unsolicited(cid, r.data_length.get(), &mut payload)?;
+        let task = payload[..length].first_chunk::<48>().and_then(|bhs| self.rejected_task(slot, bhs));
+        if let Some((task, data)) = task {
+            match data {
+                TaskData::Ping if r.reason == IMMEDIATE_COMMAND_REJECT => {
+                    self.mgmt_rejected(slot, cid, task);
+                    if let Some(k) = self.session(slot).and_then(|s| s.keepalive.as_mut()) {
+                        k.pong(now);
+                        k.ping_not_sent(now);
+                    }
+                    return Ok(());
+                }
+                TaskData::Tmf if r.reason == IMMEDIATE_COMMAND_REJECT => {
+                    self.mgmt_rejected(slot, cid, task);
+                    if let Some(s) = self.session(slot) {
+                        s.ladder.response(TMF_REJECTED);
+                    }
+                    return Ok(());
+                }
+                // iscsid judges what it sent itself.
+                TaskData::Pdu { .. } => {}
+                _ => return Err(Cause::TaskRejected(r.reason)),
+            }
+        }
         let mut bhs = header(0x3f, 0x80, cqe, length as u32);
         bhs[2] = r.reason;
         bhs[16..20].fill(0xff);
         self.deliver(cid, bhs, payload[..length].to_vec());
         Ok(())
+    }
+
+    /// The posted task whose PDU has this header.
+    fn rejected_task(&mut self, slot: u16, bhs: &[u8; 48]) -> Option<(TaskHandle, TaskData)> {
+        let itt = u32::from_be_bytes([bhs[16], bhs[17], bhs[18], bhs[19]]);
+        let s = self.session(slot)?;
+        let task = s.tasks.find(WireItt(u16::try_from(itt).ok()?)).ok()?;
+        let t = s.tasks.get(task).filter(|t| t.state != TaskState::Allocated)?;
+        Some((task, t.data))
+    }
+
+    /// A management request that the target did not take has ended.
+    fn mgmt_rejected(&mut self, slot: u16, cid: u16, task: TaskHandle) {
+        if let Some(ep) = self.ep(cid) {
+            let position = ep.positions[usize::from(task.index)][0];
+            ep.qp.completed(position);
+        }
+        self.free_task(slot, task);
     }
 
     /// Login, text or logout response: its header is rebuilt for iscsid.
@@ -382,6 +442,11 @@ impl<P: Platform> Adapter<P> {
     }
 }
 
+/// Reject reason "immediate command reject: too many immediate commands" (RFC 7143 11.17.1).
+const IMMEDIATE_COMMAND_REJECT: u8 = 6;
+/// Task management response "function rejected" (RFC 7143 11.6.1).
+const TMF_REJECTED: u8 = 255;
+
 /// Whether a login or text response lets its exchange go on: a login that succeeds so far and is not in the full feature phase
 /// (RFC 7143 11.13), a text response without F (11.11.1).
 fn goes_on(bhs: &[u8; 48]) -> bool {
@@ -391,6 +456,12 @@ fn goes_on(bhs: &[u8; 48]) -> bool {
         0x24 => bhs[1] & 0x80 == 0,
         _ => false,
     }
+}
+
+/// Whether sense data says that the list of units, or what one of them is, has changed (SPC-4 table D.2): capacity, identity,
+/// the list, or a unit that is not there.
+fn tells_of_units(sense: Sense) -> bool {
+    matches!((sense.asc, sense.ascq), (0x2A, 0x09) | (0x3F, 0x03 | 0x0E) | (0x25, 0x00))
 }
 
 /// A response header with what all CQEs have.

@@ -1,6 +1,8 @@
 //! Sessions: what outlives a connection. A session is made and ended by iscsid; when its connection is lost, its
 //! requests wait for the next login, until the replacement timeout fails them.
 
+use core::time::Duration;
+
 use bus::Instant;
 use bus::actor::Cx;
 use bus::mem::DmaBuf;
@@ -16,13 +18,19 @@ use crate::bnx2i::{Phase, WriteRules};
 use crate::control::{
     ConnFailure, ConnParams, EpHandle, FromAdapter, Refused, SessionId, SessionParams, StopFlag,
 };
-use crate::error::{BlockError, Cause};
-use crate::libiscsi::{CmdSnWindow, Keepalive, Ladder, SessionGate, TaskHandle, TaskTable, TmfTimeouts};
+use crate::error::{BlockError, Cause, Gate};
+use crate::libiscsi::{
+    Admit, CmdSnWindow, Keepalive, Ladder, SessionGate, SessionState, TaskHandle, TaskTable, TmfTimeouts,
+};
 use crate::lun::{BringUp, FIRST_READ};
+use crate::units::Units;
 use crate::user::Disk;
 
 /// Answers to target NOP-Ins that wait for room; more are dropped, the target asks again.
 const NOP_ANSWERS: usize = 4;
+
+/// How long a command that asks about a unit may take: the target answers it without its medium.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a task is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,9 +62,12 @@ pub(super) struct Session {
     /// Its endpoint's cid, until that is released.
     pub(super) ep: Option<u16>,
     pub(super) negotiated: Option<ConnParams>,
-    pub(super) bring_up: BringUp,
-    /// After a re-login: looks whether the same disks answer. Until it has ended no command is posted.
-    pub(super) recheck: Option<BringUp>,
+    pub(super) units: Units,
+    /// Commands that ask about the units. After a login no command of a user is posted until they have ended once; a later look
+    /// for units that are away goes beside the I/O.
+    pub(super) probing: Option<BringUp>,
+    /// The units were looked at since the login.
+    pub(super) looked: bool,
     /// Bring-up has ended once.
     pub(super) brought_up: bool,
     /// Memory that bring-up reads into.
@@ -67,8 +78,14 @@ pub(super) struct Session {
     pub(super) cleanups: Vec<TaskHandle>,
     /// NOP-Ins to answer: LUN, TTT.
     pub(super) nop_answers: Vec<([u8; 8], u32)>,
-    /// When the oldest command is looked at.
+    /// When the oldest task is looked at.
     pub(super) command_scan: Option<Instant>,
+    /// The last time that something was sent, or answered, or became possible.
+    pub(super) progress: Instant,
+    /// The last time that the target answered a command of a user.
+    pub(super) answered: Instant,
+    /// What work that is ready to be sent waits for, and for how long it may.
+    pub(super) held_up: Option<(Gate, Instant)>,
     /// STOP_CONN waits for the endpoint.
     pub(super) stopping: bool,
     /// DESTROY_SESSION waits for the endpoint.
@@ -103,19 +120,41 @@ impl Session {
         }
     }
 
-    /// The bring-up that is under way.
-    pub(super) fn probing(&mut self) -> &mut BringUp {
-        self.recheck.as_mut().unwrap_or(&mut self.bring_up)
-    }
-
     fn phase(&self) -> SessionPhase {
-        use crate::libiscsi::SessionState as S;
-        match self.gate.state() {
-            S::LoggedIn if self.brought_up && self.recheck.is_none() => SessionPhase::Ready,
-            S::LoggedIn => SessionPhase::BringUp,
-            S::RecoveryFailed | S::Terminate => SessionPhase::Offline,
+        match self.gate.admit() {
+            _ if self.gate.is_offline() => SessionPhase::Offline,
+            Admit::Run => SessionPhase::Ready,
+            _ if self.gate.state() == SessionState::LoggedIn => SessionPhase::BringUp,
             _ => SessionPhase::Recovering,
         }
+    }
+
+    /// How long a task may take before something is done about it. The commands that ask about the units are short.
+    pub(super) fn time_limit(&self, data: TaskData) -> Duration {
+        let command = self.params.command_timeout;
+        if matches!(data, TaskData::Probe(_)) { command.min(PROBE_TIMEOUT) } else { command }
+    }
+
+    /// See [`SessionInfo::patience`].
+    fn patience(&self) -> Option<Duration> {
+        let p = &self.params;
+        // Twice: a ping is given one more turn before the abort (BNX2I-CNIC 7.2).
+        let noticed = p.command_timeout * 2;
+        let ladder = p.abort_timeout + p.lu_reset_timeout + p.tgt_reset_timeout;
+        Some(noticed + ladder + p.replacement_timeout?)
+    }
+
+    /// Something was sent or answered: what waits in front of the wire has got on.
+    #[inline]
+    pub(super) fn progressed(&mut self, now: Instant) {
+        self.progress = now;
+        self.held_up = None;
+    }
+
+    /// Work is ready and `gate` is shut. Since nobody at the card can open it, the wait gets a deadline.
+    pub(super) fn hold_up(&mut self, gate: Gate, since: Instant) {
+        let until = since.max(self.progress) + self.params.command_timeout;
+        self.held_up = Some((gate, until));
     }
 
     /// Queues the answer to a NOP-In of the target.
@@ -127,13 +166,16 @@ impl Session {
 
     /// The earliest thing that it waits for. Without a connection that is the replacement timeout alone: the timers of
     /// commands and of task management are dealt with by its tear-down.
-    fn deadline(&self, now: Instant) -> Option<Instant> {
+    pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
         use crate::libiscsi::SessionState as S;
+        let looking = self.probing.is_some() || !self.looked || self.gate.state() == S::LoggingOut;
+        let always = Instant::earliest(self.gate.deadline(), self.units.deadline(looking));
         if !matches!(self.gate.state(), S::LoggedIn | S::LoggingOut) {
-            return self.gate.deadline();
+            return Instant::earliest(self.gate.deadline(), self.units.deadline(true));
         }
         [
-            self.gate.deadline(),
+            always,
+            self.held_up.map(|(_, until)| until),
             self.keepalive.as_ref().and_then(Keepalive::deadline),
             self.ladder.deadline(),
             self.queue.deadline(now),
@@ -167,7 +209,16 @@ impl<P: Platform> Adapter<P> {
 
     pub(super) fn session_info(&self, slot: u16) -> Option<SessionInfo> {
         let s = self.sessions.get(usize::from(slot))?.session.as_deref()?;
-        Some(SessionInfo { id: self.session_id(slot), tag: s.tag, phase: s.phase(), logins: s.logins })
+        Some(SessionInfo {
+            id: self.session_id(slot),
+            tag: s.tag,
+            phase: s.phase(),
+            logins: s.logins,
+            oldest_request: s.queue.oldest(),
+            answered: s.answered,
+            patience: s.patience(),
+            replacement_timeout: s.params.replacement_timeout,
+        })
     }
 
     /// CREATE_SESSION.
@@ -211,8 +262,9 @@ impl<P: Platform> Adapter<P> {
             params,
             ep: None,
             negotiated: None,
-            bring_up: BringUp::new(),
-            recheck: None,
+            units: Units::default(),
+            probing: None,
+            looked: false,
             brought_up: false,
             probe,
             disks: Vec::new(),
@@ -220,6 +272,9 @@ impl<P: Platform> Adapter<P> {
             cleanups: Vec::with_capacity(64),
             nop_answers: Vec::with_capacity(NOP_ANSWERS),
             command_scan: None,
+            progress: cx.now,
+            answered: cx.now,
+            held_up: None,
             stopping: false,
             ending: false,
             runnable: false,
@@ -278,23 +333,26 @@ impl<P: Platform> Adapter<P> {
         let now = cx.now;
         let id = self.session_id(slot);
         let Some(s) = self.session(slot) else { return };
-        s.gate.logged_in();
+        s.gate.logged_in(now);
+        s.progressed(now);
         s.tasks.next_age();
         s.logins += 1;
         if !s.params.discovery {
             s.keepalive = Some(Keepalive::new(s.params.noop_interval, s.params.noop_timeout, now));
         }
+        s.units.logged_in();
         if s.params.discovery {
-            s.brought_up = true;
-        } else if s.brought_up {
-            s.recheck = Some(BringUp::new());
+            (s.brought_up, s.looked) = (true, true);
+            s.gate.usable(true);
         } else {
-            s.bring_up = BringUp::new();
+            s.looked = false;
+            s.probing = Some(if s.brought_up { BringUp::again() } else { BringUp::new() });
         }
         self.counters.logins += 1;
         cx.event(EventKind::Session, u64::from(slot), 2);
         self.say(FromAdapter::Started { session: id, result: Ok(()) });
         self.make_runnable(slot);
+        self.arm_session(cx, slot);
     }
 
     /// The session's connection failed: the replacement timer starts, nothing is posted any more.
@@ -328,15 +386,14 @@ impl<P: Platform> Adapter<P> {
         s.nop_answers.clear();
         let mut requeued = 0;
         while let Some(task) = s.tasks.next_from(0) {
-            match s.tasks.free(task).map(|t| t.data) {
-                Some(TaskData::Command(command)) => {
-                    s.queue.requeue(command, why, counts, now);
-                    requeued += 1;
-                }
-                Some(TaskData::Probe(_)) => *s.probing() = BringUp::new(),
-                _ => {}
+            if let Some(TaskData::Command(command)) = s.tasks.free(task).map(|t| t.data) {
+                s.queue.requeue(command, why, counts, now);
+                requeued += 1;
             }
         }
+        s.probing = None;
+        s.looked = false;
+        s.held_up = None;
         s.ladder.reset();
         s.gate.recovering(now);
         let (stopping, ending) = (core::mem::take(&mut s.stopping), s.ending);
@@ -412,14 +469,11 @@ impl<P: Platform> Adapter<P> {
         self.say(FromAdapter::SessionDestroyed { session: id });
     }
 
-    /// Sets the session's timer to the earliest thing that it waits for.
+    /// Sets the session's timer to the earliest thing that it waits for. What is due already is done in the next step.
     pub(super) fn arm_session(&mut self, cx: &mut Cx<'_>, slot: u16) {
         let now = cx.now;
-        match self.session(slot).and_then(|s| s.deadline(now)) {
-            Some(at) if at > now => self.timers.arm_by(TimerKey::Session(slot), at),
-            // Already due: the next pump does it.
-            Some(_) => self.make_runnable(slot),
-            None => {}
+        if let Some(at) = self.session(slot).and_then(|s| s.deadline(now)) {
+            self.timers.arm_by(TimerKey::Session(slot), at.max(now));
         }
     }
 
@@ -451,28 +505,25 @@ impl<P: Platform> Adapter<P> {
         }
     }
 
-    /// Bring-up ended: what it found becomes the disks of the session. After a re-login the disks must be those that
-    /// requests were accepted for: a write repeated on another one would destroy it.
+    /// The commands that ask about the units have ended. After a re-login the disks must be those that requests were accepted
+    /// for: a write repeated on another one would destroy it.
     pub(super) fn brought_up(&mut self, cx: &mut Cx<'_>, slot: u16) {
+        let now = cx.now;
         let Some(s) = self.session(slot) else { return };
-        if let Some(later) = s.recheck.take() {
-            let same = s
-                .bring_up
-                .found()
-                .iter()
-                .filter_map(|(lun, info)| Some((*lun, info.as_ref().ok()?)))
-                .all(|(lun, info)| later.unit(lun).is_ok_and(|later| info.same_disk(later)));
-            s.bring_up = later;
-            if !same {
-                s.queue.fail_all(BlockError::DiskChanged);
-                self.counters.disks_changed += 1;
-                self.collect_done(cx, slot);
-            }
+        let Some(run) = s.probing.take() else { return };
+        // A unit that is lost beside running I/O is waited for as long as a lost session is.
+        let until = s.gate.deadline().or_else(|| s.params.replacement_timeout.map(|d| now + d));
+        let changed = s.units.compare(&run, until, now);
+        (s.brought_up, s.looked) = (true, true);
+        for &(lun, error) in &changed {
+            s.queue.fail_unit(lun, error);
         }
-        let Some(s) = self.session(slot) else { return };
-        s.brought_up = true;
+        if s.units.any_open() {
+            s.gate.usable(s.queue.oldest().is_none());
+        }
+        s.progressed(now);
         s.disks.clear();
-        let found = s.bring_up.found().iter().filter_map(|(lun, info)| Some((*lun, info.as_ref().ok()?)));
+        let found = s.units.found().iter().filter_map(|(lun, info)| Some((*lun, info.as_ref().ok()?)));
         let disk = |(lun, info): (Lun, &crate::lun::LunInfo)| Disk {
             lun,
             block_size: info.capacity.block_size,
@@ -480,6 +531,10 @@ impl<P: Platform> Adapter<P> {
             read_only: info.read_only,
         };
         s.disks.extend(found.map(disk));
+        self.counters.disks_changed += changed.len() as u64;
         cx.event(EventKind::Session, u64::from(slot), 8);
+        self.collect_done(cx, slot);
+        self.make_runnable(slot);
+        self.arm_session(cx, slot);
     }
 }

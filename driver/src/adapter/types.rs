@@ -1,5 +1,8 @@
 //! What others see of the adapter besides its methods: requests, states, counters, ports.
 
+use core::time::Duration;
+
+use bus::Instant;
 use bus::port::{PortRx, PortTx};
 use bus::uio::{FromHelper, ToHelper};
 use bus::wake::Wake;
@@ -19,7 +22,7 @@ pub enum OperatorRequest {
     Reset,
     /// `ip link set down`.
     InterfaceDown,
-    /// `ip link set up`. Also the way out of [`AdapterState::Failed`].
+    /// `ip link set up`. A failed adapter tries again at once.
     InterfaceUp,
     /// Down for good: requests fail, sessions end, all memory of the driver is freed. Only counters can be read
     /// afterwards.
@@ -81,7 +84,8 @@ pub enum AdapterState {
     GoingDown,
     /// The chip is being reset.
     Resetting,
-    /// It does not work; `InterfaceUp` tries again.
+    /// It does not work. It tries again by itself, after 1 s and then after pauses that double up to 60 s; `InterfaceUp` tries
+    /// at once.
     Failed(Failure),
     /// Shut down for good.
     Gone,
@@ -217,4 +221,14 @@ pub struct SessionInfo {
     pub phase: SessionPhase,
     /// Logins so far.
     pub logins: u32,
+    /// When the oldest unfinished request was accepted.
+    pub oldest_request: Option<Instant>,
+    /// When the target last answered a command of a user, or the session was made.
+    pub answered: Instant,
+    /// Longest time that a request may wait without any command of the session being answered, by the session's timers: the time
+    /// in which the loss of a command is noticed and the rungs of the error handler are tried, then the replacement timeout.
+    /// `None` without a replacement timeout.
+    pub patience: Option<Duration>,
+    /// Longest time that the session may be neither ready nor offline: the replacement timeout.
+    pub replacement_timeout: Option<Duration>,
 }

@@ -6,8 +6,7 @@ use iscsi::scsi::{Sense, SenseKey, Status};
 
 use crate::error::BlockError;
 
-/// How often a command is repeated at once: after unit attention, ABORTED COMMAND, TASK ABORTED, and after task management
-/// that ended it within [`RETRY_WINDOW`] of its issue.
+/// How often a command is repeated at once: after unit attention, ABORTED COMMAND and TASK ABORTED.
 pub const RETRY_LIMIT: u8 = 5;
 /// Pause before a repetition after BUSY, TASK SET FULL and "becoming ready".
 pub const RETRY_PAUSE: Duration = Duration::from_millis(100);
@@ -39,10 +38,17 @@ impl Outcome {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    Done { residual: u32 },
-    Fail { error: BlockError, residual: u32 },
+    Done {
+        residual: u32,
+    },
+    Fail {
+        error: BlockError,
+        residual: u32,
+    },
     AgainNow,
     AgainAt(Instant),
+    /// Nobody answered it.
+    Lost,
 }
 
 /// What a command has behind it.
@@ -55,12 +61,9 @@ pub(super) struct Effort {
 /// Judges a command of `bytes` bytes. A `raw` command is the caller's own: never repeated, its residual no error.
 pub(super) fn judge(outcome: Outcome, bytes: u32, raw: bool, effort: Effort, now: Instant) -> Verdict {
     let (response, status, sense, residual) = match outcome {
-        // Ended by a reset that another, slower command had caused: that one fails, this one is repeated.
-        Outcome::Failed(BlockError::Aborted)
-            if !raw && effort.retries < RETRY_LIMIT && now <= effort.first_issued + RETRY_WINDOW =>
-        {
-            return Verdict::AgainNow;
-        }
+        // The target lost it, or a reset ended it. It fares as after the loss of its connection, whichever rung of the
+        // error handler got the task back.
+        Outcome::Failed(BlockError::Aborted) if !raw => return Verdict::Lost,
         Outcome::Failed(error) => return Verdict::Fail { error, residual: bytes },
         Outcome::Answered { response, status, sense, residual } => {
             (response, status, sense, residual.min(bytes))
@@ -123,7 +126,7 @@ mod tests {
 
     #[test]
     fn table() {
-        use Verdict::{AgainAt, AgainNow, Done, Fail};
+        use Verdict::{AgainAt, AgainNow, Done, Fail, Lost};
         let check = |sense| answered(Status::CHECK_CONDITION, Some(sense), 0);
         let sense = |s| Fail { error: BlockError::Sense(s), residual: 0 };
         let late = Sense { deferred: true, ..Sense::WRITE_ERROR };
@@ -155,13 +158,7 @@ mod tests {
             (answered(Status::BUSY, None, 0), 0, 29_901, busy),
             (answered(Status::RESERVATION_CONFLICT, None, 0), 0, 0, conflict),
             (answered(Status::TASK_ABORTED, None, 0), 0, 0, AgainNow),
-            (Outcome::Failed(BlockError::Aborted), 0, 30_000, AgainNow),
-            (
-                Outcome::Failed(BlockError::Aborted),
-                0,
-                30_001,
-                Fail { error: BlockError::Aborted, residual: 4096 },
-            ),
+            (Outcome::Failed(BlockError::Aborted), RETRY_LIMIT, 60_000, Lost),
         ] {
             assert_eq!(verdict(outcome, retries, now), expected, "{outcome:?}");
         }

@@ -81,6 +81,8 @@ pub struct BlockCounters {
 struct Req {
     ticket: u64,
     seq: u64,
+    /// When it was accepted: its wait begins here, not with the first command.
+    accepted: Instant,
     lun: Lun,
     op: Option<Op>,
     lba: u64,
@@ -117,12 +119,13 @@ struct Cmd {
     writes: bool,
     share: Share,
     effort: Effort,
-    /// Connections that were lost under it since the target last answered it.
+    /// How often it ended without an answer since the target last answered it: its connection was lost, or it was aborted.
     losses: u8,
 }
 
-/// Connections that may be lost under one command. A command whose execution ends the connection each time would keep a session
-/// from ever making progress; that others are answered in between says nothing about it.
+/// How often one command may end without an answer, by the loss of its connection or by an abort; then it fails. A command
+/// whose execution ends the connection each time would keep a session from ever making progress; that others are answered
+/// in between says nothing about it.
 pub const LOSS_LIMIT: u8 = 5;
 
 /// Where unfinished writes are, roughly: how many touch each part of the disk, the parts folded onto a few counters. It
@@ -220,6 +223,7 @@ impl BlockQueue {
         ticket: Ticket,
         request: &Request<'_>,
         geometry: &Geometry,
+        now: Instant,
     ) -> Result<(), Refusal> {
         let bytes = check(request, geometry)?;
         if self.live() >= self.limit {
@@ -241,6 +245,7 @@ impl BlockQueue {
         *req = Req {
             ticket: ticket.0,
             seq: self.next_seq,
+            accepted: now,
             lun: request.lun,
             op: Some(request.op),
             lba: request.lba,
@@ -291,13 +296,12 @@ impl BlockQueue {
     }
 
     fn cut_next(&mut self, now: Instant, open: impl Fn(Lun) -> bool) -> Option<u16> {
-        let &index = self.waiting.front()?;
+        // A unit that is closed holds up its own requests only.
+        let at = self.waiting.iter().position(|&index| open(self.reqs[index as usize].lun))?;
+        let index = self.waiting[at];
         let &slot = self.free_cmds.last()?;
         let req = &self.reqs[index as usize];
         let (op, geometry) = (req.op?, req.geometry?);
-        if !open(req.lun) {
-            return None;
-        }
         let single = !matches!(op, Op::Read | Op::Write);
         let (limit, block) =
             if single { (MAX_COMMAND_BYTES, 1) } else { (geometry.command_bytes(), geometry.block_size) };
@@ -329,7 +333,7 @@ impl BlockQueue {
         req.rest = rest;
         req.left -= u64::from(share.bytes);
         if req.left == 0 {
-            self.waiting.pop_front();
+            self.waiting.remove(at);
         }
         Some(slot)
     }
@@ -400,6 +404,10 @@ impl BlockQueue {
                 self.end(id.slot, Some(error), residual);
                 return true;
             }
+            Verdict::Lost => {
+                self.lose(id.slot, BlockError::Aborted, true, now);
+                return true;
+            }
             Verdict::AgainNow => now,
             Verdict::AgainAt(at) => at,
         };
@@ -419,18 +427,28 @@ impl BlockQueue {
             self.counters.stale += 1;
             return false;
         };
-        let losses = cmd.losses + u8::from(counts);
-        if matches!(self.reqs[cmd.req as usize].op, Some(Op::Scsi { .. })) || losses >= LOSS_LIMIT {
+        if matches!(self.reqs[cmd.req as usize].op, Some(Op::Scsi { .. })) {
             let bytes = cmd.share.bytes;
             self.end(id.slot, Some(BlockError::Transport(why)), bytes);
         } else {
-            self.counters.requeued += 1;
-            // The time without a connection is not the target's pause.
-            let cmd = &mut self.cmds[usize::from(id.slot)];
-            (cmd.effort.first_issued, cmd.losses) = (now, losses);
-            self.hold(id.slot, now);
+            self.lose(id.slot, BlockError::Transport(why), counts, now);
         }
         true
+    }
+
+    /// An issued command ended without an answer: it is issued again, or fails with `error` at the [`LOSS_LIMIT`].
+    fn lose(&mut self, slot: u16, error: BlockError, counts: bool, now: Instant) {
+        let cmd = &mut self.cmds[usize::from(slot)];
+        cmd.losses += u8::from(counts);
+        if cmd.losses >= LOSS_LIMIT {
+            let bytes = cmd.share.bytes;
+            self.end(slot, Some(error), bytes);
+        } else {
+            self.counters.requeued += 1;
+            // The time without an answer is not the target's pause.
+            cmd.effort.first_issued = now;
+            self.hold(slot, now);
+        }
     }
 
     /// Takes back a command that could not be posted (ring or window full): it is the first to be issued again.
@@ -516,12 +534,45 @@ impl BlockQueue {
     /// Fails everything that is not at the card: the replacement timeout expired, or the session closes. What
     /// is at the card fails with the same error when it comes back, whatever its outcome then is.
     pub fn fail_all(&mut self, error: BlockError) {
+        self.fail_where(error, |_, _| true);
+    }
+
+    /// Fails the requests to one unit, as [`fail_all`](Self::fail_all) does.
+    pub fn fail_unit(&mut self, lun: Lun, error: BlockError) {
+        let number = |l: Lun| l.number().ok_or(l);
+        self.fail_where(error, |q, i| number(q.reqs[i].lun) == number(lun));
+    }
+
+    /// Fails the requests accepted at `limit` or before of which something was not sent, as [`fail_all`](Self::fail_all) does.
+    pub fn fail_unsent(&mut self, limit: Instant, error: BlockError) {
+        self.fail_where(error, |q, i| {
+            q.reqs[i].accepted <= limit
+                && (q.reqs[i].left > 0 || q.held.iter().any(|&c| q.cmds[usize::from(c)].req == i as u32))
+        });
+    }
+
+    fn fail_where(&mut self, error: BlockError, which: impl Fn(&Self, usize) -> bool) {
         for index in 0..self.reqs.len() {
             let req = &self.reqs[index];
-            if req.op.is_some() && req.error.is_none() {
+            if req.op.is_some() && req.error.is_none() && which(self, index) {
                 self.fail(index as u32, error);
             }
         }
+    }
+
+    /// When the oldest of the requests was accepted that wait to be sent at `now`, to units that are `open`; a pause that the
+    /// target asked for is no such wait.
+    pub fn waiting_since(&self, now: Instant, open: impl Fn(Lun) -> bool) -> Option<Instant> {
+        let held = self.held.iter().map(|&slot| &self.cmds[usize::from(slot)]);
+        let held = held.filter(|c| matches!(c.stage, Stage::Held(at) if at <= now)).map(|c| c.req);
+        let requests = held.chain(self.waiting.iter().copied()).map(|i| &self.reqs[i as usize]);
+        requests.filter(|r| open(r.lun)).map(|r| r.accepted).min()
+    }
+
+    /// When the oldest unfinished request was accepted.
+    #[must_use]
+    pub fn oldest(&self) -> Option<Instant> {
+        self.reqs.iter().filter(|r| r.op.is_some()).map(|r| r.accepted).min()
     }
 
     /// The next completed request, in order of completion.

@@ -111,6 +111,8 @@ pub(crate) struct Endpoint {
     pub(crate) next_hop: [u8; 6],
     /// The neighbour, as the card was told.
     pub(crate) told_hop: [u8; 6],
+    /// UPDATE_PG is not answered. One at a time: each has its own answer and its own deadline.
+    pub(crate) telling_hop: bool,
     /// Tag control information of the path group; 0 for none.
     pub(crate) vlan: u16,
     /// Path MTU, bytes.
@@ -118,6 +120,8 @@ pub(crate) struct Endpoint {
     pub(crate) group: PathGroup,
     /// DESTROY_CONN is not answered.
     pub(crate) destroying: bool,
+    /// DESTROY_CONN was posted a second time, after the first was not answered.
+    pub(crate) destroy_repeated: bool,
     /// DESTROY_CONN was answered with success: the rings are free, the path group may not be.
     pub(crate) destroyed: bool,
     /// Session slot.
@@ -151,10 +155,12 @@ impl Endpoint {
             src: None,
             next_hop: [0; 6],
             told_hop: [0; 6],
+            telling_hop: false,
             vlan: 0,
             pmtu: 0,
             group: PathGroup::None,
             destroying: false,
+            destroy_repeated: false,
             destroyed: false,
             session: None,
             qp,

@@ -19,6 +19,40 @@ pub enum Retry {
     AfterRecovery,
 }
 
+/// What a request waited for although its session was up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Gate {
+    /// MaxCmdSN allows no command (RFC 7143 4.2.2.1).
+    #[error("the target's command window is closed")]
+    CommandWindow,
+    /// No room for a command in the send queue of the connection.
+    #[error("the card's send queue has no room")]
+    SendQueue,
+    /// No task tag is free.
+    #[error("no task tag is free")]
+    TaskTags,
+}
+
+/// Why a logical unit that was in use is away after a re-login.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum UnitLoss {
+    /// The target does not have it any more.
+    #[error("the target does not list it any more; export it again")]
+    Gone,
+    /// BUSY or TASK SET FULL.
+    #[error("it is busy; lower the target's load")]
+    Busy,
+    /// NOT READY.
+    #[error("it is not ready; see the target's log")]
+    NotReady,
+    /// RESERVATION CONFLICT.
+    #[error("another initiator holds a reservation; release it there")]
+    Reserved,
+    /// It answers, and not as a disk.
+    #[error("its answers make no disk; see the target's log")]
+    Unusable,
+}
+
 /// Why a block request failed. The text says what to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum BlockError {
@@ -44,6 +78,17 @@ pub enum BlockError {
         "another disk answers at the target after recovery: check the target's configuration, then submit again"
     )]
     DiskChanged,
+    /// It waited for longer than a command may take, and was not sent.
+    #[error("the request waited for {seconds} s and was not sent: {gate}")]
+    HeldUp {
+        /// What it waited for.
+        gate: Gate,
+        /// The time that a command may take, in seconds.
+        seconds: u32,
+    },
+    /// The logical unit did not come back with the session.
+    #[error("the logical unit did not come back with the session: {0}")]
+    UnitLost(UnitLoss),
     /// The command was aborted after its timeout.
     #[error("the command took longer than its timeout and was aborted: check the target's load, then retry")]
     Aborted,
@@ -97,6 +142,8 @@ impl BlockError {
             Self::TargetFailure(_) => 9,
             Self::Short { .. } => 10,
             Self::DiskChanged => 11,
+            Self::HeldUp { .. } => 12,
+            Self::UnitLost(_) => 13,
         }
     }
 
@@ -105,10 +152,13 @@ impl BlockError {
     pub const fn retry(&self) -> Retry {
         match self {
             Self::SessionClosed | Self::AdapterGone | Self::DiskChanged => Retry::Never,
-            Self::RecoveryTimedOut { .. } | Self::Transport(_) => Retry::AfterRecovery,
-            Self::Aborted | Self::TargetFailure(_) | Self::Short { .. } | Self::NoSense => {
-                Retry::Undetermined
-            }
+            Self::RecoveryTimedOut { .. } | Self::Transport(_) | Self::UnitLost(_) => Retry::AfterRecovery,
+            // A part of a long request may have been sent before.
+            Self::HeldUp { .. }
+            | Self::Aborted
+            | Self::TargetFailure(_)
+            | Self::Short { .. }
+            | Self::NoSense => Retry::Undetermined,
             Self::Sense(sense) => match sense.key.0 {
                 // ILLEGAL REQUEST, DATA PROTECT and MISCOMPARE answer the request itself.
                 0x5 | 0x7 | 0xE => Retry::Never,

@@ -7,7 +7,7 @@ use iscsi::pdu::RejectReason;
 use iscsi::sendtargets::SendTargetsError;
 use iscsi::text::Excerpt;
 
-use super::{BlockError, ExitCode, status};
+use super::{BlockError, ExitCode, Gate, status};
 use crate::control::{ConnFailure, EpError, Refused};
 
 impl ConnFailure {
@@ -61,6 +61,15 @@ pub enum Cause {
     TmfNotSent,
     /// A login, text or logout PDU could not be sent: no task or no room in the send queue.
     PduNotSent,
+    /// Work waited for this for as long as a command may take.
+    HeldUp(Gate),
+    /// The commands that ask about the logical units were not answered, however often they were repeated.
+    BringUpUnanswered,
+    /// A text or logout request, or the card's own report that a NOP-Out left, stayed away for as long as a command may take.
+    Unanswered,
+    /// The target rejected a PDU of a task, with this reason (RFC 7143 11.17.1): at error recovery level 0 only a new login gets the
+    /// task on.
+    TaskRejected(u8),
     /// The target asked for logout or dropped connection or session by Asynchronous Message 1 to 4.
     AsyncEvent(u8),
     /// The adapter reported the connection as failed, with this code.
@@ -133,8 +142,12 @@ impl Cause {
             Self::Protocol => (C::ConnFailed, E::Login, true),
             Self::BadItt => (C::ConnFailed, E::Transport, true),
             Self::NopTimedOut => (C::NopTimedOut, E::Transport, true),
-            Self::TmfTimedOut => (C::EhSessionReset, E::Transport, true),
-            Self::TmfNotSent | Self::PduNotSent => (C::ConnFailed, E::Transport, true),
+            Self::TmfTimedOut | Self::HeldUp(_) | Self::BringUpUnanswered | Self::Unanswered => {
+                (C::EhSessionReset, E::Transport, true)
+            }
+            Self::TmfNotSent | Self::PduNotSent | Self::TaskRejected(_) => {
+                (C::ConnFailed, E::Transport, true)
+            }
             Self::AsyncEvent(_) | Self::AdapterReset | Self::PathLost | Self::OutOfStep => {
                 (C::ConnFailed, E::Transport, true)
             }
@@ -218,6 +231,19 @@ impl fmt::Display for Cause {
             Self::BadItt => f.write_str("a completion names a task that does not exist"),
             Self::NopTimedOut => f.write_str("ping timeout expired: the target or the path to it is silent"),
             Self::TmfTimedOut => f.write_str("task management was not answered"),
+            Self::HeldUp(gate) => {
+                write!(f, "nothing could be sent for as long as a command may take: {gate}")
+            }
+            Self::BringUpUnanswered => {
+                f.write_str("the target does not answer commands about its logical units: see its log")
+            }
+            Self::Unanswered => f.write_str("a text, logout or NOP-Out request was not answered in time"),
+            Self::TaskRejected(reason) => {
+                write!(
+                    f,
+                    "a command or its data was rejected by the target (reason {reason:#04x}): it is sent again"
+                )
+            }
             Self::TmfNotSent => f.write_str("Could not send TMF."),
             Self::PduNotSent => {
                 f.write_str("a login, text or logout request found no room in the send queue")

@@ -11,7 +11,7 @@ use iscsi::pdu::{LoginStatus, RejectReason};
 use iscsi::sendtargets::SendTargetsError;
 use iscsi::text::Excerpt;
 
-use super::{Cause, ExitCode};
+use super::{Cause, ExitCode, Gate};
 use crate::control::{ConnFailure, EpError, Refused};
 
 use ExitCode as E;
@@ -58,8 +58,14 @@ fn table() -> Vec<(Cause, &'static str, ExitCode)> {
         (Cause::BadItt, "task that does not exist", E::Transport),
         (Cause::NopTimedOut, "ping", E::Transport),
         (Cause::TmfTimedOut, "task management was not answered", E::Transport),
+        (Cause::HeldUp(Gate::CommandWindow), "command window", E::Transport),
+        (Cause::HeldUp(Gate::SendQueue), "send queue has no room", E::Transport),
+        (Cause::HeldUp(Gate::TaskTags), "task tag", E::Transport),
+        (Cause::BringUpUnanswered, "commands about its logical units", E::Transport),
+        (Cause::Unanswered, "text, logout or NOP-Out", E::Transport),
+        (Cause::TaskRejected(2), "command or its data was rejected", E::Transport),
         (Cause::TmfNotSent, "send TMF", E::Transport),
-        (Cause::PduNotSent, "send queue", E::Transport),
+        (Cause::PduNotSent, "no room in the send queue", E::Transport),
         (Cause::AsyncEvent(1), "asynchronous event", E::Transport),
         (Cause::Lost(ConnFailure::ConnFailed), "1011", E::Transport),
         (Cause::Lost(ConnFailure::InvalidHost), "1018", E::HostNotFound),
@@ -161,6 +167,10 @@ fn variant(cause: Cause) -> u32 {
         Cause::RedirectLoop => 24,
         Cause::LogoutTimedOut => 25,
         Cause::BadTargetList(_) => 26,
+        Cause::HeldUp(gate) => 200 + gate as u32,
+        Cause::BringUpUnanswered => 29,
+        Cause::Unanswered => 27,
+        Cause::TaskRejected(_) => 28,
     }
 }
 
@@ -198,7 +208,7 @@ fn every_cause_is_in_the_table() {
     let mut numbers: Vec<u32> = table().iter().map(|(cause, ..)| variant(*cause)).collect();
     numbers.sort_unstable();
     numbers.dedup();
-    let want: Vec<u32> = (0..=26).chain(100..=110 + PathFailure::ALL.len() as u32).collect();
+    let want: Vec<u32> = (0..=29).chain(100..=110 + PathFailure::ALL.len() as u32).chain(200..=202).collect();
     assert_eq!(numbers, want);
     for status in LoginStatus::ALL {
         let (class, detail) = status.codes();

@@ -13,6 +13,6 @@ mod exit;
 mod messages;
 pub mod status;
 
-pub use block::{BlockError, Retry};
+pub use block::{BlockError, Gate, Retry, UnitLoss};
 pub use cause::{Cause, Verdict};
 pub use exit::ExitCode;

@@ -116,6 +116,7 @@ impl Target {
                 }
                 Some(BringUpAction::WaitUntil(at)) => now = at,
                 Some(BringUpAction::Done) => return (b, now - Instant::ZERO),
+                Some(BringUpAction::NoAnswer) => panic!("all are answered"),
                 None => panic!("a command is out"),
             }
         }
@@ -250,18 +251,60 @@ fn optional_pages_may_fail() {
 }
 
 #[test]
-fn a_command_without_an_answer_ends_the_unit_and_only_once() {
+fn a_command_without_an_answer_is_repeated_and_then_the_session_is_to_be_recovered() {
     let mut b = BringUp::new();
-    b.failed(BlockError::Aborted);
-    assert!(b.poll(Instant::ZERO).is_some(), "nothing was out");
-    b.failed(BlockError::Aborted);
-    assert!(b.guessed, "no list: try one by one");
-    for _ in 0..SEQUENTIAL {
-        b.poll(Instant::ZERO);
-        b.failed(BlockError::Aborted);
+    b.unanswered();
+    let first = b.poll(Instant::ZERO);
+    assert!(matches!(first, Some(BringUpAction::Submit(_))), "nothing was out");
+    for _ in 0..UNANSWERED_LIMIT {
+        b.unanswered();
+        assert_eq!(b.poll(Instant::ZERO), first, "the same again");
     }
-    assert_eq!(b.poll(Instant::ZERO), Some(BringUpAction::Done));
-    assert_eq!(b.found().len(), usize::from(SEQUENTIAL));
+    b.unanswered();
+    assert_eq!(b.poll(Instant::ZERO), Some(BringUpAction::NoAnswer));
+    assert_eq!(b.found().len(), 0, "nobody said anything about a unit");
+}
+
+#[test]
+fn a_page_that_is_not_to_be_had_now_makes_no_other_disk() {
+    for opcode in [0x12, 0x00, 0x9E] {
+        let mut t = Target::new();
+        let busy = (Status::BUSY, None, Vec::new());
+        // INQUIRY is asked for the standard data, the list of pages, the serial number and the designators.
+        let first: Vec<Answer> = if opcode == 0x12 { vec![t.answer(&inquiry_of_3()); 1] } else { Vec::new() };
+        t.script(opcode, first.into_iter().chain(std::iter::repeat_n(busy, 100)));
+        assert_eq!(t.outcome(), Err(LunError::Busy), "{opcode:#x}");
+        assert!(LunError::Busy.is_passing());
+    }
+}
+
+fn inquiry_of_3() -> ScsiCommand {
+    let read_len = Step::Inquiry.lengths().0;
+    ScsiCommand {
+        lun: Lun::from_number(3).unwrap(),
+        cdb: Step::Inquiry.cdb(read_len).encode().bytes,
+        read_len,
+    }
+}
+
+#[test]
+fn a_look_at_one_unit_asks_nobody_else_and_has_little_patience() {
+    let mut t = Target::new();
+    t.script(0x00, std::iter::repeat_n((Status::BUSY, None, Vec::new()), 100));
+    let (mut b, mut now) = (BringUp::of(vec![Lun::from_number(3).unwrap()]), Instant::ZERO);
+    loop {
+        match b.poll(now) {
+            Some(BringUpAction::Submit(c)) => {
+                let (status, sense, data) = t.answer(&c);
+                b.answered(0, status, sense, &data, now);
+            }
+            Some(BringUpAction::WaitUntil(at)) => now = at,
+            other => break assert_eq!(other, Some(BringUpAction::Done)),
+        }
+    }
+    assert!(!t.asked.contains(&0xA0) && !b.has_list());
+    assert_eq!(b.found(), [(Lun::from_number(3).unwrap(), Err(LunError::Busy))]);
+    assert!(now - Instant::ZERO <= AGAIN_TIMEOUT);
 }
 
 #[test]

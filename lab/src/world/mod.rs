@@ -42,6 +42,7 @@ use os::net::TcpListener;
 use os::reactor::{Owner, Reactor};
 use os::unix::{Channel, ChannelListener};
 
+use crate::ages::Ages;
 use crate::far_card::{FarCard, FarLink};
 use crate::host::Host;
 use crate::runner::inline::{Inline, Wakers};
@@ -359,7 +360,7 @@ impl<P: Seat + 'static> World<P> {
             helper_wake: places.paths.wake(),
         };
         let adapter = Adapter::new(ActorId::new("adapter", 0), platform, driver, ports)?;
-        let host = Rc::new(RefCell::new(Host { adapter, user: None }));
+        let host = Rc::new(RefCell::new(Host { adapter, user: None, ages: Ages::default() }));
         exec.install(&places.host, host.clone());
 
         let (requests, user_requests) = port("iscsid-requests", PORT, places.iscsid.wake());

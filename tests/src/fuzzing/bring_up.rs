@@ -47,6 +47,8 @@ pub(super) fn run(input: &[u8]) {
     for _ in 0..COMMANDS {
         match bring_up.poll(now) {
             None => panic!("nothing is out, and nothing is wanted"),
+            // The session would be recovered.
+            Some(BringUpAction::NoAnswer) => return,
             Some(BringUpAction::Done) => {
                 judge(&bring_up);
                 return;
@@ -96,6 +98,7 @@ fn answer(c: &mut Cursor<'_>, bring_up: &mut BringUp, command: &driver::lun::Scs
         12 => bring_up.answered(0, Status::RESERVATION_CONFLICT, None, &[], now),
         13 => bring_up.answered(0, Status(c.byte()), sense, &data, now),
         14 => bring_up.answered(c.byte(), Status::GOOD, None, &data, now),
+        _ if c.byte() & 1 == 0 => bring_up.unanswered(),
         _ => bring_up.failed(BlockError::NoSense),
     }
 }

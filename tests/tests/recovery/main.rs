@@ -9,5 +9,6 @@ mod helper;
 mod ladder;
 mod logins;
 mod oracles;
+mod promises;
 mod reset_matrix;
 mod scenarios;

@@ -614,14 +614,15 @@ fn a_lost_login_response_costs_one_login_timeout() {
 
 #[test]
 fn contexts_and_licences_run_out_and_come_back() {
-    for (licensed, contexts) in [(3, 256), (128, 3)] {
+    let (in_use, no_context) = ("all offloaded connections of the adapter are in use", "no context left");
+    for (licensed, contexts, why) in [(3, 256, in_use), (128, 3, no_context)] {
         let mut config = RigConfig::new(3);
         (config.chip.licensed_connections, config.chip.contexts) = (licensed, contexts);
         let mut record = config.record.clone();
         record.settings.initial_login_retry_max = 0;
         let mut rig = Rig::idle(config);
         let error = rig.world.login(&record, 1).expect_err("a fourth does not fit");
-        assert!(error.to_string().contains("all offloaded connections of the adapter are in use"), "{error}");
+        assert!(error.to_string().contains(why), "{error}");
         let tag = rig.entries.remove(0).tag;
         rig.world.logout(tag).expect("the target confirms it");
         rig.run_ms(1000);

@@ -10,7 +10,7 @@ use super::fake::{answer, op};
 use super::rig::Rig;
 use crate::adapter::{AdapterState, OperatorRequest};
 use crate::control::{ConnFailure, EpHandle, FromAdapter, SessionId, SessionParams, StopFlag, ToAdapter};
-use crate::error::BlockError;
+use crate::error::{BlockError, Cause, Gate};
 use crate::user::{Completion, FreeError, SubmitError, UserBuf};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -21,7 +21,10 @@ fn ready() -> (Rig, SessionId, EpHandle, UserBuf) {
 }
 
 fn ready_with(params: SessionParams) -> (Rig, SessionId, EpHandle, UserBuf) {
-    let mut rig = Rig::new();
+    ready_on(Rig::new(), params)
+}
+
+fn ready_on(mut rig: Rig, params: SessionParams) -> (Rig, SessionId, EpHandle, UserBuf) {
     rig.up();
     let session = rig.new_session_with(1, params);
     let ep = rig.relogin(session, 1);
@@ -264,6 +267,43 @@ fn a_command_that_takes_too_long_is_aborted_and_cleaned_up_by_its_own_tag() {
     assert_eq!((done[0].ticket, &done[0].result), (ticket, &Err(BlockError::Aborted)));
     assert_eq!(rig.adapter.counters().connections_lost, 0);
     assert_eq!(rig.slot.borrow().audit().violations, 0);
+}
+
+/// S12: the window is closed with the answer to a command. What was accepted fails in the time that a command may take, says
+/// what it waited for, and the session is recovered.
+#[test]
+fn a_request_that_a_closed_window_holds_up_fails_in_time_and_names_the_gate() {
+    let rig = Rig::new();
+    rig.card.borrow_mut().window = 1;
+    let (mut rig, session, _, buf) = ready_on(rig, super::rig::no_keepalive());
+    rig.card.borrow_mut().window = 0;
+    rig.raw(session, buf, false);
+    rig.settle();
+    assert_eq!(reap(&mut rig).len(), 1, "the last one that the window lets out");
+    rig.run(Duration::from_secs(100));
+    assert_eq!(rig.adapter.counters().connections_lost, 0, "nobody waits");
+    let ticket = rig.raw(session, buf, false);
+    let took = rig.run_until(MINUTE, |r| r.adapter.holdings().requests == 0);
+    assert_eq!(took, Duration::from_secs(30));
+    let done = reap(&mut rig);
+    let held_up = BlockError::HeldUp { gate: Gate::CommandWindow, seconds: 30 };
+    assert_eq!((done[0].ticket, &done[0].result), (ticket, &Err(held_up)));
+    let cause = rig.take(|m| match m {
+        FromAdapter::ConnError { cause, .. } => Some(*cause),
+        _ => None,
+    });
+    assert_eq!(cause, Some(Cause::HeldUp(Gate::CommandWindow)));
+}
+
+/// R8 of the rules, S12: the card never says that the answer to a NOP-In has left. Its tag must not be lost for good.
+#[test]
+fn an_answer_that_never_leaves_costs_a_recovery_and_no_tag() {
+    let (mut rig, _, ep, _) = ready();
+    let mut ping = NopInMsg::default();
+    (ping.op_code, ping.itt, ping.ttt) = (CqOpcode::NOP_IN, Itt::RESERVED, U32::new(7));
+    rig.card.borrow_mut().send_cqes.push((ep.cid, ping.into_element()));
+    let took = rig.run_until(MINUTE, |r| r.adapter.counters().connections_lost == 1);
+    assert_eq!(took, Duration::from_secs(30));
 }
 
 /// T7, R7: one deadline for the batch, then session recovery.

@@ -63,8 +63,12 @@ pub(super) struct Conn {
 
 /// What the test and the card share.
 pub(super) struct Card {
+    /// Commands that may come after the one that is answered.
+    pub(crate) window: u32,
     /// KWQEs whose answer is swallowed.
     pub(crate) swallow: Vec<u16>,
+    /// KWQEs that are forgotten once.
+    pub(crate) lose: Vec<u16>,
     /// Completion statuses other than success.
     pub(crate) status: BTreeMap<u16, u32>,
     /// Nothing is answered at all, not even register resets.
@@ -120,7 +124,9 @@ pub(super) struct Fake {
 impl Fake {
     pub(super) fn new() -> (Self, Rc<RefCell<Card>>) {
         let card = Rc::new(RefCell::new(Card {
+            window: 64,
             swallow: Vec::new(),
+            lose: Vec::new(),
             status: BTreeMap::new(),
             mute: false,
             hold_kwq: false,
@@ -232,6 +238,11 @@ impl Fake {
     fn on_kwqe(&mut self, cx: &mut DevCx<'_>, kwqe: &Kwqe) {
         let what = u16::from(kwqe.layer().0) << 8 | u16::from(kwqe.opcode());
         self.card.borrow_mut().kwqes.push((what, *kwqe));
+        let lost = self.card.borrow().lose.iter().position(|w| *w == what);
+        if let Some(at) = lost {
+            self.card.borrow_mut().lose.remove(at);
+            return;
+        }
         // OFFLOAD_CONN2 and INIT1 have no answer of their own; CONNECT2 and 3 belong to CONNECT1.
         let cid = match what {
             op::OFFLOAD => kwqe.view::<IscsiKwqeConnOffload1>().iscsi_conn_id.get(),
@@ -347,9 +358,9 @@ impl Fake {
         let mut response = CmdResponse::default();
         (response.op_code, response.status, response.itt) = (CqOpcode::SCSI_RSP, 2, c.itt);
         response.data_length = U32::new(u32::from(sense));
-        // A window that never closes: everything sent so far was received, and much more may come.
+        // Everything sent so far was received, and as much as the window says may come.
         response.exp_cmd_sn = U32::new(c.cmd_sn.get().wrapping_add(1));
-        response.max_cmd_sn = U32::new(c.cmd_sn.get().wrapping_add(64));
+        response.max_cmd_sn = U32::new(c.cmd_sn.get().wrapping_add(self.card.borrow().window));
         if sense > 0 {
             let mut data = vec![0; usize::from(sense)];
             data[..2].copy_from_slice(&(sense - 2).to_be_bytes());

@@ -116,6 +116,19 @@ fn h2_a_lost_reset_answer_ends_in_a_forced_destroy() {
 }
 
 #[test]
+fn a_lost_destroy_request_is_repeated_and_costs_no_reset() {
+    let mut rig = Rig::new();
+    rig.up();
+    let (session, _) = rig.login(1);
+    rig.card.borrow_mut().lose.push(op::DESTROY);
+    rig.say(ToAdapter::StopConn { session, flag: StopFlag::Recover });
+    let took = rig.run_until(MINUTE, |r| r.adapter.holdings().cids == 0);
+    assert!(took <= Duration::from_secs(2), "{took:?}");
+    assert_eq!((rig.adapter.age(), rig.adapter.counters().quarantined), (1, 0), "nobody else notices");
+    assert_eq!(rig.slot.borrow().audit().violations, 0);
+}
+
+#[test]
 fn a_lost_destroy_answer_quarantines_and_resets() {
     let (rig, took) = swallowed(op::DESTROY);
     assert!(took >= Duration::from_secs(2) && took < Duration::from_secs(4), "{took:?}");
@@ -447,6 +460,32 @@ fn a_path_that_is_taken_back_fails_the_connection_at_once() {
     assert_eq!(rig.connected(2), Some(Err(EpError::NoPath(bus::uio::PathFailure::NoAnswer))));
 }
 
+/// Fills the KWQ with requests that change nothing.
+fn fill_kwq(rig: &mut Rig, cid: u16) {
+    while rig.call(|a, cx| a.submit_kwqes(cx, &[crate::cnic::cm::update_pg(cid, 0x7fff, [0; 6])])).is_ok() {}
+}
+
+/// R4: the answer to one UPDATE_PG does not cancel the deadline of the next, which is lost.
+#[test]
+fn r4_each_update_pg_has_an_answer_and_a_deadline_of_its_own() {
+    for swallowed in [1, 2] {
+        let mut rig = Rig::new();
+        rig.up();
+        let (_, ep) = rig.login(1);
+        rig.card.borrow_mut().hold_kwq = true;
+        for last in [3, 4, 5] {
+            rig.tell_path(ep, [2, 0, 0, 0, 0, last]);
+            rig.settle();
+        }
+        if swallowed == 2 {
+            rig.card.borrow_mut().send.push(answer(op::UPDATE_PG, ep.cid, 0).unwrap());
+            rig.settle();
+        }
+        let took = rig.run_until(MINUTE, |r| r.adapter.counters().connections_lost == 1);
+        assert!(took <= Duration::from_secs(1), "the answer to request {swallowed} is lost: {took:?}");
+    }
+}
+
 /// The KWQ is full: the newest neighbour is told as soon as there is room.
 #[test]
 fn a_full_kwq_delays_the_news_of_a_neighbour_and_loses_none() {
@@ -454,6 +493,7 @@ fn a_full_kwq_delays_the_news_of_a_neighbour_and_loses_none() {
     rig.up();
     let (_, ep) = rig.login(1);
     rig.card.borrow_mut().hold_kwq = true;
+    fill_kwq(&mut rig, ep.cid);
     for i in 0..600u16 {
         rig.tell_path(ep, [2, 0, 0, 0, (i >> 8) as u8, i as u8]);
         rig.settle();
@@ -473,10 +513,7 @@ fn a_full_kwq_delays_a_close_and_loses_nothing() {
     rig.up();
     let (session, ep) = rig.login(1);
     rig.card.borrow_mut().hold_kwq = true;
-    for i in 0..600u16 {
-        rig.tell_path(ep, [2, 0, 0, 0, (i >> 8) as u8, i as u8]);
-        rig.settle();
-    }
+    fill_kwq(&mut rig, ep.cid);
     assert!(rig.adapter.counters().kwq_full > 0);
     rig.say(ToAdapter::StopConn { session, flag: StopFlag::Recover });
     assert!(rig.adapter.endpoints().all(|ep| ep.phase == Phase::Closing && ep.unposted));

@@ -27,7 +27,7 @@ impl Bench {
         let ticket = self.next;
         self.next += 1;
         let request = Request { lun: Lun::default(), op, lba, data: &data };
-        self.q.submit(Ticket(ticket), &request, disk).map(|()| ticket)
+        self.q.submit(Ticket(ticket), &request, disk, NOW).map(|()| ticket)
     }
 
     fn next(&mut self) -> Option<Command> {
@@ -248,7 +248,7 @@ fn neighbours_and_other_units_do_not_overlap() {
     b.submit(Op::Write, 9, &[512]).unwrap();
     let other = Lun::from_number(1).unwrap();
     let data = [Extent { buf: BUF, offset: 0, len: 512 }];
-    b.q.submit(Ticket(9), &Request { lun: other, op: Op::Write, lba: 10, data: &data }, &DISK).unwrap();
+    b.q.submit(Ticket(9), &Request { lun: other, op: Op::Write, lba: 10, data: &data }, &DISK, NOW).unwrap();
     assert_eq!(core::iter::from_fn(|| b.next()).count(), 4);
 }
 
@@ -389,7 +389,7 @@ fn any_schedule_keeps_the_promises() {
                     let buf = UserBuf { index: ticket as u32, ..BUF };
                     let data = [Extent { buf, offset: 0, len }];
                     let request = Request { lun: Lun::default(), op: Op::Write, lba, data: &data };
-                    if b.q.submit(Ticket(ticket), &request, &disk).is_ok() {
+                    if b.q.submit(Ticket(ticket), &request, &disk, NOW).is_ok() {
                         live.push((ticket, lba, blocks));
                     }
                 }
