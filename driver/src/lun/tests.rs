@@ -63,6 +63,8 @@ impl Target {
                 device_type: self.kind,
                 removable: false,
                 version: self.version,
+                port_groups: false,
+                third_party_copy: false,
                 vendor: *b"EXAMPLE ",
                 product: *b"disk            ",
                 revision: *b"1.0 ",

@@ -1,4 +1,4 @@
-//! READ CAPACITY data, both forms (SBC-3 5.15, 5.16).
+//! READ CAPACITY data, both forms (SBC-3 5.15, 5.16), and GET LBA STATUS data (SBC-3 5.4).
 
 use super::{be16, be32, be64};
 
@@ -66,6 +66,28 @@ impl Capacity {
     }
 }
 
+/// Blocks in one provisioning state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// First block.
+    pub lba: u64,
+    /// How many.
+    pub blocks: u32,
+    /// Mapped, or deallocated.
+    pub mapped: bool,
+}
+
+/// Appends GET LBA STATUS data.
+pub fn lba_status(extents: &[Extent], out: &mut Vec<u8>) {
+    out.extend_from_slice(&(4 + 16 * extents.len() as u32).to_be_bytes());
+    out.extend_from_slice(&[0; 4]);
+    for extent in extents {
+        out.extend_from_slice(&extent.lba.to_be_bytes());
+        out.extend_from_slice(&extent.blocks.to_be_bytes());
+        out.extend_from_slice(&[u8::from(!extent.mapped), 0, 0, 0]);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,5 +121,21 @@ mod tests {
         Capacity { blocks: 100, ..THIN }.encode10(&mut data);
         assert_eq!(Capacity::parse10(&data).flatten().map(|c| (c.blocks, c.block_size)), Some((100, 512)));
         assert_eq!(Capacity::parse10(&data[..7]), None);
+    }
+
+    /// SBC-3 tables 41 and 42: provisioning status 0 is mapped, 1 deallocated.
+    #[test]
+    fn lba_status_layout() {
+        let mut data = Vec::new();
+        lba_status(
+            &[
+                Extent { lba: 0x0102_0304_0506_0708, blocks: 0x090A_0B0C, mapped: true },
+                Extent { lba: 1, blocks: 2, mapped: false },
+            ],
+            &mut data,
+        );
+        assert_eq!(data[..8], [0, 0, 0, 36, 0, 0, 0, 0]);
+        assert_eq!(data[8..24], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 0, 0, 0, 0]);
+        assert_eq!(data[24..], [0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 1, 0, 0, 0]);
     }
 }

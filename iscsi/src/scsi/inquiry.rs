@@ -1,4 +1,4 @@
-//! INQUIRY data: the standard reply (SPC-4 6.6) and the vital product data pages 00, 80, 83, B0, B1, B2 (SPC-4 7.8, SBC-3 6.5).
+//! INQUIRY data: the standard reply (SPC-4 6.6) and the vital product data pages 00, 80, 83, 86, B0, B1, B2 (SPC-4 7.8, SBC-4 6.6).
 
 use super::{be16, be32, be64};
 
@@ -8,6 +8,8 @@ pub mod vpd {
     pub const SUPPORTED_PAGES: u8 = 0x00;
     pub const SERIAL_NUMBER: u8 = 0x80;
     pub const DEVICE_IDENTIFICATION: u8 = 0x83;
+    pub const EXTENDED_INQUIRY: u8 = 0x86;
+    pub const THIRD_PARTY_COPY: u8 = 0x8F;
     pub const BLOCK_LIMITS: u8 = 0xB0;
     pub const CHARACTERISTICS: u8 = 0xB1;
     pub const PROVISIONING: u8 = 0xB2;
@@ -34,6 +36,10 @@ pub struct Inquiry {
     pub removable: bool,
     /// 5 SPC-3, 6 SPC-4.
     pub version: u8,
+    /// TPGS 01b: REPORT TARGET PORT GROUPS, with states that only the target changes.
+    pub port_groups: bool,
+    /// 3PC: EXTENDED COPY.
+    pub third_party_copy: bool,
     /// T10 vendor identification, space padded.
     pub vendor: [u8; 8],
     /// Product identification, space padded.
@@ -52,6 +58,8 @@ impl Inquiry {
         device_type: 0x1F,
         removable: false,
         version: 6,
+        port_groups: false,
+        third_party_copy: false,
         vendor: [b' '; 8],
         product: [b' '; 16],
         revision: [b' '; 4],
@@ -65,6 +73,7 @@ impl Inquiry {
         data[2] = self.version;
         data[3] = 0x12;
         data[4] = (Self::LEN - 5) as u8;
+        data[5] = if self.port_groups { 0x10 } else { 0 } | if self.third_party_copy { 0x08 } else { 0 };
         data[7] = 0x02;
         data[8..16].copy_from_slice(&self.vendor);
         data[16..32].copy_from_slice(&self.product);
@@ -82,6 +91,8 @@ impl Inquiry {
             device_type: data[0] & 0x1F,
             removable: data.get(1)? & 0x80 != 0,
             version: *data.get(2)?,
+            port_groups: data.get(5)? & 0x10 != 0,
+            third_party_copy: data[5] & 0x08 != 0,
             vendor: data.get(8..16)?.try_into().ok()?,
             product: data.get(16..32)?.try_into().ok()?,
             revision: data.get(32..36)?.try_into().ok()?,
@@ -174,10 +185,14 @@ pub fn designators(payload: &[u8]) -> impl Iterator<Item = Designator<'_>> {
 /// Page B0: limits in logical blocks; 0 means not reported.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BlockLimits {
+    /// Longest COMPARE AND WRITE; 0 where it is not supported.
+    pub max_compare_and_write: u8,
     /// Longest READ, WRITE and VERIFY.
     pub max_transfer: u32,
     /// Preferred transfer.
     pub optimal_transfer: u32,
+    /// Longest PRE-FETCH.
+    pub max_prefetch: u32,
     /// Most blocks that one UNMAP may name.
     pub max_unmap_blocks: u32,
     /// Most descriptors in one UNMAP.
@@ -186,30 +201,46 @@ pub struct BlockLimits {
     pub unmap_granularity: u32,
     /// Longest WRITE SAME.
     pub max_write_same: u64,
+    /// Longest WRITE ATOMIC; 0 where it is not supported.
+    pub max_atomic: u32,
+    /// What the first block of a WRITE ATOMIC has to be a multiple of.
+    pub atomic_alignment: u32,
+    /// What the length of a WRITE ATOMIC has to be a multiple of.
+    pub atomic_granularity: u32,
 }
 
 impl BlockLimits {
     /// Appends the whole page (64 bytes).
     pub fn encode(&self, out: &mut Vec<u8>) {
         let mut data = [0u8; 60];
+        data[1] = self.max_compare_and_write;
         data[4..8].copy_from_slice(&self.max_transfer.to_be_bytes());
         data[8..12].copy_from_slice(&self.optimal_transfer.to_be_bytes());
+        data[12..16].copy_from_slice(&self.max_prefetch.to_be_bytes());
         data[16..20].copy_from_slice(&self.max_unmap_blocks.to_be_bytes());
         data[20..24].copy_from_slice(&self.max_unmap_descriptors.to_be_bytes());
         data[24..28].copy_from_slice(&self.unmap_granularity.to_be_bytes());
         data[32..40].copy_from_slice(&self.max_write_same.to_be_bytes());
+        data[40..44].copy_from_slice(&self.max_atomic.to_be_bytes());
+        data[44..48].copy_from_slice(&self.atomic_alignment.to_be_bytes());
+        data[48..52].copy_from_slice(&self.atomic_granularity.to_be_bytes());
         VpdPage::begin(vpd::BLOCK_LIMITS, out).put(&data).end();
     }
 
     /// Reads the payload that [`vpd_payload`] returned. The short SBC-2 page has no UNMAP and WRITE SAME fields: zeros.
     pub fn parse(payload: &[u8]) -> Option<BlockLimits> {
         Some(BlockLimits {
+            max_compare_and_write: *payload.get(1)?,
             max_transfer: be32(payload, 4)?,
             optimal_transfer: be32(payload, 8)?,
+            max_prefetch: be32(payload, 12).unwrap_or(0),
             max_unmap_blocks: be32(payload, 16).unwrap_or(0),
             max_unmap_descriptors: be32(payload, 20).unwrap_or(0),
             unmap_granularity: be32(payload, 24).unwrap_or(0),
             max_write_same: be64(payload, 32).unwrap_or(0),
+            max_atomic: be32(payload, 40).unwrap_or(0),
+            atomic_alignment: be32(payload, 44).unwrap_or(0),
+            atomic_granularity: be32(payload, 48).unwrap_or(0),
         })
     }
 }
@@ -219,7 +250,7 @@ impl BlockLimits {
 pub struct Provisioning {
     /// LBPU: UNMAP.
     pub unmap: bool,
-    /// LBPWS and LBPWS10: WRITE SAME with the UNMAP bit.
+    /// LBPWS: WRITE SAME(16) with the UNMAP bit. (LBPWS10 is never set: the 10-byte form does not take the bit here.)
     pub write_same_unmap: bool,
     /// LBPRZ: unmapped blocks read as zeros.
     pub reads_zeros: bool,
@@ -231,7 +262,7 @@ impl Provisioning {
     /// Appends the whole page (8 bytes).
     pub fn encode(&self, out: &mut Vec<u8>) {
         let flags = if self.unmap { 0x80 } else { 0 }
-            | if self.write_same_unmap { 0x60 } else { 0 }
+            | if self.write_same_unmap { 0x40 } else { 0 }
             | if self.reads_zeros { 0x04 } else { 0 };
         VpdPage::begin(vpd::PROVISIONING, out).put(&[0, flags, self.kind & 7, 0]).end();
     }
@@ -260,6 +291,8 @@ mod tests {
             device_type: 0,
             removable: false,
             version: 6,
+            port_groups: true,
+            third_party_copy: false,
             vendor: *b"CNIC    ",
             product: *b"RAM DISK        ",
             revision: *b"1   ",
@@ -267,7 +300,7 @@ mod tests {
         let mut data = Vec::new();
         disk.encode(&mut data);
         assert_eq!(data.len(), 96);
-        assert_eq!(data[..8], [0, 0, 6, 0x12, 91, 0, 0, 2]);
+        assert_eq!(data[..8], [0, 0, 6, 0x12, 91, 0x10, 0, 2]);
         assert_eq!(data[58..64], [0x09, 0x60, 0x04, 0x60, 0x04, 0xC0]);
         assert_eq!(Inquiry::parse(&data[..36]), Some(disk));
         assert_eq!(Inquiry::parse(&data[..35]), None);
@@ -299,17 +332,24 @@ mod tests {
     #[test]
     fn limits_and_provisioning_round_trip() {
         let limits = BlockLimits {
+            max_compare_and_write: 11,
             max_transfer: 1,
             optimal_transfer: 2,
+            max_prefetch: 7,
             max_unmap_blocks: 3,
             max_unmap_descriptors: 4,
             unmap_granularity: 5,
             max_write_same: 6,
+            max_atomic: 8,
+            atomic_alignment: 9,
+            atomic_granularity: 10,
         };
         let mut out = Vec::new();
         limits.encode(&mut out);
         assert_eq!((out.len(), out[3]), (64, 0x3C));
-        assert_eq!(out[8..16], [0, 0, 0, 1, 0, 0, 0, 2]);
+        assert_eq!(out[5], 11);
+        assert_eq!(out[8..20], [0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 7]);
+        assert_eq!(out[44..56], [0, 0, 0, 8, 0, 0, 0, 9, 0, 0, 0, 10]);
         assert_eq!(out[20..32], [0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0, 5]);
         assert_eq!(out[36..44], [0, 0, 0, 0, 0, 0, 0, 6]);
         assert_eq!(BlockLimits::parse(vpd_payload(vpd::BLOCK_LIMITS, &out).unwrap()), Some(limits));
@@ -317,7 +357,7 @@ mod tests {
         let thin = Provisioning { unmap: true, write_same_unmap: true, reads_zeros: true, kind: 2 };
         out.clear();
         thin.encode(&mut out);
-        assert_eq!(out, [0, 0xB2, 0, 4, 0, 0xE4, 2, 0]);
+        assert_eq!(out, [0, 0xB2, 0, 4, 0, 0xC4, 2, 0]);
         assert_eq!(Provisioning::parse(vpd_payload(vpd::PROVISIONING, &out).unwrap()), Some(thin));
     }
 

@@ -8,12 +8,13 @@ mod cdb;
 mod inquiry;
 mod lun;
 mod mode;
+pub mod op;
 mod rsoc;
 mod sense;
 mod status;
 
-pub use capacity::Capacity;
-pub use cdb::{Bytchk, Cdb, CdbBytes, CdbError, Form, ReservationAction, Transfer, op};
+pub use capacity::{Capacity, Extent, lba_status};
+pub use cdb::{Bytchk, Cdb, CdbBytes, CdbError, Form, ReservationAction, Transfer};
 pub use inquiry::{
     BlockLimits, Designator, Inquiry, Provisioning, VpdPage, designators, qualifier, vpd, vpd_payload,
 };
@@ -24,16 +25,16 @@ pub use sense::{FieldPointer, Sense, SenseBytes, SenseFormat, SenseKey};
 pub use status::Status;
 
 /// Big-endian u16 at `at`; `None` past the end.
-fn be16(bytes: &[u8], at: usize) -> Option<u16> {
+pub(crate) fn be16(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
 }
 
 /// Big-endian u32 at `at`; `None` past the end.
-fn be32(bytes: &[u8], at: usize) -> Option<u32> {
+pub(crate) fn be32(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
 /// Big-endian u64 at `at`; `None` past the end.
-fn be64(bytes: &[u8], at: usize) -> Option<u64> {
+pub(crate) fn be64(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_be_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
 }

@@ -17,6 +17,7 @@ impl SenseKey {
     pub const ILLEGAL_REQUEST: SenseKey = SenseKey(0x5);
     pub const UNIT_ATTENTION: SenseKey = SenseKey(0x6);
     pub const DATA_PROTECT: SenseKey = SenseKey(0x7);
+    pub const COPY_ABORTED: SenseKey = SenseKey(0xA);
     pub const ABORTED_COMMAND: SenseKey = SenseKey(0xB);
     pub const MISCOMPARE: SenseKey = SenseKey(0xE);
 }
@@ -73,8 +74,11 @@ impl SenseBytes {
 #[allow(missing_docs, reason = "the names are SPC-4's own; SCSI.md 2.7 lists their use")]
 impl Sense {
     pub const NONE: Sense = Self::new(SenseKey::NO_SENSE, 0, 0);
+    pub const SANITIZE_IN_PROGRESS: Sense = Self::new(SenseKey::NOT_READY, 0x04, 0x1B);
+    pub const MEDIUM_NOT_PRESENT: Sense = Self::new(SenseKey::NOT_READY, 0x3A, 2);
     pub const UNRECOVERED_READ: Sense = Self::new(SenseKey::MEDIUM_ERROR, 0x11, 0);
     pub const WRITE_ERROR: Sense = Self::new(SenseKey::MEDIUM_ERROR, 0x0C, 0);
+    pub const SANITIZE_FAILED: Sense = Self::new(SenseKey::MEDIUM_ERROR, 0x31, 3);
     pub const INTERNAL_FAILURE: Sense = Self::new(SenseKey::HARDWARE_ERROR, 0x44, 0);
     pub const INFORMATION_UNIT: Sense = Self::new(SenseKey::ILLEGAL_REQUEST, 0x0E, 3);
     pub const PARAMETER_LENGTH: Sense = Self::new(SenseKey::ILLEGAL_REQUEST, 0x1A, 0);
@@ -84,19 +88,30 @@ impl Sense {
     pub const LU_NOT_SUPPORTED: Sense = Self::new(SenseKey::ILLEGAL_REQUEST, 0x25, 0);
     pub const INVALID_PARAMETER: Sense = Self::new(SenseKey::ILLEGAL_REQUEST, 0x26, 0);
     pub const INVALID_RELEASE: Sense = Self::new(SenseKey::ILLEGAL_REQUEST, 0x26, 4);
+    pub const TOO_MANY_TARGETS: Sense = Self::new(SenseKey::ILLEGAL_REQUEST, 0x26, 6);
+    pub const UNSUPPORTED_TARGET_DESCRIPTOR: Sense = Self::new(SenseKey::ILLEGAL_REQUEST, 0x26, 7);
+    pub const TOO_MANY_SEGMENTS: Sense = Self::new(SenseKey::ILLEGAL_REQUEST, 0x26, 8);
+    pub const UNSUPPORTED_SEGMENT_DESCRIPTOR: Sense = Self::new(SenseKey::ILLEGAL_REQUEST, 0x26, 9);
     pub const SAVING_UNSUPPORTED: Sense = Self::new(SenseKey::ILLEGAL_REQUEST, 0x39, 0);
+    pub const REMOVAL_PREVENTED: Sense = Self::new(SenseKey::ILLEGAL_REQUEST, 0x53, 2);
     pub const NO_REGISTRATION_RESOURCES: Sense = Self::new(SenseKey::ILLEGAL_REQUEST, 0x55, 4);
+    pub const MEDIUM_CHANGED: Sense = Self::new(SenseKey::UNIT_ATTENTION, 0x28, 0);
     pub const POWER_ON: Sense = Self::new(SenseKey::UNIT_ATTENTION, 0x29, 0);
     pub const POWER_ON_OCCURRED: Sense = Self::new(SenseKey::UNIT_ATTENTION, 0x29, 1);
     pub const BUS_RESET: Sense = Self::new(SenseKey::UNIT_ATTENTION, 0x29, 2);
     pub const DEVICE_RESET: Sense = Self::new(SenseKey::UNIT_ATTENTION, 0x29, 3);
     pub const NEXUS_LOSS: Sense = Self::new(SenseKey::UNIT_ATTENTION, 0x29, 7);
+    pub const MODE_CHANGED: Sense = Self::new(SenseKey::UNIT_ATTENTION, 0x2A, 1);
     pub const RESERVATIONS_PREEMPTED: Sense = Self::new(SenseKey::UNIT_ATTENTION, 0x2A, 3);
     pub const RESERVATIONS_RELEASED: Sense = Self::new(SenseKey::UNIT_ATTENTION, 0x2A, 4);
     pub const REGISTRATIONS_PREEMPTED: Sense = Self::new(SenseKey::UNIT_ATTENTION, 0x2A, 5);
     pub const COMMANDS_CLEARED: Sense = Self::new(SenseKey::UNIT_ATTENTION, 0x2F, 0);
     pub const WRITE_PROTECTED: Sense = Self::new(SenseKey::DATA_PROTECT, 0x27, 0);
     pub const SPACE_ALLOCATION_FAILED: Sense = Self::new(SenseKey::DATA_PROTECT, 0x27, 7);
+    pub const SOFTWARE_WRITE_PROTECTED: Sense = Self::new(SenseKey::DATA_PROTECT, 0x27, 2);
+    pub const COPY_ABORTED: Sense = Self::new(SenseKey::COPY_ABORTED, 0, 0);
+    pub const COPY_UNREACHABLE: Sense = Self::new(SenseKey::COPY_ABORTED, 0x08, 4);
+    pub const COPY_TARGET_NOT_REACHABLE: Sense = Self::new(SenseKey::COPY_ABORTED, 0x0D, 2);
     pub const UNEXPECTED_UNSOLICITED_DATA: Sense = Self::new(SenseKey::ABORTED_COMMAND, 0x0C, 0x0C);
     pub const INCORRECT_AMOUNT_OF_DATA: Sense = Self::new(SenseKey::ABORTED_COMMAND, 0x0C, 0x0D);
     pub const PROTOCOL_SERVICE_CRC: Sense = Self::new(SenseKey::ABORTED_COMMAND, 0x47, 5);
@@ -117,6 +132,11 @@ impl Sense {
     /// 05/24/00 that points at byte `byte` of the CDB.
     pub const fn invalid_cdb_byte(byte: u16) -> Sense {
         Sense { field: Some(FieldPointer { in_cdb: true, byte }), ..Self::INVALID_FIELD }
+    }
+
+    /// 05/26/00 that points at byte `byte` of the parameter list.
+    pub const fn invalid_parameter_byte(byte: u16) -> Sense {
+        Sense { field: Some(FieldPointer { in_cdb: false, byte }), ..Self::INVALID_PARAMETER }
     }
 
     /// Same key, code and qualifier, whatever the details: what unit attention coalescing and tests compare.

@@ -2,14 +2,16 @@
 //! decided by both the CDB and the expected data transfer length; the residual says by how much they differ.
 
 use super::config::Event;
-use super::disk::{Context, Finish, Outcome};
+use super::copy;
+use super::disk::{Context, Outcome};
+use super::job::Finish;
 use super::reservation::{Effects, Refusal};
 use super::server::TargetServer;
 use super::session::{Link, Numbering, Session};
-use super::task::{DataIn, DataOut, Origin, Sequence, Source, Stage};
+use super::task::{DataIn, DataOut, Origin, Sequence, Source, Stage, Working};
 use super::work::Work;
 use crate::pdu::{Header, ScsiCommand, ScsiResponse, flags};
-use crate::scsi::{Cdb, Inquiry, Lun, Sense, SenseFormat, Status, report_luns};
+use crate::scsi::{Cdb, Inquiry, Lun, Sense, SenseFormat, Status, op, report_luns};
 
 /// What is expected of the data of a command, from its PDU.
 struct Shape {
@@ -105,9 +107,9 @@ impl TargetServer {
     }
 
     /// Asks the logical unit, or answers for one that is not there. Reply data goes to the task's buffer.
-    fn decide(&mut self, target: usize, session: &mut Session, slot: usize, cdb: &[u8; 16]) -> Outcome {
+    fn decide(&mut self, at: usize, session: &mut Session, slot: usize, cdb: &[u8; 16]) -> Outcome {
         let task = session.tasks.get(slot);
-        let target = &mut self.targets[target];
+        let target = &mut self.targets[at];
         let parsed = Cdb::parse(cdb);
         if let Ok(Cdb::ReportLuns { select, allocation }) = parsed {
             return match select {
@@ -154,6 +156,15 @@ impl TargetServer {
             (Some(sense), _) => return sense.into(),
             (None, _) => Sense::NONE,
         };
+        if let Ok(Cdb::ReceiveCopyResults { action: op::SA_COPY_STATUS, list_id, allocation }) = parsed
+            && let Some(segments) = Self::copy_under_way(session, unit, list_id)
+        {
+            let task = session.tasks.get(slot);
+            copy::status(0, segments, &mut task.buffer);
+            task.buffer.truncate(allocation as usize);
+            return Outcome::Reply;
+        }
+        let task = session.tasks.get(slot);
         match parsed {
             Err(error) => error.sense().into(),
             Ok(cdb) => {
@@ -163,8 +174,36 @@ impl TargetServer {
                     portal_group: self.config.portal_group,
                     sense,
                 };
-                target.units[unit].disk.start(&context, &cdb, &mut task.buffer)
+                let disk = &mut target.units[unit].disk;
+                let outcome = disk.start(&context, &cdb, &mut task.buffer);
+                if let (Cdb::Sanitize { .. }, true) = (&cdb, disk.is_sanitizing()) {
+                    self.erasing.retain(|other| *other != (at, unit));
+                    self.erasing.push_back((at, unit));
+                }
+                self.tell_others(at, unit);
+                outcome
             }
+        }
+    }
+
+    /// COPY STATUS of a copy that is still under way: its command is one of this session's tasks.
+    fn copy_under_way(session: &Session, unit: usize, list_id: u8) -> Option<u16> {
+        session.tasks.iter().find_map(|(_, task)| match &task.stage {
+            Stage::Work(Working { work, .. })
+                if work.is_copy()
+                    && task.origin.unit == Some(unit)
+                    && task.buffer.first() == Some(&list_id) =>
+            {
+                Some(work.copy_state().0.saturating_sub(1) as u16)
+            }
+            _ => None,
+        })
+    }
+
+    /// The unit attention that a command at a unit means for every other nexus. The session that is served is not in the table.
+    fn tell_others(&mut self, target: usize, unit: usize) {
+        if let Some(sense) = self.targets[target].units[unit].disk.take_notice() {
+            self.for_sessions_of(target, |_, other| other.establish(unit, sense));
         }
     }
 
@@ -216,8 +255,8 @@ impl TargetServer {
             Outcome::Out(job) => {
                 out.wanted = job.len;
                 let all = u64::from(edtl) == job.len;
-                if shape.reads || (job.needs_all() && !(all && shape.writes)) {
-                    out.fail(Sense::INFORMATION_UNIT);
+                if shape.reads || (job.needs_all() && !(all && (shape.writes || edtl == 0))) {
+                    out.fail(job.misfit());
                 } else if shape.writes {
                     out.job = Some(job);
                     out.limit = job.len.min(u64::from(edtl)) as u32;
@@ -265,7 +304,11 @@ impl TargetServer {
         if let Some(sense) = ending.sense {
             self.journal.counters.checks += 1;
             self.report_trouble(session.target, origin.unit);
-            let encoded = sense.encode(SenseFormat::Fixed);
+            let format = match (session.target, origin.unit) {
+                (Some(target), Some(unit)) => self.targets[target].units[unit].disk.sense_format(),
+                _ => SenseFormat::Fixed,
+            };
+            let encoded = sense.encode(format);
             let bytes = encoded.as_slice();
             data[1] = bytes.len() as u8;
             data[2..2 + bytes.len()].copy_from_slice(bytes);
@@ -285,7 +328,9 @@ impl TargetServer {
         let task = session.tasks.get(slot);
         let Some(unit) = task.origin.unit else { return Ok(None) };
         let disk = &mut self.targets[target].units[unit].disk;
-        match disk.finish(&session.nexus, &job, u64::from(out.absorbed), &mut task.buffer)? {
+        let finish = disk.finish(&session.nexus, &job, u64::from(out.absorbed), &mut task.buffer)?;
+        self.tell_others(target, unit);
+        match finish {
             Finish::Done(effects) => {
                 self.carry_out(session, slot, target, unit, &effects);
                 Ok(None)

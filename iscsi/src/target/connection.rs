@@ -296,7 +296,7 @@ impl TargetServer {
                 if let Some(target) = session.target {
                     let target = &mut self.targets[target];
                     for unit in &mut target.units {
-                        unit.disk.reservations.left(&session.nexus);
+                        unit.disk.nexus_lost(&session.nexus);
                     }
                     if !matches!(reason, CloseReason::Logout | CloseReason::Reinstated) {
                         if target.lost.len() >= LOST_LIMIT {

@@ -2,21 +2,26 @@
 //! keeps the reservations. It knows nothing of PDUs: [`Disk::start`] says what data a command wants to move, then the transport
 //! reads with [`Disk::read`] or delivers with [`Disk::absorb`] and ends with [`Disk::finish`]. A command that is abandoned halfway
 //! is simply never finished; what was absorbed as whole blocks stays written, a partial block is never written. What takes long goes on
-//! in turns ([`Disk::turn`]). Not modelled: queueing, MODE SELECT, protection information, deferred errors.
+//! in turns ([`Disk::turn`]). What has to be atomic is collected first and done in one step. Not modelled: queueing, protection
+//! information, deferred errors, power conditions.
 
 use super::backend::{Backend, Extent};
 use super::commands::COMMANDS;
+use super::copy::{self, CopyResult};
+use super::identity;
+use super::job::{Job, JobKind};
 use super::medium::{Medium, Trouble};
-use super::reservation::{Effects, Nexus, PARAMETER_LEN, Refusal, Reservations};
-use super::work::{Work, descriptors};
-use crate::scsi::{
-    BlockLimits, Bytchk, CachingPage, Capacity, Cdb, ControlPage, Designator, Form, Inquiry, Provisioning,
-    ReservationAction, Sense, SenseFormat, Status, Transfer, VpdPage, mode_header, page, report_all,
-    report_one, vpd,
-};
+use super::modes::{Modes, Shape};
+use super::removal::Removal;
+use super::reservation::{Nexus, PARAMETER_LEN, Refusal, Reservations};
+use super::sanitize::Sanitize;
+use super::work::Work;
+use crate::scsi::{Bytchk, Cdb, Form, Sense, SenseFormat, Status, Transfer, op, report_all, report_one};
 
-/// Most bytes that one WRITE SAME, UNMAP or one-block VERIFY may touch.
+/// Most bytes that one command may move, and that one WRITE SAME, UNMAP or one-block VERIFY may touch.
 pub const MAX_SAME_BYTES: u64 = 64 << 20;
+/// Most bytes that are compared and written, or written, as one.
+const MAX_ATOMIC_BYTES: u64 = 128 << 10;
 /// Most descriptors in one UNMAP.
 pub const MAX_UNMAP_DESCRIPTORS: usize = 256;
 
@@ -40,8 +45,13 @@ pub struct Disk {
     block_size: u32,
     blocks: u64,
     serial: String,
-    removable: bool,
     pub(super) reservations: Reservations,
+    pub(super) modes: Modes,
+    removal: Removal,
+    pub(super) sanitize: Sanitize,
+    pub(super) copies: Vec<CopyResult>,
+    /// What all other nexuses have to hear of.
+    pub(super) notice: Option<Sense>,
 }
 
 impl std::fmt::Debug for Disk {
@@ -87,42 +97,6 @@ pub enum Outcome {
     Work(Work),
 }
 
-/// How a command with data-out goes on when its data is there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Finish {
-    /// It is over: GOOD.
-    Done(Effects),
-    /// It goes on in turns, with the task's buffer as it is.
-    Work(Work),
-}
-
-/// A command that takes data-out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Job {
-    kind: JobKind,
-    at: u64,
-    /// Bytes of data-out that the command takes (SPDTL).
-    pub len: u64,
-    durable: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum JobKind {
-    Write,
-    Compare,
-    CompareBlock { bytes: u64 },
-    Same { bytes: u64 },
-    Unmap,
-    Reserve { action: ReservationAction, scope: u8, kind: u8 },
-}
-
-impl Job {
-    /// Whether the command means nothing with less data than it asks for: a shorter transfer is refused with 05/0E/03.
-    pub fn needs_all(&self) -> bool {
-        !matches!(self.kind, JobKind::Write | JobKind::Compare)
-    }
-}
-
 impl From<Sense> for Outcome {
     fn from(sense: Sense) -> Outcome {
         Outcome::Done(Status::CHECK_CONDITION, Some(sense))
@@ -146,19 +120,24 @@ impl Disk {
             return Err(DiskError::Serial);
         }
         let serial = serial.to_owned();
+        let modes = Modes::new(backend.volatile_cache());
         Ok(Disk {
             medium: Medium::new(backend),
             block_size,
             blocks,
             serial,
-            removable: false,
             reservations: Reservations::default(),
+            modes,
+            removal: Removal::default(),
+            sanitize: Sanitize::default(),
+            copies: Vec::new(),
+            notice: None,
         })
     }
 
-    /// The same with a medium that says it can be taken out (RMB).
+    /// The same with a medium that can be taken out (RMB).
     pub fn removable(self) -> Disk {
-        Disk { removable: true, ..self }
+        Disk { removal: Removal::of_removable(), ..self }
     }
 
     /// Bytes per logical block.
@@ -169,6 +148,65 @@ impl Disk {
     /// Number of logical blocks.
     pub fn blocks(&self) -> u64 {
         self.blocks
+    }
+
+    pub(super) fn serial(&self) -> &str {
+        &self.serial
+    }
+
+    pub(super) fn is_removable(&self) -> bool {
+        self.removal.removable
+    }
+
+    pub(super) fn writes_through(&self) -> bool {
+        self.modes.writes_through()
+    }
+
+    /// The format that autosense has here (D_SENSE).
+    pub fn sense_format(&self) -> SenseFormat {
+        if self.modes.descriptor_sense { SenseFormat::Descriptor } else { SenseFormat::Fixed }
+    }
+
+    /// A unit attention for all other nexuses, after a command that changed what they rely on.
+    pub fn take_notice(&mut self) -> Option<Sense> {
+        self.notice.take()
+    }
+
+    /// A reset of the unit. Persistent reservations, the place of the medium and an erase under way stay.
+    pub fn reset(&mut self) {
+        self.reservations.reset();
+        self.removal.reset();
+        self.modes.reset();
+    }
+
+    /// A nexus is gone: what it held alone is free.
+    pub fn nexus_lost(&mut self, nexus: &Nexus) {
+        self.reservations.left(nexus);
+        self.removal.forget(nexus);
+        self.copies.retain(|copy| !copy.is_of(nexus));
+    }
+
+    /// Longest COMPARE AND WRITE in blocks; its field has eight bits.
+    pub(super) fn max_compare_blocks(&self) -> u32 {
+        self.max_atomic_blocks().min(0xFF)
+    }
+
+    /// Longest WRITE ATOMIC in blocks.
+    pub(super) fn max_atomic_blocks(&self) -> u32 {
+        (MAX_ATOMIC_BYTES / u64::from(self.block_size)) as u32
+    }
+
+    /// Alignment and granularity of WRITE ATOMIC in blocks: none.
+    pub(super) fn atomic_unit(&self) -> u32 {
+        0
+    }
+
+    pub(super) fn shape(&self) -> Shape {
+        Shape {
+            blocks: self.blocks,
+            block_size: self.block_size,
+            write_protected: self.medium.read_only() || self.modes.software_write_protect,
+        }
     }
 
     /// Direct access to the storage, for whoever owns the target: prefill it or check it.
@@ -203,18 +241,43 @@ impl Disk {
     }
 
     fn decide(&mut self, context: &Context<'_>, cdb: &Cdb, reply: &mut Vec<u8>) -> Result<Outcome, Refusal> {
-        self.reservations.admit(context.nexus, cdb)?;
-        if cdb.writes_medium() && self.medium.read_only() {
-            return Ok(Sense::WRITE_PROTECTED.into());
-        }
+        self.admit(context.nexus, cdb)?;
         let allocation = match *cdb {
-            Cdb::TestUnitReady | Cdb::StartStop { .. } => return Ok(GOOD),
+            Cdb::TestUnitReady => return Ok(GOOD),
+            Cdb::StartStop { power_condition, loej, start, .. } => {
+                return self.start_stop(power_condition, loej, start);
+            }
+            Cdb::PreventAllow { prevent } => {
+                self.removal.prevent(context.nexus, prevent).map_err(Refusal::Check)?;
+                return Ok(GOOD);
+            }
             Cdb::Read(t) => {
-                let (at, len) = self.range(&t)?;
+                let (at, len) = self.transfer(&t)?;
                 return Ok(Outcome::Read { at, len });
             }
             Cdb::Write(t) => return self.job(JobKind::Write, &t, t.fua),
             Cdb::WriteVerify(t, _) => return self.job(JobKind::Write, &t, true),
+            Cdb::OrWrite(t) => return self.job(JobKind::Or, &t, t.fua),
+            Cdb::CompareAndWrite(t) => return self.compare_and_write(&t),
+            Cdb::WriteAtomic { range, boundary } => return self.write_atomic(&range, boundary),
+            Cdb::PreFetch { immed, lba, blocks, .. } => return self.pre_fetch(immed, lba, blocks),
+            Cdb::Sanitize { action, immed, unrestricted_exit } => {
+                let begun = self.begin_sanitize(action, unrestricted_exit).map_err(Refusal::Check)?;
+                return Ok(if begun && !immed { Outcome::Work(Work::sanitize()) } else { GOOD });
+            }
+            Cdb::ModeSelect { save: true, .. } => return Ok(Sense::invalid_cdb_byte(1).into()),
+            Cdb::ModeSelect { parameter_len: 0, .. } => return Ok(GOOD),
+            Cdb::ModeSelect { form, parameter_len, .. } => {
+                return Ok(Outcome::Out(Job::list(JobKind::Modes { form }, parameter_len.into())));
+            }
+            Cdb::ExtendedCopy { parameter_len: 0 } => return Ok(GOOD),
+            Cdb::ExtendedCopy { parameter_len: ..16 } => return Ok(Sense::PARAMETER_LENGTH.into()),
+            Cdb::ExtendedCopy { parameter_len } if parameter_len > copy::MAX_LIST => {
+                return Ok(Sense::PARAMETER_LENGTH.into());
+            }
+            Cdb::ExtendedCopy { parameter_len } => {
+                return Ok(Outcome::Out(Job::list(JobKind::Copy, parameter_len.into())));
+            }
             Cdb::Verify(t, Bytchk::Medium) => {
                 let (at, len) = self.range(&t)?;
                 return Ok(Outcome::Work(Work::check(at, len)));
@@ -227,15 +290,17 @@ impl Disk {
                 self.range(&Transfer { form, ..Transfer::new(lba, blocks) })?;
                 return Ok(Outcome::Work(Work::flush()));
             }
-            // The UNMAP bit allows what zeros get anyway.
+            // LBPWS10 is 0: the short form takes no UNMAP bit. Otherwise it allows what zeros get anyway.
+            Cdb::WriteSame { range: Transfer { form: Form::Ten, .. }, unmap: true, .. } => {
+                return Ok(Sense::invalid_cdb_byte(1).into());
+            }
             Cdb::WriteSame { range, anchor, no_data_out, .. } => {
                 return self.write_same(range, anchor, no_data_out);
             }
             Cdb::Unmap { anchor: true, .. } => return Ok(Sense::invalid_cdb_byte(1).into()),
             Cdb::Unmap { parameter_len: 0, .. } => return Ok(GOOD),
             Cdb::Unmap { parameter_len, .. } => {
-                let len = u64::from(parameter_len);
-                return Ok(Outcome::Out(Job { kind: JobKind::Unmap, at: 0, len, durable: false }));
+                return Ok(Outcome::Out(Job::list(JobKind::Unmap, parameter_len.into())));
             }
             Cdb::Reserve6 => {
                 self.reservations.reserve6(context.nexus);
@@ -250,14 +315,49 @@ impl Disk {
                     return Ok(Sense::PARAMETER_LENGTH.into());
                 }
                 let kind = JobKind::Reserve { action, scope, kind };
-                return Ok(Outcome::Out(Job { kind, at: 0, len: u64::from(PARAMETER_LEN), durable: false }));
+                return Ok(Outcome::Out(Job::list(kind, PARAMETER_LEN.into())));
             }
             // REPORT LUNS is the target's to answer, before a unit is asked.
             Cdb::ReportLuns { .. } => return Ok(Sense::INVALID_OPCODE.into()),
             Cdb::RequestSense { descriptor, allocation } => {
                 let format = if descriptor { SenseFormat::Descriptor } else { SenseFormat::Fixed };
-                reply.extend_from_slice(context.sense.encode(format).as_slice());
+                let sense = match context.sense {
+                    Sense::NONE if self.is_sanitizing() => Sense::SANITIZE_IN_PROGRESS,
+                    Sense::NONE if !self.removal.has_medium() => Sense::MEDIUM_NOT_PRESENT,
+                    sense => sense,
+                };
+                reply.extend_from_slice(sense.encode(format).as_slice());
                 u32::from(allocation)
+            }
+            Cdb::GetLbaStatus { lba, allocation } => {
+                self.lba_status(lba, allocation, reply).map_err(Refusal::Check)?;
+                allocation
+            }
+            Cdb::ReadDefectData { form, lists, allocation } => {
+                Disk::defects(form, lists, reply);
+                allocation
+            }
+            Cdb::LogSense { save: true, .. } => return Ok(Sense::invalid_cdb_byte(1).into()),
+            // The values are cumulative ones, current or default: there is nothing that counts.
+            Cdb::LogSense { page, subpage, pointer, allocation, .. } => {
+                Disk::log(page, subpage, pointer, reply).map_err(Refusal::Check)?;
+                u32::from(allocation)
+            }
+            Cdb::ReportPortGroups { format, allocation } => {
+                identity::port_groups(format, context.portal_group, reply).map_err(Refusal::Check)?;
+                allocation
+            }
+            Cdb::ReportFunctions { extended, allocation } => {
+                identity::functions(extended, reply);
+                allocation
+            }
+            Cdb::ReceiveCopyResults { action: op::SA_COPY_PARAMETERS, allocation, .. } => {
+                copy::parameters(reply);
+                allocation
+            }
+            Cdb::ReceiveCopyResults { list_id, allocation, .. } => {
+                self.copy_status(context.nexus, list_id, reply).map_err(Refusal::Check)?;
+                allocation
             }
             Cdb::Inquiry { evpd: false, page: 0, allocation } => {
                 self.inquiry().encode(reply);
@@ -277,7 +377,8 @@ impl Disk {
                 allocation
             }
             Cdb::ModeSense { form, dbd, long_lba, control, page, subpage, allocation } => {
-                self.mode_sense(form, dbd, long_lba, control, (page, subpage), reply)
+                self.modes
+                    .sense(form, (dbd, long_lba), control, (page, subpage), &self.shape(), reply)
                     .map_err(Refusal::Check)?;
                 u32::from(allocation)
             }
@@ -299,7 +400,7 @@ impl Disk {
     }
 
     /// Byte range of a block range. A range that starts past the end is refused even when it is empty.
-    fn range(&self, t: &Transfer) -> Result<(u64, u64), Refusal> {
+    pub(super) fn range(&self, t: &Transfer) -> Result<(u64, u64), Refusal> {
         if t.protect != 0 {
             return Err(Refusal::Check(Sense::invalid_cdb_byte(1)));
         }
@@ -311,9 +412,82 @@ impl Disk {
         Ok((t.lba * block, u64::from(t.blocks) * block))
     }
 
-    fn job(&self, kind: JobKind, t: &Transfer, durable: bool) -> Result<Outcome, Refusal> {
+    /// Whether `nexus` may do `cdb` now: reservations first, then an erase under way, the medium, and write protection.
+    pub(super) fn admit(&self, nexus: &Nexus, cdb: &Cdb) -> Result<(), Refusal> {
+        self.reservations.admit(nexus, cdb)?;
+        let objection = self.sanitize.objection(cdb).or(match cdb {
+            _ if cdb.needs_medium() && !self.removal.has_medium() => Some(Sense::MEDIUM_NOT_PRESENT),
+            _ if cdb.writes_medium() && self.medium.read_only() => Some(Sense::WRITE_PROTECTED),
+            _ if cdb.writes_medium() && self.modes.software_write_protect => {
+                Some(Sense::SOFTWARE_WRITE_PROTECTED)
+            }
+            _ => None,
+        });
+        objection.map_or(Ok(()), |sense| Err(Refusal::Check(sense)))
+    }
+
+    /// The range of a command that moves the blocks: not longer than page B0 says.
+    fn transfer(&self, t: &Transfer) -> Result<(u64, u64), Refusal> {
         let (at, len) = self.range(t)?;
+        if len > MAX_SAME_BYTES {
+            return Err(Refusal::Check(Sense::INVALID_FIELD));
+        }
+        Ok((at, len))
+    }
+
+    fn job(&self, kind: JobKind, t: &Transfer, fua: bool) -> Result<Outcome, Refusal> {
+        let (at, len) = self.transfer(t)?;
+        let durable = fua || self.writes_through();
         Ok(if len == 0 { GOOD } else { Outcome::Out(Job { kind, at, len, durable }) })
+    }
+
+    /// COMPARE AND WRITE (SBC-3 5.2): twice the blocks come, what to compare and then what to write.
+    fn compare_and_write(&self, t: &Transfer) -> Result<Outcome, Refusal> {
+        if t.blocks > self.max_compare_blocks() {
+            return Err(Refusal::Check(Sense::invalid_cdb_byte(13)));
+        }
+        let (at, len) = self.transfer(t)?;
+        let durable = t.fua || self.writes_through();
+        Ok(Outcome::Out(Job { kind: JobKind::CompareAndWrite, at, len: 2 * len, durable }))
+    }
+
+    /// WRITE ATOMIC(16) (SBC-4 5.48).
+    fn write_atomic(&self, t: &Transfer, boundary: u16) -> Result<Outcome, Refusal> {
+        self.range(t)?;
+        // Page B0 has no limits with a boundary, so none may be given.
+        if boundary != 0 {
+            return Err(Refusal::Check(Sense::invalid_cdb_byte(10)));
+        }
+        if t.blocks > self.max_atomic_blocks() {
+            return Err(Refusal::Check(Sense::invalid_cdb_byte(12)));
+        }
+        self.job(JobKind::Atomic, t, t.fua)
+    }
+
+    /// PRE-FETCH (SBC-3 5.8): reads into the cache. What is beyond the limit of a command is not read, and GOOD says so.
+    fn pre_fetch(&self, immed: bool, lba: u64, blocks: u32) -> Result<Outcome, Refusal> {
+        let (at, mut len) = self.range(&Transfer::new(lba, blocks))?;
+        if blocks == 0 {
+            len = self.blocks * u64::from(self.block_size) - at;
+        }
+        if immed {
+            // A hint that nobody waits for is not followed.
+            return Ok(GOOD);
+        }
+        let most = len.min(MAX_SAME_BYTES);
+        Ok(Outcome::Work(Work::prefetch(at, most, most == len)))
+    }
+
+    /// START STOP UNIT (SBC-3 5.25). There is no motor, and there are no power conditions.
+    fn start_stop(&mut self, power_condition: u8, loej: bool, start: bool) -> Result<Outcome, Refusal> {
+        if power_condition != 0 || !loej {
+            return Ok(GOOD);
+        }
+        if self.removal.move_medium(start).map_err(Refusal::Check)? {
+            self.notice = Some(Sense::MEDIUM_CHANGED);
+        }
+        // What goes out takes everything along that was written.
+        Ok(if start { GOOD } else { Outcome::Work(Work::flush()) })
     }
 
     fn one_block(&self, t: &Transfer, kind: impl FnOnce(u64) -> JobKind) -> Result<Outcome, Refusal> {
@@ -322,7 +496,8 @@ impl Disk {
             return Err(Refusal::Check(Sense::INVALID_FIELD));
         }
         let len = u64::from(self.block_size);
-        Ok(if bytes == 0 { GOOD } else { Outcome::Out(Job { kind: kind(bytes), at, len, durable: false }) })
+        let durable = self.writes_through();
+        Ok(if bytes == 0 { GOOD } else { Outcome::Out(Job { kind: kind(bytes), at, len, durable }) })
     }
 
     fn write_same(&self, range: Transfer, anchor: bool, no_data: bool) -> Result<Outcome, Refusal> {
@@ -340,255 +515,15 @@ impl Disk {
         match outcome {
             Outcome::Out(Job { at, .. }) if no_data => {
                 let bytes = u64::from(t.blocks) * u64::from(self.block_size);
-                Ok(Outcome::Work(Work::zero(at, bytes)))
+                Ok(Outcome::Work(Work::zero(at, bytes).durable(self.writes_through())))
             }
             other => Ok(other),
         }
     }
 
-    fn inquiry(&self) -> Inquiry {
-        Inquiry {
-            qualifier: 0,
-            device_type: 0,
-            removable: self.removable,
-            version: 6,
-            vendor: *b"CNIC-LAB",
-            product: *b"VIRTUAL-DISK    ",
-            revision: *b"0001",
-        }
-    }
-
-    fn capacity(&self) -> Capacity {
-        Capacity {
-            blocks: self.blocks,
-            block_size: self.block_size,
-            provisioned: true,
-            reads_zeros: true,
-            physical_exponent: 0,
-        }
-    }
-
-    fn vital_data(&self, context: &Context<'_>, page: u8, reply: &mut Vec<u8>) -> Result<(), Sense> {
-        const PAGES: [u8; 6] = [
-            vpd::SUPPORTED_PAGES,
-            vpd::SERIAL_NUMBER,
-            vpd::DEVICE_IDENTIFICATION,
-            vpd::BLOCK_LIMITS,
-            vpd::CHARACTERISTICS,
-            vpd::PROVISIONING,
-        ];
-        let same_blocks = MAX_SAME_BYTES / u64::from(self.block_size);
-        match page {
-            vpd::SUPPORTED_PAGES => VpdPage::begin(page, reply).put(&PAGES).end(),
-            vpd::SERIAL_NUMBER => VpdPage::begin(page, reply).put(self.serial.as_bytes()).end(),
-            vpd::DEVICE_IDENTIFICATION => self.identification(context, reply),
-            vpd::BLOCK_LIMITS => BlockLimits {
-                max_transfer: 0,
-                optimal_transfer: 0,
-                max_unmap_blocks: same_blocks as u32,
-                max_unmap_descriptors: MAX_UNMAP_DESCRIPTORS as u32,
-                unmap_granularity: 1,
-                max_write_same: same_blocks,
-            }
-            .encode(reply),
-            vpd::CHARACTERISTICS => {
-                let mut data = [0; 60];
-                // Non-rotating.
-                data[1] = 1;
-                VpdPage::begin(page, reply).put(&data).end();
-            }
-            vpd::PROVISIONING => {
-                Provisioning { unmap: true, write_same_unmap: true, reads_zeros: true, kind: 2 }
-                    .encode(reply);
-            }
-            _ => return Err(Sense::invalid_cdb_byte(2)),
-        }
-        Ok(())
-    }
-
-    /// Page 83: the unit by T10 vendor id and by a locally assigned NAA, the port and the target by iSCSI name.
-    fn identification(&self, context: &Context<'_>, reply: &mut Vec<u8>) {
-        let mut vendor = [b' '; 8 + 32];
-        vendor[..8].copy_from_slice(&self.inquiry().vendor);
-        vendor[8..8 + self.serial.len()].copy_from_slice(self.serial.as_bytes());
-        // FNV-1a of the serial number under NAA 3: the same on every path, unique enough for a laboratory.
-        let hash = self
-            .serial
-            .bytes()
-            .fold(0xCBF2_9CE4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01B3));
-        let naa = (hash & 0x0FFF_FFFF_FFFF_FFFF | 0x3000_0000_0000_0000).to_be_bytes();
-        let unit = |code_set, kind, data| Designator { protocol: None, code_set, association: 0, kind, data };
-        let named =
-            |association, data| Designator { protocol: Some(5), code_set: 3, association, kind: 8, data };
-        let terminated = |mut name: String| {
-            name.push('\0');
-            while !name.len().is_multiple_of(4) {
-                name.push('\0');
-            }
-            name
-        };
-        let port = terminated(format!("{},t,0x{:04x}", context.target, context.portal_group));
-        let device = terminated(context.target.to_owned());
-        VpdPage::begin(vpd::DEVICE_IDENTIFICATION, reply)
-            .designator(&unit(2, 1, &vendor[..8 + self.serial.len()]))
-            .designator(&unit(1, 3, &naa))
-            .designator(&named(1, port.as_bytes()))
-            .designator(&named(2, device.as_bytes()))
-            .end();
-    }
-
-    fn mode_sense(
-        &self,
-        form: Form,
-        dbd: bool,
-        long_lba: bool,
-        control: u8,
-        (code, subpage): (u8, u8),
-        reply: &mut Vec<u8>,
-    ) -> Result<(), Sense> {
-        const SAVED: u8 = 3;
-        const CHANGEABLE: u8 = 1;
-        if control == SAVED {
-            return Err(Sense::SAVING_UNSUPPORTED);
-        }
-        if subpage != 0 && !(code == page::ALL && subpage == 0xFF) {
-            return Err(Sense::invalid_cdb_byte(3));
-        }
-        let wanted = |p| code == p || code == page::ALL;
-        if ![page::CACHING, page::CONTROL, page::EXCEPTIONS, page::ALL].contains(&code) {
-            return Err(Sense::invalid_cdb_byte(2));
-        }
-        let mut descriptor = [0; 16];
-        let blocks = self.blocks;
-        let descriptor = if dbd {
-            &descriptor[..0]
-        } else if long_lba {
-            descriptor[..8].copy_from_slice(&blocks.to_be_bytes());
-            descriptor[12..].copy_from_slice(&self.block_size.to_be_bytes());
-            &descriptor[..]
-        } else {
-            descriptor[..4].copy_from_slice(&u32::try_from(blocks).unwrap_or(u32::MAX).to_be_bytes());
-            descriptor[5..8].copy_from_slice(&self.block_size.to_be_bytes()[1..]);
-            &descriptor[..8]
-        };
-        let finish = mode_header(form, self.medium.read_only(), long_lba, descriptor, reply);
-        // Nothing is changeable: there is no MODE SELECT.
-        let current = control != CHANGEABLE;
-        if wanted(page::CACHING) {
-            CachingPage { write_cache: current && self.medium.volatile_cache(), read_cache_disabled: false }
-                .encode(reply);
-        }
-        if wanted(page::CONTROL) {
-            let start = reply.len();
-            ControlPage { descriptor_sense: false, software_write_protect: false }.encode(reply);
-            if !current {
-                reply[start + 2..].fill(0);
-            }
-        }
-        if wanted(page::EXCEPTIONS) {
-            reply.extend_from_slice(&[page::EXCEPTIONS, 0x0A, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        }
-        finish(reply);
-        Ok(())
-    }
-
     /// Appends `len` bytes of the medium from byte `at`; both come from [`Outcome::Read`].
     pub fn read(&mut self, at: u64, len: usize, out: &mut Vec<u8>) -> Result<(), Sense> {
         self.medium.read(at, len, out)
-    }
-
-    /// Takes data-out in order: `offset` is the number of bytes absorbed before, `rest` the job's buffer (empty at first).
-    /// Whole blocks of a write go to the medium at once; the rest waits for its other part.
-    pub fn absorb(&mut self, job: &Job, offset: u64, data: &[u8], rest: &mut Vec<u8>) -> Result<(), Sense> {
-        match job.kind {
-            JobKind::Write => self.absorb_blocks(job.at + offset, data, rest),
-            JobKind::Compare => match self.medium.compare(job.at + offset, data)? {
-                None => Ok(()),
-                Some(first) => Err(Sense::MISCOMPARE.with_information(offset + first as u64)),
-            },
-            _ => {
-                rest.extend_from_slice(data);
-                Ok(())
-            }
-        }
-    }
-
-    fn absorb_blocks(&mut self, at: u64, data: &[u8], rest: &mut Vec<u8>) -> Result<(), Sense> {
-        let block = self.block_size as usize;
-        let (mut at, mut data) = (at, data);
-        if !rest.is_empty() {
-            let (fill, more) = data.split_at(data.len().min(block - rest.len()));
-            let block_at = at - rest.len() as u64;
-            rest.extend_from_slice(fill);
-            if rest.len() < block {
-                return Ok(());
-            }
-            self.medium.write(block_at, rest)?;
-            rest.clear();
-            at += fill.len() as u64;
-            data = more;
-        }
-        let (whole, part) = data.split_at(data.len() / block * block);
-        if !whole.is_empty() {
-            self.medium.write(at, whole)?;
-        }
-        rest.extend_from_slice(part);
-        Ok(())
-    }
-
-    /// Ends a job of which `absorbed` bytes arrived and all went well so far, or says what is left to do.
-    pub fn finish(
-        &mut self,
-        nexus: &Nexus,
-        job: &Job,
-        absorbed: u64,
-        rest: &mut Vec<u8>,
-    ) -> Result<Finish, Refusal> {
-        let mut effects = Effects::default();
-        match job.kind {
-            JobKind::Write => {
-                // A transfer cut short by the expected length may end inside a block: the block's other bytes stay.
-                if !rest.is_empty() {
-                    let at = job.at + absorbed - rest.len() as u64;
-                    self.medium.write(at, rest).map_err(Refusal::Check)?;
-                }
-            }
-            JobKind::Compare => {}
-            JobKind::CompareBlock { bytes } => return Ok(Finish::Work(Work::compare(job.at, bytes))),
-            // A read returns what GOOD was given for: only zeros may be unmapped (SBC-3 WRITE SAME with LBPRZ).
-            JobKind::Same { bytes } if rest.iter().all(|b| *b == 0) => {
-                return Ok(Finish::Work(Work::zero(job.at, bytes)));
-            }
-            JobKind::Same { bytes } => return Ok(Finish::Work(Work::fill(job.at, bytes))),
-            JobKind::Unmap => {
-                self.judge_unmap(rest)?;
-                return Ok(Finish::Work(Work::unmap()));
-            }
-            JobKind::Reserve { action, scope, kind } => {
-                effects = self.reservations.change(nexus, action, scope, kind, rest)?;
-            }
-        }
-        rest.clear();
-        Ok(if job.durable { Finish::Work(Work::flush()) } else { Finish::Done(effects) })
-    }
-
-    /// All or nothing: every range of an UNMAP is checked before the first is unmapped.
-    fn judge_unmap(&self, list: &[u8]) -> Result<(), Refusal> {
-        let refuse = |sense| Err(Refusal::Check(sense));
-        let [_, _, high, low, _, _, _, _, ..] = list else { return refuse(Sense::PARAMETER_LENGTH) };
-        if usize::from(u16::from_be_bytes([*high, *low])) / 16 > MAX_UNMAP_DESCRIPTORS {
-            return refuse(Sense::INVALID_PARAMETER);
-        }
-        let mut total = 0;
-        // An empty descriptor unmaps nothing, and may stand right behind the last block.
-        let empty = |lba: u64, blocks: u32| blocks == 0 && lba <= self.blocks;
-        for (lba, blocks) in descriptors(list).filter(|(lba, blocks)| !empty(*lba, *blocks)) {
-            total += self.range(&Transfer::new(lba, blocks))?.1;
-        }
-        if total > MAX_SAME_BYTES {
-            return refuse(Sense::INVALID_PARAMETER);
-        }
-        Ok(())
     }
 }
 

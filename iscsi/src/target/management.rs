@@ -86,7 +86,7 @@ impl TargetServer {
         let number = unit.map(|unit| self.targets[target].units[unit].number);
         let chosen = |at: usize| unit.is_none_or(|unit| unit == at);
         for (_, unit) in self.targets[target].units.iter_mut().enumerate().filter(|(at, _)| chosen(*at)) {
-            unit.disk.reservations.reset();
+            unit.disk.reset();
         }
         let mut aborted = 0;
         let mut reset = |session: &mut Session| {

@@ -72,8 +72,42 @@ impl Medium {
         self.backend.read_at(at, len, out).map_err(|e| self.failed(Doing::Read, at, len as u64, &e))
     }
 
+    /// Flushes and waits for it.
+    pub(super) fn flush_now(&mut self) -> Result<(), Sense> {
+        if let Some(sense) = self.flush_failed {
+            return Err(self.failed_again(sense));
+        }
+        self.backend.flush().map_err(|e| self.failed(Doing::Flush, 0, 0, &e))
+    }
+
     pub(super) fn write(&mut self, at: u64, data: &[u8]) -> Result<(), Sense> {
         self.backend.write_at(at, data).map_err(|e| self.failed(Doing::Write, at, data.len() as u64, &e))
+    }
+
+    /// ORs `data` into what is there.
+    pub(super) fn or(&mut self, at: u64, data: &[u8]) -> Result<(), Sense> {
+        let mut merged = std::mem::take(&mut self.pattern);
+        merged.clear();
+        let outcome = self.read(at, data.len(), &mut merged).and_then(|()| {
+            merged.iter_mut().zip(data).for_each(|(old, new)| *old |= new);
+            self.write(at, &merged)
+        });
+        self.pattern = merged;
+        outcome
+    }
+
+    /// Writes all of `data` or, where the storage fails halfway, puts back what was there. (Nothing here can promise that against a
+    /// loss of power in the middle.)
+    pub(super) fn write_whole(&mut self, at: u64, data: &[u8]) -> Result<(), Sense> {
+        let mut old = std::mem::take(&mut self.pattern);
+        old.clear();
+        let outcome = self.read(at, data.len(), &mut old).and_then(|()| {
+            self.write(at, data).inspect_err(|_| {
+                let _ = self.backend.write_at(at, &old);
+            })
+        });
+        self.pattern = old;
+        outcome
     }
 
     /// Writes `block` over and over, `len` bytes in one call; `len` is a multiple of the block.

@@ -141,9 +141,11 @@ impl Reservations {
             && holder != nexus
         {
             return match cdb {
-                Cdb::Inquiry { .. } | Cdb::ReportLuns { .. } | Cdb::RequestSense { .. } | Cdb::Release6 => {
-                    Ok(())
-                }
+                Cdb::Inquiry { .. }
+                | Cdb::ReportLuns { .. }
+                | Cdb::RequestSense { .. }
+                | Cdb::PreventAllow { prevent: 0 }
+                | Cdb::Release6 => Ok(()),
                 _ => Err(Refusal::Conflict),
             };
         }
@@ -162,9 +164,19 @@ impl Reservations {
             | Cdb::PersistentReserveIn { .. }
             | Cdb::PersistentReserveOut { .. }
             | Cdb::ReportOpcodes { .. }
+            | Cdb::ReportFunctions { .. }
+            | Cdb::ReportPortGroups { .. }
+            | Cdb::LogSense { .. }
+            | Cdb::StartStop { power_condition: 0, loej: false, start: true, .. }
+            | Cdb::PreventAllow { prevent: 0 }
+            | Cdb::ReceiveCopyResults { .. }
             | Cdb::Reserve6
             | Cdb::Release6 => true,
-            Cdb::Read(_) | Cdb::Verify(..) => {
+            Cdb::Read(_)
+            | Cdb::Verify(..)
+            | Cdb::PreFetch { .. }
+            | Cdb::GetLbaStatus { .. }
+            | Cdb::ReadDefectData { .. } => {
                 kind.lets_readers_in() || self.is_inside(nexus, *kind, registered)
             }
             _ => self.is_inside(nexus, *kind, registered),

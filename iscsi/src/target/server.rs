@@ -129,6 +129,8 @@ pub struct TargetServer {
     /// Sessions with commands that want a turn, and those with commands that wait for a flush.
     pub(super) line: VecDeque<ConnId>,
     pub(super) waiting: Vec<ConnId>,
+    /// Units that are being sanitized, by target and unit.
+    pub(super) erasing: VecDeque<(usize, usize)>,
     /// What is left of the present turn.
     pub(super) allowance: Allowance,
     /// Some session was ended from outside its own connection.
@@ -156,6 +158,7 @@ impl TargetServer {
             now_ns: 0,
             line: VecDeque::new(),
             waiting: Vec::new(),
+            erasing: VecDeque::new(),
             allowance: Allowance::TURN,
             unsettled: false,
         }

@@ -1,7 +1,7 @@
 //! Tasks of one session: SCSI commands that are moving data. A fixed number of slots, reused with their buffers, so that a command
 //! costs no allocation; target transfer tags name a slot and the transfer in it.
 
-use super::disk::Job;
+use super::job::Job;
 use super::work::Work;
 use crate::pdu::RESERVED_TAG;
 use crate::scsi::{Sense, Status};

@@ -5,6 +5,7 @@
 use super::command::Ending;
 use super::config::{ConnId, Event};
 use super::connection::Phase;
+use super::copy;
 use super::server::TargetServer;
 use super::session::{Link, Session};
 use super::task::{Stage, Working};
@@ -17,13 +18,14 @@ const REPORT_PAUSE_NS: u64 = 1_000_000_000;
 impl TargetServer {
     /// Whether a command wants a turn: call [`work`](Self::work) then.
     pub fn has_work(&self) -> bool {
-        !self.line.is_empty()
+        !self.line.is_empty() || !self.erasing.is_empty()
     }
 
     /// Gives a turn to the session that has waited longest for one, and names its connection, which may have output now. `None`
     /// when no command wants a turn.
     pub fn work(&mut self, now_ns: u64) -> Option<ConnId> {
         self.now_ns = self.now_ns.max(now_ns);
+        self.erase();
         loop {
             let id = self.line.pop_front()?;
             // Its connection may be gone.
@@ -42,6 +44,22 @@ impl TargetServer {
             }
             self.put(id, conn);
             return Some(id);
+        }
+    }
+
+    /// A turn for the unit that has waited longest of those that are being sanitized: an erase goes on without its command.
+    fn erase(&mut self) {
+        let Some((target, unit)) = self.erasing.pop_front() else { return };
+        let disk = &mut self.targets[target].units[unit].disk;
+        let mut allowance = Allowance::TURN;
+        while disk.is_sanitizing() && !allowance.is_spent() {
+            // The failure is in the trouble that is reported, and has ended the erase.
+            let _ = disk.erase(&mut allowance);
+        }
+        if disk.is_sanitizing() {
+            self.erasing.push_back((target, unit));
+        } else {
+            self.report_trouble(Some(target), Some(unit));
         }
     }
 
@@ -88,8 +106,14 @@ impl TargetServer {
         else {
             return;
         };
-        let disk = &mut self.targets[target].units[unit].disk;
-        let (status, sense) = match disk.turn(&mut working.work, &task.buffer, &mut self.allowance) {
+        let units = &mut self.targets[target].units;
+        let (work, allowance) = (&mut working.work, &mut self.allowance);
+        let end = if work.is_copy() {
+            copy::turn(units, unit, &session.nexus, work, &task.buffer, allowance)
+        } else {
+            units[unit].disk.turn(work, &task.buffer, allowance)
+        };
+        let (status, sense) = match end {
             Turn::More => return self.line_up(link, session, slot),
             Turn::Waiting => {
                 if session.waiting.is_empty() {
@@ -97,7 +121,7 @@ impl TargetServer {
                 }
                 return session.waiting.push(slot);
             }
-            Turn::Over(Ok(())) => (Status::GOOD, None),
+            Turn::Over(Ok(())) => (working.work.good(), None),
             Turn::Over(Err(sense)) => (Status::CHECK_CONDITION, Some(sense)),
         };
         let ending = Ending { status, sense, wanted: working.wanted, exp_data_sn: working.exp_data_sn };

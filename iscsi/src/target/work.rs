@@ -5,7 +5,7 @@
 
 use super::backend::Ticket;
 use super::disk::Disk;
-use crate::scsi::Sense;
+use crate::scsi::{Sense, Status};
 
 /// What may still be done before others get their turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ impl Allowance {
         self.bytes == 0 || self.calls == 0
     }
 
-    fn take(&mut self, bytes: u64) {
+    pub(super) fn take(&mut self, bytes: u64) {
         self.bytes = self.bytes.saturating_sub(bytes);
         self.calls = self.calls.saturating_sub(1);
     }
@@ -35,6 +35,8 @@ pub struct Work {
     kind: Kind,
     at: u64,
     len: u64,
+    /// A flush ends it.
+    durable: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +52,12 @@ enum Kind {
     Unmap(usize),
     Flush,
     Flushing(Ticket),
+    /// Reads ahead; whether that is all that was asked for.
+    Prefetch(bool),
+    /// EXTENDED COPY: the number of segments begun. `at` and `len` are those of the last one.
+    Copy(usize),
+    /// SANITIZE: waits for the unit's erase, and helps.
+    Sanitize,
 }
 
 /// How a turn ended.
@@ -70,7 +78,7 @@ const ZERO_STEP: u64 = 1 << 20;
 
 impl Work {
     const fn new(kind: Kind, at: u64, len: u64) -> Work {
-        Work { kind, at, len }
+        Work { kind, at, len, durable: false }
     }
 
     pub(super) const fn fill(at: u64, len: u64) -> Work {
@@ -97,14 +105,61 @@ impl Work {
         Work::new(Kind::Flush, 0, 0)
     }
 
+    /// Reads ahead; `all`: it is all that was asked for.
+    pub(super) const fn prefetch(at: u64, len: u64, all: bool) -> Work {
+        Work::new(Kind::Prefetch(all), at, len)
+    }
+
+    pub(super) const fn copy() -> Work {
+        Work::new(Kind::Copy(0), 0, 0)
+    }
+
+    pub(super) const fn sanitize() -> Work {
+        Work::new(Kind::Sanitize, 0, 0)
+    }
+
+    /// The same, ended by a flush when `durable`.
+    pub(super) const fn durable(self, durable: bool) -> Work {
+        Work { durable, ..self }
+    }
+
+    /// Whether it is for [`super::copy::turn`].
+    pub(super) const fn is_copy(&self) -> bool {
+        matches!(self.kind, Kind::Copy(_))
+    }
+
+    /// Segments begun, and the bytes done and left of the last one.
+    pub(super) const fn copy_state(&self) -> (usize, u64, u64) {
+        let begun = if let Kind::Copy(begun) = self.kind { begun } else { 0 };
+        (begun, self.at, self.len)
+    }
+
+    pub(super) const fn begin_segment(&mut self, begun: usize, len: u64) {
+        *self = Work::new(Kind::Copy(begun), 0, len);
+    }
+
+    /// The status of its good end: PRE-FETCH tells whether the cache took everything.
+    pub(super) const fn good(&self) -> Status {
+        if matches!(self.kind, Kind::Prefetch(true)) { Status::CONDITION_MET } else { Status::GOOD }
+    }
+
     /// Length of the next step, which ends at a multiple of `step` so that whole pages and file system blocks stay whole.
     fn step(&self, step: u64) -> u64 {
         self.len.min(step - self.at % step)
     }
 
-    fn advance(&mut self, by: u64) {
+    pub(super) fn advance(&mut self, by: u64) {
         self.at += by;
         self.len -= by;
+    }
+
+    /// Everything is done but perhaps a flush.
+    fn done(&mut self) -> Option<Turn> {
+        if std::mem::take(&mut self.durable) {
+            self.kind = Kind::Flush;
+            return None;
+        }
+        Some(Turn::Over(Ok(())))
     }
 }
 
@@ -145,13 +200,18 @@ impl Disk {
                 // An empty descriptor costs a call too: a list of nothing is no free lunch.
                 allowance.take(0);
                 let Some((lba, blocks)) = descriptors(buffer).nth(next) else {
-                    return Ok(Some(Turn::Over(Ok(()))));
+                    return Ok(work.done());
                 };
                 let block = u64::from(self.block_size());
-                *work = Work::new(Kind::Unmap(next + 1), lba * block, u64::from(blocks) * block);
+                (work.kind, work.at, work.len) =
+                    (Kind::Unmap(next + 1), lba * block, u64::from(blocks) * block);
                 return Ok(None);
             }
-            _ if work.len == 0 => return Ok(Some(Turn::Over(Ok(())))),
+            Kind::Sanitize => {
+                self.erase(allowance)?;
+                return Ok((!self.is_sanitizing()).then_some(Turn::Over(Ok(()))));
+            }
+            _ if work.len == 0 => return Ok(work.done()),
             _ => {}
         }
         let len = match work.kind {

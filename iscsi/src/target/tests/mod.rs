@@ -1,5 +1,6 @@
 //! The engine against a small initiator that checks what it receives: numbers, offsets, flags and digests of every PDU.
 
+mod commands;
 mod faults;
 mod io;
 mod sessions;
