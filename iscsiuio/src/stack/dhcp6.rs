@@ -4,12 +4,14 @@
 //! out four times, and only the REPLY makes the addresses ours. RENEW at T1, REBIND at T2; at the end of its lifetime an
 //! address is given up. A status that says that the server knows nothing of us starts over.
 
+mod message;
+
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use bus::Instant;
-use dhcproto::v6::{DhcpOption, DhcpOptions, IAAddr, IANA, Message, MessageType, ORO, OptionCode, Status};
-use dhcproto::{Decodable, Decoder, Encodable};
+
+use message::{Address, Association, Message, Options, SUCCESS, Writer, kind, option};
 
 use super::{Io, unicast6};
 use crate::frame::{Link, group_mac};
@@ -25,6 +27,10 @@ pub(crate) const ADDRESSES: usize = 4;
 const LONGEST: Duration = Duration::from_secs(120);
 /// REQUESTs before starting over.
 const REQUESTS: u32 = 4;
+/// Longest DUID (RFC 8415 11.1).
+const LONGEST_DUID: usize = 130;
+/// What we ask for, as the original helper does: vendor class, vendor options, DNS servers.
+const WANTED: [u16; 3] = [16, 17, 23];
 /// Seconds without an answer after which we say so.
 const SILENCE: Duration = Duration::from_secs(15);
 
@@ -100,7 +106,7 @@ impl Client {
     pub(crate) fn decline(&mut self, io: &mut Io<'_>, link: Link, from: Ipv6Addr, address: Ipv6Addr) {
         self.offered = vec![address];
         self.leased.clear();
-        self.send(io, link, from, MessageType::Decline);
+        self.send(io, link, from, kind::DECLINE);
         self.enter(State::Soliciting, io.now + Duration::from_secs(10));
     }
 
@@ -137,13 +143,13 @@ impl Client {
             self.told = true;
             io.log.add(Level::Error, || "DHCPv6 failed: no server answers; still trying".to_owned());
         }
-        let kind = match self.state {
-            State::Soliciting => MessageType::Solicit,
-            State::Requesting => MessageType::Request,
-            State::Bound | State::Renewing => MessageType::Renew,
-            State::Rebinding => MessageType::Rebind,
+        let what = match self.state {
+            State::Soliciting => kind::SOLICIT,
+            State::Requesting => kind::REQUEST,
+            State::Bound | State::Renewing => kind::RENEW,
+            State::Rebinding => kind::REBIND,
         };
-        self.send(io, link, from, kind);
+        self.send(io, link, from, what);
         // Renewals are not urgent: RFC 8415 begins them at ten seconds.
         let first = if matches!(self.state, State::Renewing | State::Rebinding) { 10 } else { 1 };
         let wait = Duration::from_secs(first << self.tries.min(7)).min(LONGEST);
@@ -157,33 +163,28 @@ impl Client {
 
     /// Takes a datagram that came to the client's port.
     pub(crate) fn input(&mut self, io: &mut Io<'_>, link: Link, bytes: &[u8]) -> Option<Event> {
-        let Ok(m) = Message::decode(&mut Decoder::new(bytes)) else {
+        let Some(m) = Message::parse(bytes) else {
             io.counters.malformed += 1;
             return None;
         };
-        let ours = match m.opts().get(OptionCode::ClientId) {
-            Some(DhcpOption::ClientId(id)) => *id == duid(link.mac),
-            _ => false,
-        };
-        let server = match m.opts().get(OptionCode::ServerId) {
-            Some(DhcpOption::ServerId(id)) if !id.is_empty() && id.len() <= 130 => id.clone(),
-            _ => Vec::new(),
-        };
-        if m.xid() != self.xid || self.tries == 0 || !ours || server.is_empty() {
+        let ours = m.options.get(option::CLIENT_ID) == Some(&duid(link.mac)[..]);
+        let server = m.options.get(option::SERVER_ID).filter(|id| (1..=LONGEST_DUID).contains(&id.len()));
+        let server = server.unwrap_or_default();
+        if m.xid != self.xid || self.tries == 0 || !ours || server.is_empty() {
             io.counters.unexpected += 1;
             return None;
         }
-        let (ia, refused) = association(&m, link.mac);
-        let refused = refused || status(m.opts()) != Status::Success;
-        let addresses: Vec<&IAAddr> = ia.map(good_addresses).unwrap_or_default();
-        match (self.state, m.msg_type()) {
-            (State::Soliciting, MessageType::Advertise) if !refused && !addresses.is_empty() => {
-                self.offered = addresses.iter().map(|a| a.addr).collect();
-                self.server = server;
+        let ia = association(m.options, link.mac);
+        let refused = m.options.status() != SUCCESS || ia.is_some_and(|ia| ia.options.status() != SUCCESS);
+        let addresses = ia.map(good_addresses).unwrap_or_default();
+        match (self.state, m.kind) {
+            (State::Soliciting, kind::ADVERTISE) if !refused && !addresses.is_empty() => {
+                self.offered = addresses.iter().map(|a| a.ip).collect();
+                self.server = server.to_vec();
                 self.enter(State::Requesting, io.now);
                 None
             }
-            (State::Requesting | State::Renewing | State::Rebinding, MessageType::Reply) => {
+            (State::Requesting | State::Renewing | State::Rebinding, kind::REPLY) => {
                 if self.state != State::Rebinding && server != self.server {
                     io.counters.unexpected += 1;
                     return None;
@@ -193,18 +194,17 @@ impl Client {
                 }
                 let (Some(ia), now) = (ia, io.now) else { return None };
                 let span = |s: u32| Duration::from_secs(u64::from(s));
-                let shortest =
-                    addresses.iter().map(|a| a.preferred_life.min(a.valid_life)).min().unwrap_or(0).max(2);
+                let shortest = addresses.iter().map(|a| a.preferred.min(a.valid)).min().unwrap_or(0).max(2);
                 let t1 = if ia.t1 == 0 || ia.t1 > shortest { shortest / 2 } else { ia.t1 };
                 let t2 = if ia.t2 <= t1 || ia.t2 > shortest { shortest / 5 * 4 } else { ia.t2 };
                 self.leased = addresses
                     .iter()
-                    .map(|a| (a.addr, (a.valid_life != u32::MAX).then(|| now + span(a.valid_life))))
+                    .map(|a| (a.ip, (a.valid != u32::MAX).then(|| now + span(a.valid))))
                     .collect();
                 for (address, _) in &self.leased {
                     io.log.add(Level::Info, || format!("Got IP address {address}"));
                 }
-                self.server = server;
+                self.server = server.to_vec();
                 self.enter(State::Bound, now + span(t1.max(1)));
                 self.t2 = now + span(t2.max(t1).max(1));
                 self.told = false;
@@ -226,31 +226,28 @@ impl Client {
         had.then_some(Event::Lost)
     }
 
-    fn send(&self, io: &mut Io<'_>, link: Link, from: Ipv6Addr, kind: MessageType) {
-        let mut m = Message::new_with_id(kind, self.xid);
-        let opts = m.opts_mut();
-        opts.insert(DhcpOption::ClientId(duid(link.mac)));
-        if matches!(kind, MessageType::Request | MessageType::Renew | MessageType::Decline) {
-            opts.insert(DhcpOption::ServerId(self.server.clone()));
+    fn send(&self, io: &mut Io<'_>, link: Link, from: Ipv6Addr, what: u8) {
+        let mut m = Writer::new(what, self.xid);
+        m.option(option::CLIENT_ID, |m| m.put(&duid(link.mac)));
+        if matches!(what, kind::REQUEST | kind::RENEW | kind::DECLINE) {
+            m.option(option::SERVER_ID, |m| m.put(&self.server));
         }
         let elapsed = io.now.since(self.since).as_millis() / 10;
-        opts.insert(DhcpOption::ElapsedTime(u16::try_from(elapsed).unwrap_or(u16::MAX)));
-        let mut inner = DhcpOptions::new();
-        let wanted: Vec<Ipv6Addr> = match kind {
-            MessageType::Request | MessageType::Decline => self.offered.clone(),
-            MessageType::Renew | MessageType::Rebind => self.leased.iter().map(|l| l.0).collect(),
-            _ => Vec::new(),
-        };
-        for addr in wanted {
-            let (preferred_life, valid_life, opts) = (0, 0, DhcpOptions::new());
-            inner.insert(DhcpOption::IAAddr(IAAddr { addr, preferred_life, valid_life, opts }));
-        }
-        opts.insert(DhcpOption::IANA(IANA { id: iaid(link.mac), t1: 0, t2: 0, opts: inner }));
-        let names = [OptionCode::VendorClass, OptionCode::VendorOpts, OptionCode::DomainNameServers];
-        opts.insert(DhcpOption::ORO(ORO { opts: names.to_vec() }));
-        let Ok(bytes) = m.to_vec() else { return };
+        let elapsed = u16::try_from(elapsed).unwrap_or(u16::MAX);
+        m.option(option::ELAPSED_TIME, |m| m.put(&elapsed.to_be_bytes()));
+        m.option(option::IA_NA, |m| {
+            m.put(&iaid(link.mac).to_be_bytes());
+            // T1 and T2 are the server's to say.
+            m.put(&[0; 8]);
+            match what {
+                kind::REQUEST | kind::DECLINE => self.offered.iter().for_each(|&ip| m.address(ip)),
+                kind::RENEW | kind::REBIND => self.leased.iter().for_each(|l| m.address(l.0)),
+                _ => {}
+            }
+        });
+        m.option(option::ORO, |m| WANTED.iter().for_each(|code: &u16| m.put(&code.to_be_bytes())));
         let source = (IpAddr::V6(from), CLIENT_PORT);
-        io.out.udp(link, group_mac(SERVERS), source, (SERVERS.into(), SERVER_PORT), &bytes);
+        io.out.udp(link, group_mac(SERVERS), source, (SERVERS.into(), SERVER_PORT), &m.finish());
     }
 }
 
@@ -263,32 +260,13 @@ fn iaid(mac: Mac) -> u32 {
     u32::from_be_bytes([mac[2], mac[3], mac[4], mac[5]])
 }
 
-fn status(opts: &DhcpOptions) -> Status {
-    match opts.get(OptionCode::StatusCode) {
-        Some(DhcpOption::StatusCode(s)) => s.status,
-        _ => Status::Success,
-    }
+/// Our association.
+fn association(options: Options<'_>, mac: Mac) -> Option<Association<'_>> {
+    options.all(option::IA_NA).filter_map(Association::parse).find(|ia| ia.id == iaid(mac))
 }
 
-/// Our association, and whether the server refuses it.
-fn association(m: &Message, mac: Mac) -> (Option<&IANA>, bool) {
-    let all = m.opts().get_all(OptionCode::IANA).unwrap_or_default();
-    let ia = all.iter().find_map(|o| match o {
-        DhcpOption::IANA(ia) if ia.id == iaid(mac) => Some(ia),
-        _ => None,
-    });
-    (ia, ia.is_some_and(|ia| status(&ia.opts) != Status::Success))
-}
-
-fn good_addresses(ia: &IANA) -> Vec<&IAAddr> {
-    let all = ia.opts.get_all(OptionCode::IAAddr).unwrap_or_default();
-    let good = all.iter().filter_map(|o| match o {
-        DhcpOption::IAAddr(a)
-            if a.valid_life != 0 && unicast6(a.addr) && status(&a.opts) == Status::Success =>
-        {
-            Some(a)
-        }
-        _ => None,
-    });
+fn good_addresses(ia: Association<'_>) -> Vec<Address<'_>> {
+    let all = ia.options.all(option::IA_ADDR).filter_map(Address::parse);
+    let good = all.filter(|a| a.valid != 0 && unicast6(a.ip) && a.options.status() == SUCCESS);
     good.take(ADDRESSES).collect()
 }

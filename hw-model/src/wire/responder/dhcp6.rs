@@ -6,8 +6,6 @@
 
 use std::net::Ipv6Addr;
 
-use dhcproto::v6::{DhcpOption, DhcpOptions, IAAddr, IANA, Message, MessageType, OptionCode};
-use dhcproto::{Decodable, Decoder, Encodable};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{IpProtocol, UdpPacket, UdpRepr};
 
@@ -20,6 +18,21 @@ const CLIENT: u16 = 546;
 const DUID_LL: [u8; 4] = [0, 3, 0, 1];
 /// Longest message that is looked at: an option list is bounded by it.
 const LONGEST: usize = 1232;
+
+// Message types and options (RFC 8415 7.3, 24).
+const SOLICIT: u8 = 1;
+const ADVERTISE: u8 = 2;
+const REQUEST: u8 = 3;
+const RENEW: u8 = 5;
+const REBIND: u8 = 6;
+const REPLY: u8 = 7;
+const RELEASE: u8 = 8;
+const DECLINE: u8 = 9;
+const INFORMATION_REQUEST: u8 = 11;
+const CLIENT_ID: u16 = 1;
+const SERVER_ID: u16 = 2;
+const IA_NA: u16 = 3;
+const IA_ADDR: u16 = 5;
 
 /// The address of who has that MAC.
 fn address(mac: [u8; 6]) -> Ipv6Addr {
@@ -42,9 +55,8 @@ impl Responder {
         if host.is_unspecified() || host.is_multicast() {
             return;
         }
-        let Ok(question) = Message::decode(&mut Decoder::new(payload)) else { return };
         let mac = source_of(frame);
-        let Some(answer) = reply(&question, mac).and_then(|m| m.to_vec().ok()) else { return };
+        let Some(answer) = reply(payload, mac) else { return };
         let bytes = 8 + answer.len();
         let macs = [Self::mac_of_v6(ROUTER_V6), mac];
         let sent = self.answer(frame, ip, macs, 40 + bytes, |out| {
@@ -62,44 +74,53 @@ impl Responder {
     }
 }
 
-fn reply(question: &Message, mac: [u8; 6]) -> Option<Message> {
-    let options = question.opts();
-    let kind = match question.msg_type() {
-        MessageType::Solicit => MessageType::Advertise,
-        MessageType::Request
-        | MessageType::Renew
-        | MessageType::Rebind
-        | MessageType::Release
-        | MessageType::Decline
-        | MessageType::InformationRequest => MessageType::Reply,
+/// The answer to a question, if it is one, is whole and is for us.
+fn reply(question: &[u8], mac: [u8; 6]) -> Option<Vec<u8>> {
+    let (&[kind, x, y, z], options) = question.split_first_chunk::<4>()?;
+    let answer = match kind {
+        SOLICIT => ADVERTISE,
+        REQUEST | RENEW | REBIND | RELEASE | DECLINE | INFORMATION_REQUEST => REPLY,
         _ => return None,
     };
-    if let Some(DhcpOption::ServerId(server)) = options.get(OptionCode::ServerId)
-        && *server != server_id()
-    {
+    let (mut client, mut server, mut asked) = (None, None, None);
+    let mut rest = options;
+    while !rest.is_empty() {
+        let (&[a, b, c, d], more) = rest.split_first_chunk::<4>()?;
+        let (value, more) = more.split_at_checked(u16::from_be_bytes([c, d]).into())?;
+        rest = more;
+        let slot = match u16::from_be_bytes([a, b]) {
+            CLIENT_ID => &mut client,
+            SERVER_ID => &mut server,
+            IA_NA => &mut asked,
+            _ => continue,
+        };
+        slot.get_or_insert(value);
+    }
+    if server.is_some_and(|id| id != server_id()) {
         return None;
     }
-    let mut answer = Message::new_with_id(kind, question.xid());
-    let out = answer.opts_mut();
-    out.insert(DhcpOption::ServerId(server_id()));
-    if let Some(client @ DhcpOption::ClientId(_)) = options.get(OptionCode::ClientId) {
-        out.insert(client.clone());
+    let mut out = vec![answer, x, y, z];
+    put(&mut out, SERVER_ID, &server_id());
+    if let Some(client) = client {
+        put(&mut out, CLIENT_ID, client);
     }
-    if !matches!(question.msg_type(), MessageType::Release | MessageType::Decline)
-        && let Some(DhcpOption::IANA(asked)) = options.get(OptionCode::IANA)
+    if !matches!(kind, RELEASE | DECLINE)
+        && let Some(asked) = asked
     {
-        out.insert(DhcpOption::IANA(association(asked.id, mac)));
+        // IAID, T1, T2, then the address with its lifetimes.
+        let mut ia = asked.first_chunk::<4>()?.to_vec();
+        [LEASE_S / 2, LEASE_S / 8 * 7].iter().for_each(|t| ia.extend(t.to_be_bytes()));
+        let mut given = address(mac).octets().to_vec();
+        [LEASE_S; 2].iter().for_each(|life| given.extend(life.to_be_bytes()));
+        put(&mut ia, IA_ADDR, &given);
+        put(&mut out, IA_NA, &ia);
     }
-    Some(answer)
+    Some(out)
 }
 
-fn association(id: u32, mac: [u8; 6]) -> IANA {
-    let mut opts = DhcpOptions::new();
-    opts.insert(DhcpOption::IAAddr(IAAddr {
-        addr: address(mac),
-        preferred_life: LEASE_S,
-        valid_life: LEASE_S,
-        opts: DhcpOptions::new(),
-    }));
-    IANA { id, t1: LEASE_S / 2, t2: LEASE_S / 8 * 7, opts }
+/// Appends an option. No value is longer than the question.
+fn put(out: &mut Vec<u8>, code: u16, value: &[u8]) {
+    out.extend(code.to_be_bytes());
+    out.extend((value.len() as u16).to_be_bytes());
+    out.extend_from_slice(value);
 }

@@ -3,8 +3,6 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use dhcproto::v6::{DhcpOption, DhcpOptions, IANA, Message, MessageType, OptionCode};
-use dhcproto::{Decodable, Decoder, Encodable};
 use proptest::prelude::*;
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
@@ -169,7 +167,7 @@ fn answers_stay_in_the_vlan_of_the_question() {
         solicit_router(LINK_LOCAL),
         echo_v6("fd00::3", "fd00::2", b"abcd"),
         dhcp(DhcpMessageType::Discover, HOST, |_| ()),
-        dhcp6(MessageType::Solicit, 1, |_| ()),
+        dhcp6(SOLICIT, 1, &[]),
     ] {
         let plain = ask(&mut r, &question).expect("an answer");
         let answer = ask(&mut r, &tagged(&question, 0x2007)).expect("an answer");
@@ -449,12 +447,19 @@ fn the_pool_has_an_end_and_offers_run_out() {
     assert_eq!(r.leases.len(), LEASES);
 }
 
-fn dhcp6(kind: MessageType, iaid: u32, more: impl FnOnce(&mut DhcpOptions)) -> Vec<u8> {
-    let mut m = Message::new_with_id(kind, [1, 2, 3]);
-    m.opts_mut().insert(DhcpOption::ClientId(vec![0, 1, 0, 1, 9, 9]));
-    m.opts_mut().insert(DhcpOption::IANA(IANA { id: iaid, t1: 0, t2: 0, opts: DhcpOptions::new() }));
-    more(m.opts_mut());
-    let message = m.to_vec().expect("a message");
+// Message types of DHCPv6 (RFC 8415 7.3).
+const SOLICIT: u8 = 1;
+const ADVERTISE: u8 = 2;
+const REQUEST: u8 = 3;
+const CONFIRM: u8 = 4;
+const RENEW: u8 = 5;
+const REPLY: u8 = 7;
+
+/// A question with `more` options behind the client's and the association.
+fn dhcp6(kind: u8, iaid: u8, more: &[u8]) -> Vec<u8> {
+    let mut message = vec![kind, 1, 2, 3, 0, 1, 0, 6, 0, 1, 0, 1, 9, 9];
+    message.extend([0, 3, 0, 12, 0, 0, 0, iaid, 0, 0, 0, 0, 0, 0, 0, 0]);
+    message.extend(more);
     let mut datagram = vec![0; 8 + message.len()];
     let (from, to) = (v6(LINK_LOCAL), v6("ff02::1:2"));
     UdpRepr { src_port: 546, dst_port: 547 }.emit(
@@ -472,29 +477,32 @@ fn dhcp6(kind: MessageType, iaid: u32, more: impl FnOnce(&mut DhcpOptions)) -> V
 fn dhcpv6_gives_each_client_its_address() {
     let mut r = Responder::default();
     let mut given = Vec::new();
-    let mut server = None;
-    for (asked, answered) in
-        [(MessageType::Solicit, MessageType::Advertise), (MessageType::Request, MessageType::Reply)]
-    {
-        let question = dhcp6(asked, 77, |o| server.clone().into_iter().for_each(|s| o.insert(s)));
+    let mut server = Vec::new();
+    for (asked, answered) in [(SOLICIT, ADVERTISE), (REQUEST, REPLY)] {
+        let question = dhcp6(asked, 77, &server);
         let answer = ask(&mut r, &question).expect("an answer");
         let ip = ether::parse(&answer).expect("IPv6");
         assert_eq!(addresses_v6(&answer, &ip), [ROUTER_V6, v6(LINK_LOCAL)]);
         let datagram = &answer[ip.l4..ip.end];
         assert_eq!(ether::fold(ip.pseudo(&answer, datagram.len()) + ether::sum(datagram)), 0xffff);
-        let m = Message::decode(&mut Decoder::new(&datagram[8..])).expect("DHCPv6");
-        assert_eq!((m.msg_type(), m.xid()), (answered, [1, 2, 3]));
-        server = m.opts().get(OptionCode::ServerId).cloned();
-        assert!(server.is_some() && m.opts().get(OptionCode::ClientId).is_some());
-        let Some(DhcpOption::IANA(ia)) = m.opts().get(OptionCode::IANA) else { panic!("no address") };
-        let Some(DhcpOption::IAAddr(a)) = ia.opts.get(OptionCode::IAAddr) else { panic!("no address") };
-        assert_eq!((ia.id, a.addr.octets()[..8].to_vec()), (77, PREFIX.octets()[..8].to_vec()));
-        given.push(a.addr);
+        // Header, server (10 bytes), client (6), association of 12 + 4 + 24 bytes.
+        let m = &datagram[8..];
+        assert_eq!((&m[..4], m.len()), (&[answered, 1, 2, 3][..], 4 + 14 + 10 + 44));
+        assert_eq!((&m[4..8], &m[18..28]), (&[0, 2, 0, 10][..], &[0, 1, 0, 6, 0, 1, 0, 1, 9, 9][..]));
+        server = m[4..18].to_vec();
+        let ia = &m[28..];
+        assert_eq!((&ia[..8], &ia[16..20]), (&[0, 3, 0, 40, 0, 0, 0, 77][..], &[0, 5, 0, 24][..]));
+        assert_eq!(ia[20..28], PREFIX.octets()[..8]);
+        assert_eq!(ia[36..], [LEASE_S.to_be_bytes(), LEASE_S.to_be_bytes()].concat());
+        given.push(ia[20..36].to_vec());
     }
     assert_eq!(given[0], given[1]);
-    let other = dhcp6(MessageType::Request, 1, |o| o.insert(DhcpOption::ServerId(vec![9])));
+    let other = dhcp6(REQUEST, 1, &[0, 2, 0, 1, 9]);
     assert_eq!(ask(&mut r, &other), None, "another server was meant");
-    assert_eq!(ask(&mut r, &dhcp6(MessageType::Confirm, 1, |_| ())), None);
+    assert_eq!(ask(&mut r, &dhcp6(CONFIRM, 1, &[])), None);
+    for cut in [&[0, 2][..], &[0, 2, 0, 5, 9], &[0xff; 4]] {
+        assert_eq!(ask(&mut r, &dhcp6(SOLICIT, 1, cut)), None, "a list that is cut off");
+    }
     assert_eq!(r.counters().dhcp, 2);
 }
 
@@ -508,8 +516,8 @@ fn questions() -> Vec<Vec<u8>> {
         echo_v6("fd00::3", "fd00::2", b"abcd"),
         dhcp(DhcpMessageType::Discover, HOST, |_| ()),
         dhcp(DhcpMessageType::Request, HOST, |m| m.requested_ip = Some(FIRST_LEASE)),
-        dhcp6(MessageType::Solicit, 1, |_| ()),
-        dhcp6(MessageType::Renew, 1, |_| ()),
+        dhcp6(SOLICIT, 1, &[]),
+        dhcp6(RENEW, 1, &[]),
     ];
     plain.iter().map(|f| tagged(f, 5)).chain(plain.iter().cloned()).collect()
 }
