@@ -1,7 +1,8 @@
 //! iscsid's connections: one request and one response each, several at a time.
 //!
-//! A caller that is not root, or the user that we run as, is refused; one that sends no whole request within [`PATIENCE`] is
-//! dropped. Neither disturbs the others.
+//! A caller that is not root, or the user that we run as, is refused; one that sends no whole request within [`ARRIVAL`] is
+//! dropped; a user who is not root has half of the places at most. None of them disturbs the others: a turn accepts [`TURN`] connections at
+//! most, and refusals are told once in [`TELL_EVERY`].
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -18,8 +19,16 @@ use crate::say;
 
 /// Connections at a time; further ones wait in the socket's queue.
 const CONNECTIONS: usize = 16;
-/// How long a request may take to arrive, and an answer to be made.
+/// Connections at a time of a user who is not root.
+const OF_ONE_USER: usize = CONNECTIONS / 2;
+/// Connections accepted, or refused, before everybody else has a turn.
+const TURN: u32 = 64;
+/// How long a request may take to arrive. It lies in the caller's memory.
+const ARRIVAL: Duration = Duration::from_secs(2);
+/// How long an answer may take to be made.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two lines about refusals.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 /// How long accepting pauses when the process has no descriptor left.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -27,7 +36,31 @@ struct Caller {
     stream: UnixStream,
     bytes: Vec<u8>,
     ticket: Option<Ticket>,
+    user: u32,
     until: Instant,
+}
+
+/// Refusals, and when they were last told.
+#[derive(Default)]
+struct Refusals {
+    untold: u64,
+    told: Option<Instant>,
+}
+
+impl Refusals {
+    /// One more, of that user. The line for the log, if it is time for one.
+    fn count(&mut self, user: u32, now: Instant) -> Option<String> {
+        self.untold += 1;
+        if self.told.is_some_and(|at| now.since(at) < TELL_EVERY) {
+            return None;
+        }
+        self.told = Some(now);
+        let others = match std::mem::take(&mut self.untold) {
+            1 => String::new(),
+            n => format!(", and {} before it", n - 1),
+        };
+        Some(format!("Access error: non-administrative connection rejected (user {user}{others})"))
+    }
 }
 
 /// What the caller of [`Server::poll`] does for a request.
@@ -47,7 +80,7 @@ pub(crate) struct Server {
     first: u32,
     callers: Vec<Option<Caller>>,
     again: Option<Instant>,
-    pub(crate) refused: u64,
+    refusals: Refusals,
 }
 
 impl Server {
@@ -56,7 +89,14 @@ impl Server {
         let listener = NamedListener::bind(name)?;
         owner.register(&listener, first)?;
         let callers = (0..CONNECTIONS).map(|_| None).collect();
-        Ok(Self { listener, user: os::local::own_user()?, first, callers, again: None, refused: 0 })
+        Ok(Self {
+            listener,
+            user: os::local::own_user()?,
+            first,
+            callers,
+            again: None,
+            refusals: Refusals::default(),
+        })
     }
 
     pub(crate) fn next(&self) -> Option<Instant> {
@@ -83,16 +123,24 @@ impl Server {
             return;
         }
         self.again = None;
+        let mut turn = TURN;
         while let Some(place) = self.callers.iter().position(Option::is_none) {
+            if turn == 0 {
+                // There may be more, and the socket does not say so again.
+                self.again = Some(now);
+                return;
+            }
+            turn -= 1;
             match self.listener.accept() {
-                Ok(Some((_, user))) if user != 0 && user != self.user => {
-                    self.refused += 1;
-                    say(Level::Error, &"Access error: non-administrative connection rejected");
+                Ok(Some((_, user))) if !self.admits(user) => {
+                    if let Some(line) = self.refusals.count(user, now) {
+                        say(Level::Error, &line);
+                    }
                 }
-                Ok(Some((stream, _))) => {
+                Ok(Some((stream, user))) => {
                     if owner.register(&stream, self.first + 1 + place as u32).is_ok() {
-                        let until = now + PATIENCE;
-                        self.callers[place] = Some(Caller { stream, bytes: Vec::new(), ticket: None, until });
+                        let (bytes, until) = (Vec::new(), now + ARRIVAL);
+                        self.callers[place] = Some(Caller { stream, bytes, ticket: None, user, until });
                     }
                 }
                 Ok(None) => return,
@@ -104,10 +152,16 @@ impl Server {
         }
     }
 
+    /// Whether a user may speak to us. One that is not root leaves places for root.
+    fn admits(&self, user: u32) -> bool {
+        let of_user = self.callers.iter().flatten().filter(|c| c.user == user).count();
+        user == 0 || user == self.user && of_user < OF_ONE_USER
+    }
+
     /// Goes on with one connection. Whether its place is free now.
     fn serve(&mut self, i: usize, now: Instant, owner: &Owner, to: &mut dyn Answer) -> bool {
         let Some(caller) = &mut self.callers[i] else { return false };
-        let over = caller.go_on(to) || now >= caller.until;
+        let over = caller.go_on(now, to) || now >= caller.until;
         if over && let Some(caller) = self.callers[i].take() {
             if let Some(ticket) = caller.ticket {
                 to.cancel(ticket);
@@ -121,7 +175,7 @@ impl Server {
 
 impl Caller {
     /// Whether the connection is over.
-    fn go_on(&mut self, to: &mut dyn Answer) -> bool {
+    fn go_on(&mut self, now: Instant, to: &mut dyn Answer) -> bool {
         let mut chunk = [0; 4096];
         let room = HEADER + LARGEST_PAYLOAD;
         let mut closed = false;
@@ -154,6 +208,7 @@ impl Caller {
                 Ok(response) => self.reply(&response),
                 Err(ticket) => {
                     self.ticket = Some(ticket);
+                    self.until = now + PATIENCE;
                     closed
                 }
             },
@@ -167,5 +222,19 @@ impl Caller {
         // Twelve bytes always fit an empty socket buffer; a caller that has gone does not want them.
         let _ = self.stream.write_all(&response.bytes());
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_told_once_in_ten_seconds_and_none_is_forgotten() {
+        let (mut r, at) = (Refusals::default(), |ms: u64| Instant::from_nanos(ms * 1_000_000));
+        assert!(r.count(99, at(0)).is_some_and(|l| l.ends_with("rejected (user 99)")));
+        let flood = (1..10_000).filter_map(|ms| r.count(99, at(ms))).count();
+        assert_eq!(flood, 0);
+        assert!(r.count(7, at(10_000)).is_some_and(|l| l.contains("user 7, and 9999 before it")));
     }
 }

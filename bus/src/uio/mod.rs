@@ -53,7 +53,7 @@ pub struct PathReq {
 
 /// Why there is no path. Reads as the end of a sentence about a connection.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-#[repr(u8)]
+#[repr(u16)]
 pub enum PathFailure {
     /// The next hop does not answer ARP or neighbour solicitations.
     #[error("nobody answers for the target's address or its gateway: check address, cable and VLAN")]

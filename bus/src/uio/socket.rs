@@ -29,7 +29,7 @@ use crate::mem::View;
 /// First word of the hello.
 const MAGIC: u32 = u32::from_le_bytes(*b"cuio");
 /// Version of the format.
-const VERSION: u16 = 3;
+const VERSION: u16 = 2;
 const HEAD: usize = 8;
 /// Longest body: an Opened with all its registers.
 const BODY: usize = 4 + 3 * 12 + 2 + 8 * REGISTERS;
@@ -378,20 +378,17 @@ fn from_helper(kind: u8, body: &[u8]) -> Result<FromHelper, WireError> {
     let mut r = Reader::new(kind, body);
     let message = match kind {
         kind::START => FromHelper::Hello,
-        kind::PATH_UPDATE => FromHelper::PathUpdate(PathUpdate {
-            handle: PathHandle(r.u64()?),
-            mac: r.take()?,
-            src: r.ip()?,
-            vlan: r.u16()?,
-            pmtu: r.u16()?,
-            failure: match r.u8()? {
-                0 => None,
-                code => {
-                    let known = PathFailure::ALL.into_iter().find(|f| *f as u8 == code);
-                    Some(known.ok_or_else(|| r.malformed())?)
-                }
-            },
-        }),
+        kind::PATH_UPDATE => {
+            let (handle, mac, src) = (PathHandle(r.u64()?), r.take()?, r.ip()?);
+            let (vlan, pmtu) = (r.u16()?, r.u16()?);
+            let mut update = PathUpdate { handle, mac, src, vlan, pmtu, failure: None };
+            if !update.resolved() {
+                // No path, no tag: its place has the reason. One that is unknown is none.
+                update.failure = PathFailure::ALL.into_iter().find(|f| *f as u16 == vlan);
+                update.vlan = 0;
+            }
+            FromHelper::PathUpdate(update)
+        }
         kind::OPEN => FromHelper::Open,
         kind::CLOSE => FromHelper::Close { generation: r.u32()? },
         kind::WRITE => {
@@ -437,9 +434,9 @@ impl UioClient {
                 body.extend(u.handle.0.to_le_bytes());
                 body.extend(u.mac);
                 put_ip(&mut body, u.src);
-                body.extend(u.vlan.to_le_bytes());
+                let reason = u.failure.map_or(0, |f| f as u16);
+                body.extend(if u.resolved() { u.vlan } else { reason }.to_le_bytes());
                 body.extend(u.pmtu.to_le_bytes());
-                body.push(u.failure.map_or(0, |f| f as u8));
                 kind::PATH_UPDATE
             }
             FromHelper::Open => kind::OPEN,

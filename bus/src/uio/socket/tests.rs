@@ -124,7 +124,14 @@ fn from() -> impl Strategy<Value = FromHelper> {
         (any::<u64>(), any::<[u8; 6]>(), ip(), any::<u16>(), any::<u16>(), 0usize..6).prop_map(
             |(h, mac, src, vlan, pmtu, why)| {
                 let failure = PathFailure::ALL.get(why).copied();
-                FromHelper::PathUpdate(PathUpdate { handle: PathHandle(h), mac, src, vlan, pmtu, failure })
+                let mut update = PathUpdate { handle: PathHandle(h), mac, src, vlan, pmtu, failure };
+                // A reason and a tag exclude each other.
+                match failure {
+                    Some(_) => (update.mac, update.vlan) = ([0; 6], 0),
+                    None if update.resolved() => {}
+                    None => update.vlan = 0,
+                }
+                FromHelper::PathUpdate(update)
             }
         ),
     ]

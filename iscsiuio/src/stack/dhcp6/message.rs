@@ -45,7 +45,7 @@ impl<'a> Options<'a> {
         Some(Self(bytes))
     }
 
-    fn iter(self) -> impl Iterator<Item = (u16, &'a [u8])> {
+    fn iter(self) -> impl Iterator<Item = Item<'a>> {
         let mut rest = self.0;
         std::iter::from_fn(move || {
             let (option, more) = split(rest)?;
@@ -74,8 +74,11 @@ impl<'a> Options<'a> {
     }
 }
 
-/// The first option: code and value, and what follows.
-fn split(bytes: &[u8]) -> Option<((u16, &[u8]), &[u8])> {
+/// Code and value.
+type Item<'a> = (u16, &'a [u8]);
+
+/// The first option, and what follows.
+fn split(bytes: &[u8]) -> Option<(Item<'_>, &[u8])> {
     let (head, rest) = bytes.split_first_chunk::<4>()?;
     let [a, b, c, d] = *head;
     let (value, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes([c, d])))?;
