@@ -573,7 +573,7 @@ impl Rig {
 }
 
 /// Undoes every fault that a test may have made: the card answers, the network passes, target, daemon and helper run, and the
-/// interface is wanted up.
+/// interface is wanted up. An adapter in `Failed` is left to itself.
 ///
 /// # Panics
 /// When the daemon cannot be started, or the adapter was shut down.
@@ -604,7 +604,10 @@ pub fn heal(world: &mut World) {
     // An adapter that has failed must come back by itself; only what an operator took down waits for one.
     let state = world.host().borrow().adapter.state();
     if !matches!(state, AdapterState::Failed(_)) {
-        world.operate(OperatorRequest::InterfaceUp).expect("the adapter was not shut down");
+        // An adapter that failed comes back without being asked.
+        if !world.host().borrow().adapter.is_wanted_up() {
+            world.operate(OperatorRequest::InterfaceUp).expect("the adapter was not shut down");
+        }
     }
 }
 

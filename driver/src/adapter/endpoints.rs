@@ -8,7 +8,7 @@
 //! | Grouping | waits for the path group's id, then UPLOAD_PG and DESTROY |
 //! | Connecting to Full | CLOSE after a logout or FIN, else RESET; then UPLOAD_PG and DESTROY |
 //! | Grouping without an answer | DESTROY; a late answer is followed by UPLOAD_PG, none at all means quarantine |
-//! | Destroying without an answer | DESTROY once more; without an answer to that quarantine, and the adapter resets the chip (H2) |
+//! | Destroying without an answer | DESTROY once more, as the request may be lost; then the cid is asked for again, as the answers may be: a card that gives it has let go of the old context, and the new one is destroyed like any other. CID_BUSY or silence means quarantine, and the adapter resets the chip (H2) |
 //!
 //! The helper's news of a path count in every phase: a neighbour that moved becomes an UPDATE_PG as soon as the card has a group,
 //! and a path without a neighbour means that our address is gone, which ends the connection.
@@ -207,6 +207,7 @@ impl<P: Platform> Adapter<P> {
 
     /// The deadline of a phase has come.
     pub(super) fn phase_timeout(&mut self, cx: &mut Cx<'_>, cid: u16) {
+        let up = self.state == AdapterState::Up;
         let Some(ep) = self.ep(cid) else { return };
         match ep.phase {
             Phase::Offloading => {
@@ -235,13 +236,40 @@ impl<P: Platform> Adapter<P> {
                     self.post_phase(cx, cid);
                 }
             }
+            Phase::Destroying if up && ep.may_ask_again() => self.ask_again(cx, cid),
             Phase::Destroying => self.quarantine(cx, cid),
             Phase::Full | Phase::Quarantined => {}
         }
     }
 
-    /// UPDATE_PG is not answered (H3): the neighbour may be wrong, so the connection is not to be trusted.
+    /// The answers to DESTROY_CONN or UPLOAD_PG are lost. One connection's loss is not worth a reset for all: the card is asked for
+    /// what it would give only if it had let go, and that answer is the proof.
+    fn ask_again(&mut self, cx: &mut Cx<'_>, cid: u16) {
+        let Some(ep) = self.ep(cid) else { return };
+        ep.asked_again = true;
+        if let PathGroup::Uploading(pg_cid) = ep.group {
+            ep.group = PathGroup::Up(pg_cid);
+        }
+        let next = if core::mem::take(&mut ep.destroying) { Phase::Offloading } else { Phase::Destroying };
+        self.enter(cx, cid, next);
+    }
+
+    /// UPDATE_PG is not answered (H3), or found no room: the neighbour may be wrong, so the connection is not to be trusted. A card
+    /// that has not even fetched it does nothing for any connection, its teardown included.
     pub(super) fn path_group_timeout(&mut self, cx: &mut Cx<'_>, cid: u16) {
+        let consumer = self.chip.as_ref().map(|c| c.memory.kwq_consumer());
+        let Some(ep) = self.ep(cid) else { return };
+        let stalled = match (ep.telling_hop, consumer) {
+            // Both run freely in 16 bits: the consumer is behind as long as the difference is small.
+            (Some(index), Some(consumer)) => {
+                (1..=crate::cnic::KWQ_ENTRIES).contains(&index.wrapping_sub(consumer))
+            }
+            (None, Some(_)) => ep.next_hop != ep.told_hop,
+            (_, None) => false,
+        };
+        if stalled && self.state == AdapterState::Up {
+            return self.go_down_without_waiting(cx);
+        }
         self.fail_endpoint(cx, cid, Cause::Connect(EpError::Timeout));
     }
 
@@ -308,6 +336,8 @@ impl<P: Platform> Adapter<P> {
         let Some(ep) = self.ep(cid) else { return };
         ep.doomed = true;
         match ep.phase {
+            // It is being torn down already.
+            _ if ep.asked_again => {}
             // The answer brings the context id or the path group id that tearing down needs.
             Phase::Offloading | Phase::Grouping if !ep.unposted => {}
             Phase::Offloading => self.release(cx, cid, Proof::NeverPosted),
@@ -326,6 +356,9 @@ impl<P: Platform> Adapter<P> {
             // L2: a late answer says what to destroy after all.
             Phase::Quarantined if ep.context.is_none() && status == CompletionStatus::SUCCESS => {}
             _ => return self.stale(cx, 0x10, cid),
+        }
+        if status != CompletionStatus::SUCCESS && ep.asked_again {
+            return self.quarantine(cx, cid);
         }
         if status != CompletionStatus::SUCCESS {
             self.answer_connect(cid, Err(EpError::Offload(status.0)));
@@ -390,18 +423,21 @@ impl<P: Platform> Adapter<P> {
         let Some(ep) = self.ep(cid).filter(|ep| ep.phase.has_tcp()) else { return };
         let (PathGroup::Up(pg_cid), hop) = (ep.group, ep.next_hop) else { return };
         // The newest neighbour follows when the card has answered for an older one.
-        if hop == ep.told_hop || ep.telling_hop {
+        if hop == ep.told_hop || ep.telling_hop.is_some() {
             return;
         }
         if self.submit_kwqes(cx, &[cm::update_pg(cid, pg_cid, hop)]).is_err() {
             if !self.kwq_waiters.contains(&cid) {
                 self.kwq_waiters.push_back(cid);
             }
+            // The news wait since they came, not since there was room.
+            self.timers.arm_by(TimerKey::PathGroup(cid), deadline);
             return;
         }
         self.timers.arm(TimerKey::PathGroup(cid), deadline);
+        let index = self.chip.as_ref().map(|c| c.queues.kwq_producer());
         if let Some(ep) = self.ep(cid) {
-            (ep.told_hop, ep.telling_hop) = (hop, true);
+            (ep.told_hop, ep.telling_hop) = (hop, index);
         }
     }
 
@@ -471,8 +507,8 @@ impl<P: Platform> Adapter<P> {
                     self.enter(cx, cid, Phase::Destroying);
                 }
             }
-            L4KcqeOpcode::UPDATE_PG if ep.telling_hop => {
-                ep.telling_hop = false;
+            L4KcqeOpcode::UPDATE_PG if ep.telling_hop.is_some() => {
+                ep.telling_hop = None;
                 self.timers.disarm(TimerKey::PathGroup(cid));
                 self.follow_hop(cx, cid);
             }

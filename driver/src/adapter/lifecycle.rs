@@ -279,6 +279,13 @@ impl<P: Platform> Adapter<P> {
         }
     }
 
+    /// The card does not even fetch what it is asked for: no teardown is waited for before it is reset.
+    pub(super) fn go_down_without_waiting(&mut self, cx: &mut Cx<'_>) {
+        self.go_down_at_once(cx);
+        self.stop_due = Some(cx.now);
+        self.stage = Stage::Drain;
+    }
+
     fn go_down_at_once(&mut self, cx: &mut Cx<'_>) {
         self.set_state(cx, AdapterState::GoingDown);
         self.reset_wanted = false;

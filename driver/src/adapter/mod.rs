@@ -217,6 +217,12 @@ impl<P: Platform> Adapter<P> {
         self.state
     }
 
+    /// Whether the interface is wanted up, whatever state the adapter is in.
+    #[must_use]
+    pub fn is_wanted_up(&self) -> bool {
+        self.goal == Goal::Up
+    }
+
     /// Counts starts of the chip: the generation of everything that hangs on it.
     #[must_use]
     pub fn age(&self) -> u32 {

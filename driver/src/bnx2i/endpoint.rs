@@ -111,8 +111,8 @@ pub(crate) struct Endpoint {
     pub(crate) next_hop: [u8; 6],
     /// The neighbour, as the card was told.
     pub(crate) told_hop: [u8; 6],
-    /// UPDATE_PG is not answered. One at a time: each has its own answer and its own deadline.
-    pub(crate) telling_hop: bool,
+    /// UPDATE_PG is not answered: the KWQ index behind it. One at a time: each has its own answer and its own deadline.
+    pub(crate) telling_hop: Option<u16>,
     /// Tag control information of the path group; 0 for none.
     pub(crate) vlan: u16,
     /// Path MTU, bytes.
@@ -122,6 +122,8 @@ pub(crate) struct Endpoint {
     pub(crate) destroying: bool,
     /// DESTROY_CONN was posted a second time, after the first was not answered.
     pub(crate) destroy_repeated: bool,
+    /// The repetition was not answered either: the card was asked for the cid, to find out whether it has let go of it.
+    pub(crate) asked_again: bool,
     /// DESTROY_CONN was answered with success: the rings are free, the path group may not be.
     pub(crate) destroyed: bool,
     /// Session slot.
@@ -155,12 +157,13 @@ impl Endpoint {
             src: None,
             next_hop: [0; 6],
             told_hop: [0; 6],
-            telling_hop: false,
+            telling_hop: None,
             vlan: 0,
             pmtu: 0,
             group: PathGroup::None,
             destroying: false,
             destroy_repeated: false,
+            asked_again: false,
             destroyed: false,
             session: None,
             qp,
@@ -173,6 +176,12 @@ impl Endpoint {
 
     pub(crate) fn handle(&self) -> EpHandle {
         EpHandle { cid: self.guard.cid(), generation: self.guard.generation() }
+    }
+
+    /// Whether asking once more can tell what the card still has of it.
+    pub(crate) fn may_ask_again(&self) -> bool {
+        let open = self.destroying || matches!(self.group, PathGroup::Uploading(_));
+        open && self.group != PathGroup::Pending && !self.asked_again && !self.unposted
     }
 
     /// Whether it carries I/O.

@@ -460,6 +460,77 @@ fn a_path_that_is_taken_back_fails_the_connection_at_once() {
     assert_eq!(rig.connected(2), Some(Err(EpError::NoPath(bus::uio::PathFailure::NoAnswer))));
 }
 
+/// The lost answers of one connection's teardown cost the others nothing: DESTROY, UPLOAD_PG, or both.
+#[test]
+fn lost_answers_of_one_teardown_reset_no_chip() {
+    for lost in [&[op::DESTROY][..], &[op::UPLOAD_PG], &[op::DESTROY, op::UPLOAD_PG]] {
+        let mut rig = Rig::new();
+        rig.up();
+        let (session, _) = rig.login(1);
+        let (_, other) = rig.login(2);
+        rig.card.borrow_mut().swallow.extend_from_slice(lost);
+        rig.say(ToAdapter::StopConn { session, flag: StopFlag::Recover });
+        rig.run(Duration::from_millis(1900));
+        assert_eq!(rig.adapter.holdings().cids, 2, "{lost:x?}: nothing is given back without proof");
+        rig.card.borrow_mut().swallow.clear();
+        rig.run(Duration::from_secs(1));
+        let h = rig.adapter.holdings();
+        assert_eq!((h.cids, h.path_groups, rig.adapter.age()), (1, 1, 1), "{lost:x?}");
+        assert_eq!(rig.ep_phase(other), Some(Phase::Full));
+        assert_eq!(rig.slot.borrow().audit().violations, 0);
+        rig.relogin(session, 3);
+        assert_eq!(rig.adapter.holdings().cids, 2);
+    }
+}
+
+/// CID_BUSY is the answer of a card that has not let go: only a reset gives the memory back.
+#[test]
+fn a_card_that_keeps_the_cid_is_reset() {
+    let mut rig = Rig::new();
+    rig.up();
+    let (session, _) = rig.login(1);
+    rig.card.borrow_mut().swallow.push(op::DESTROY);
+    rig.card.borrow_mut().status.insert(op::OFFLOAD, 0x80);
+    rig.say(ToAdapter::StopConn { session, flag: StopFlag::Recover });
+    rig.run(Duration::from_millis(1900));
+    assert_eq!((rig.adapter.holdings().cids, rig.adapter.age()), (1, 1));
+    rig.run(Duration::from_secs(2));
+    assert_eq!((rig.adapter.holdings().cids, rig.adapter.age()), (0, 2));
+    assert_eq!((rig.adapter.counters().quarantined, rig.slot.borrow().audit().violations), (1, 0));
+}
+
+/// The news of a neighbour wait from the moment at which they came: a KWQ that never has room is not waited for.
+#[test]
+fn news_of_a_neighbour_that_find_no_room_have_a_deadline() {
+    let mut rig = Rig::new();
+    rig.up();
+    let (_, ep) = rig.login(1);
+    rig.card.borrow_mut().hold_kwq = true;
+    fill_kwq(&mut rig, ep.cid);
+    rig.tell_path(ep, [2, 0, 0, 0, 0, 9]);
+    let took = rig.run_until(MINUTE, |r| r.adapter.counters().connections_lost == 1);
+    assert!(took <= Duration::from_secs(1), "{took:?}");
+}
+
+/// Two UPDATE_PG are wanted; the card answers the first and fetches nothing any more. It is reset at once: no teardown could be
+/// answered either.
+#[test]
+fn r4_a_card_that_fetches_nothing_is_reset_at_the_first_deadline() {
+    let mut rig = Rig::new();
+    rig.up();
+    let (_, ep) = rig.login(1);
+    rig.card.borrow_mut().hold_kwq = true;
+    for last in [3, 4] {
+        rig.tell_path(ep, [2, 0, 0, 0, 0, last]);
+        rig.settle();
+    }
+    rig.card.borrow_mut().send.push(answer(op::UPDATE_PG, ep.cid, 0).unwrap());
+    rig.settle();
+    let took = rig.run_until(10 * MINUTE, |r| r.adapter.holdings().cids == 0);
+    assert!(took <= Duration::from_secs(2), "{took:?}");
+    assert_eq!(rig.slot.borrow().audit().violations, 0);
+}
+
 /// Fills the KWQ with requests that change nothing.
 fn fill_kwq(rig: &mut Rig, cid: u16) {
     while rig.call(|a, cx| a.submit_kwqes(cx, &[crate::cnic::cm::update_pg(cid, 0x7fff, [0; 6])])).is_ok() {}
