@@ -162,9 +162,8 @@ impl TargetServer {
             }
             task.open.remove(at);
         }
-        if right && digest_ok {
-            self.absorb(session, slot, offset, data);
-        }
+        // Nothing of it, nor of what comes after it, goes to the disk when the write has failed above.
+        self.absorb(session, slot, offset, data);
         self.advance(link, session, slot, now_ns);
     }
 

@@ -242,6 +242,49 @@ fn data_digest_error_in_data_out_fails_the_write() {
     assert!(lab.contents()[..1024].iter().all(|b| *b == 0));
 }
 
+/// S2: what arrived damaged is never on the disk, wherever in the write it was and whatever its bytes were; nor is what came after.
+#[test]
+fn damaged_data_is_not_written() {
+    // Blocks of the write: the number of the Data-Out that is damaged, in which byte, and what is on the disk then.
+    for (damaged, byte, good_blocks) in
+        [(0, 48, 0), (0, 48 + 511, 0), (0, 48 + 512, 0), (1, 48, 1), (2, 48 + 7, 2)]
+    {
+        for unsolicited in [false, true] {
+            let (mut lab, mut host) = with_params(|p| {
+                solicited_only(p);
+                p.initial_r2t = !unsolicited;
+                p.data_digest = DigestOffer::Crc32c;
+            });
+            lab.prefill(&[9; 2048]);
+            let more = if unsolicited { 0 } else { flags::FINAL };
+            let pdu = host.command(0, &write(0, 3), flags::WRITE | more, 1536);
+            host.send(&mut lab, *pdu, &[]);
+            let ttt = if unsolicited { RESERVED_TAG } else { host.next(&mut lab).view::<R2t>().ttt.get() };
+            for n in 0..3 {
+                let out = host.data_out_pdu(0, ttt, n, 512 * n as usize, n == 2);
+                let mut bytes = host.bytes(*out, &[n as u8 + 1; 512]);
+                if n == damaged {
+                    bytes[byte] ^= 1;
+                }
+                lab.input(host.id, &bytes);
+            }
+            assert!(host.next(&mut lab).is(Opcode::Reject));
+            let itt = host.itt;
+            assert_eq!(host.finish(&mut lab, itt, 0, &[]).check(), Sense::PROTOCOL_SERVICE_CRC);
+            let after = lab.contents();
+            for block in 0..4 {
+                let written = if block < good_blocks { block as u8 + 1 } else { 9 };
+                let found = &after[block * 512..][..512];
+                assert!(
+                    found.iter().all(|b| *b == written),
+                    "damaged {damaged}, block {block}: {}",
+                    found[0]
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn a_command_with_a_data_digest_error_may_be_sent_again() {
     let (mut lab, mut host) = with_params(|p| p.data_digest = DigestOffer::Crc32c);
