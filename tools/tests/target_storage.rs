@@ -12,8 +12,9 @@ use std::process::Stdio;
 use common::{IQN, Target, cnic, run};
 use iscsi::login::{InitiatorConfig, InitiatorLogin, InitiatorStep, LoginPdu};
 use iscsi::negotiate::LoginParams;
-use iscsi::pdu::{Bhs, Opcode, ScsiCommand, flags, padding};
+use iscsi::pdu::{Bhs, Header, Opcode, ScsiCommand, flags, padding};
 use iscsi::scsi::{Sense, SenseKey, Status};
+use iscsi::serial::Sn;
 
 const MIB: u64 = 1 << 20;
 
@@ -34,7 +35,7 @@ impl Client {
             target_name: Some(IQN.into()),
             isid: [0x80, 0, 0, 0, 0, 1],
             cid: 0,
-            cmd_sn: 1.into(),
+            cmd_sn: Sn(1),
             chap: None,
             params: LoginParams::default(),
         };
@@ -121,7 +122,8 @@ impl Client {
     }
 
     fn unmap(&mut self, lba: u64, blocks: u32) -> Result<Vec<u8>, Sense> {
-        let list = [&[0, 22, 0, 16, 0, 0, 0, 0][..], &lba.to_be_bytes(), &blocks.to_be_bytes(), &[0; 4]].concat();
+        let list =
+            [&[0, 22, 0, 16, 0, 0, 0, 0][..], &lba.to_be_bytes(), &blocks.to_be_bytes(), &[0; 4]].concat();
         self.run(&[0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0], 0, &list)
     }
 

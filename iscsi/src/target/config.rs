@@ -31,6 +31,9 @@ pub struct ServerConfig {
     /// Unsent output of a connection at which its input is no longer consumed; at half of it no more Data-In is made. One PDU may
     /// exceed it.
     pub output_limit: usize,
+    /// Bytes that all connections together may hold of unsent output, and the same of requests that wait for an earlier one. With
+    /// many connections each has its share of it, but 64 KiB, which is less than its own limit.
+    pub memory_limit: usize,
     /// Time for a login from connect to its final response.
     pub login_timeout_ns: u64,
     /// Time for the next Data-Out of a write before the command is given up with 0B/0C/0D.
@@ -60,6 +63,7 @@ impl Default for ServerConfig {
             immediate_limit: 8,
             max_connections: 1024,
             output_limit: 1 << 20,
+            memory_limit: 256 << 20,
             login_timeout_ns: 15 * SECOND,
             transfer_timeout_ns: 30 * SECOND,
             ping_interval_ns: None,

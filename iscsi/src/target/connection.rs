@@ -66,7 +66,7 @@ impl TargetServer {
             if matches!(conn.phase, Phase::Ended) {
                 return bytes.len();
             }
-            let full = conn.link.output.len() >= self.config.output_limit;
+            let full = conn.link.output.len() >= self.output_limit();
             if conn.framer.is_between_pdus() && (full || conn.proof.is_some()) {
                 break;
             }

@@ -52,7 +52,9 @@ impl TargetServer {
                     return;
                 }
                 Turn::Now => self.run(link, session, header, data, now_ns),
-                Turn::Later if session.window.hold(cmd_sn, header, data) => self.journal.counters.held += 1,
+                Turn::Later if session.window.hold(cmd_sn, header, data, self.share()) => {
+                    self.journal.counters.held += 1
+                }
                 Turn::Later => {
                     return link.reject(
                         &session.window,

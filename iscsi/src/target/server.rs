@@ -124,6 +124,8 @@ pub struct TargetServer {
     pub(super) portals: Vec<TargetAddress>,
     wake_ns: Option<u64>,
     pub(super) guard: Guard,
+    /// Connections at present.
+    connections: usize,
     /// The latest time that was given.
     pub(super) now_ns: u64,
     /// Sessions with commands that want a turn, and those with commands that wait for a flush.
@@ -155,6 +157,7 @@ impl TargetServer {
             portals: Vec::new(),
             wake_ns: None,
             guard: Guard::default(),
+            connections: 0,
             now_ns: 0,
             line: VecDeque::new(),
             waiting: Vec::new(),
@@ -247,6 +250,7 @@ impl TargetServer {
             proof: None,
             waited: false,
         }));
+        self.connections += 1;
         self.wake_at(login_deadline_ns);
         Ok(id)
     }
@@ -270,10 +274,19 @@ impl TargetServer {
         consumed
     }
 
+    /// What one of the present connections may hold, if nothing else limits it.
+    pub(super) fn share(&self) -> usize {
+        (self.config.memory_limit / self.connections.max(1)).max(64 << 10)
+    }
+
+    /// Unsent output at which a connection's input waits.
+    pub(super) fn output_limit(&self) -> usize {
+        self.config.output_limit.min(self.share())
+    }
+
     /// Whether input would be consumed now.
     pub fn wants_input(&self, id: ConnId) -> bool {
-        self.conn(id)
-            .is_some_and(|conn| conn.link.output.len() < self.config.output_limit && conn.proof.is_none())
+        self.conn(id).is_some_and(|conn| conn.link.output.len() < self.output_limit() && conn.proof.is_none())
     }
 
     /// Bytes for the initiator.
@@ -295,6 +308,7 @@ impl TargetServer {
     pub fn closed(&mut self, id: ConnId) {
         let Some(mut conn) = self.take(id) else { return };
         self.end(&mut conn, CloseReason::Lost);
+        self.connections -= 1;
         // The box is dropped here, so the slot is free.
     }
 

@@ -15,7 +15,8 @@ impl TargetServer {
     /// Makes Data-In PDUs until the output holds half of its limit. The other half is for answers, so that reads never keep a
     /// request waiting: an ABORT TASK has to get in while data goes out.
     pub(super) fn pump(&mut self, link: &mut Link, session: &mut Session) {
-        while link.output.len() < self.config.output_limit / 2 {
+        let limit = self.output_limit() / 2;
+        while link.output.len() < limit {
             let Some(&slot) = session.sending.front() else { return };
             if self.send_data_in(link, session, slot) {
                 session.sending.pop_front();

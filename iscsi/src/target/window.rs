@@ -67,9 +67,9 @@ impl Window {
         cmd_sn.within(self.exp, self.max) && !self.held.iter().any(|held| held.cmd_sn == cmd_sn)
     }
 
-    /// Keeps a request whose turn is later. False when there is no room for its data.
-    pub(super) fn hold(&mut self, cmd_sn: Sn, header: &[u8; 48], data: &[u8]) -> bool {
-        if self.held_bytes + data.len() > Self::HELD_BYTES {
+    /// Keeps a request whose turn is later. False when there is no room for its data, of which `share` bytes may be held here.
+    pub(super) fn hold(&mut self, cmd_sn: Sn, header: &[u8; 48], data: &[u8], share: usize) -> bool {
+        if self.held_bytes + data.len() > Self::HELD_BYTES.min(share) {
             return false;
         }
         self.held_bytes += data.len();
@@ -130,7 +130,7 @@ mod tests {
         assert_eq!(window.judge(Sn(3)), Turn::Never, "too high");
         assert_eq!(window.judge(Sn(u32::MAX - 1)), Turn::Never, "too low");
         assert_eq!(window.judge(Sn(1)), Turn::Later);
-        assert!(window.hold(Sn(1), &HEADER, &[1]));
+        assert!(window.hold(Sn(1), &HEADER, &[1], usize::MAX));
         assert_eq!(window.judge(Sn(1)), Turn::Never, "a duplicate of a held one");
         assert_eq!(window.judge(Sn(u32::MAX)), Turn::Now);
         assert!(window.next_held().is_none());
@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn a_plugged_number_lets_the_next_run() {
         let mut window = Window::new(Sn(10), 4);
-        assert!(window.hold(Sn(11), &HEADER, &[]));
+        assert!(window.hold(Sn(11), &HEADER, &[], usize::MAX));
         window.plug(Sn(10));
         assert!(window.next_held().is_some());
         assert_eq!((window.exp(), window.max()), (Sn(12), Sn(14)));
@@ -156,10 +156,10 @@ mod tests {
     fn held_data_is_limited_and_counted_back() {
         let mut window = Window::new(Sn(0), 64);
         let big = vec![0; Window::HELD_BYTES];
-        assert!(window.hold(Sn(1), &HEADER, &big));
-        assert!(!window.hold(Sn(2), &HEADER, &[0]));
+        assert!(window.hold(Sn(1), &HEADER, &big, usize::MAX));
+        assert!(!window.hold(Sn(2), &HEADER, &[0], usize::MAX));
         assert_eq!(window.abort_held(|_| true), 1);
-        assert!(window.hold(Sn(2), &HEADER, &big));
+        assert!(window.hold(Sn(2), &HEADER, &big, usize::MAX));
         assert_eq!(window.judge(Sn(0)), Turn::Now);
         assert!(window.next_held().is_some());
         assert_eq!(window.held_bytes, 0);

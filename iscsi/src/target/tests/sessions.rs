@@ -54,6 +54,41 @@ fn chap_is_enforced_both_ways() {
     assert!(!log.contains("secret-of"), "secrets stay out of logs");
 }
 
+/// Many connections hold no more together than a few: each has its share.
+#[test]
+fn connections_share_what_they_may_hold() {
+    const MEMORY: usize = 4 << 20;
+    for number in [1, 8, 64] {
+        let mut lab = Lab::with(ServerConfig { memory_limit: MEMORY, ..ServerConfig::default() });
+        let params = LoginParams { max_recv_data_segment_length: 8192, ..LoginParams::default() };
+        let isid = |n: usize| InitiatorConfig { params: params.clone(), ..initiator(n as u8) };
+        let mut hosts: Vec<Host> = (0..number).map(|n| Host::login(&mut lab, isid(n))).collect();
+        let (mut output, mut held) = (0, 0);
+        for host in &mut hosts {
+            // It reads a lot and takes nothing; then it sends what has to wait for a number that never comes.
+            for _ in 0..8 {
+                let pdu = host.command(0, &read(0, 8000), flags::READ | flags::FINAL, 8000 * 512);
+                host.send(&mut lab, *pdu, &[]);
+            }
+            output += lab.server.output(host.id).len();
+            host.cmd_sn.take();
+            for _ in 0..32 {
+                let pdu = host.command(0, &write(0, 16), flags::WRITE | flags::FINAL, 8192);
+                let bytes = host.bytes(*pdu, &[1; 8192]);
+                if !lab.server.wants_input(host.id) {
+                    break;
+                }
+                let before = lab.server.counters().held;
+                lab.server.input(host.id, 0, &bytes, &mut |_| {});
+                held += (lab.server.counters().held - before) as usize * 8192;
+            }
+        }
+        let pdus = number * (8192 + 48);
+        assert!(output <= MEMORY / 2 + pdus && held <= MEMORY, "{number} connections: {output}, {held}");
+        assert!(output >= 32 << 10 && held > 0, "{number} connections get on");
+    }
+}
+
 /// Wrong proofs of one source wait for their turn; those who log in rightly, from there or elsewhere, get in.
 #[test]
 fn guessing_is_slow_for_the_guesser_only() {
@@ -113,6 +148,11 @@ fn a_proof_that_waits_holds_back_its_connection() {
         assert_eq!(lab.server.input(host.id, lab.now_ns, &[0xFF; 48], &mut |_| panic!()), 0);
     }
     assert!(refused >= 14, "{refused}");
+    // One after the other, not all at once.
+    lab.now_ns += SECOND;
+    lab.server.tick(lab.now_ns);
+    let answered = lab.server.counters().failed_logins - 9 - refused;
+    assert!((1..=6).contains(&answered), "{answered}");
     lab.now_ns += 6 * SECOND;
     lab.server.tick(lab.now_ns);
     assert_eq!(lab.server.counters().failed_logins, 9 + 40, "each got its answer in time");
