@@ -28,12 +28,14 @@ struct Client {
 impl Client {
     fn login(portal: &str) -> Self {
         let stream = TcpStream::connect(portal).expect("it listens");
+        // Each client is a session of its own.
+        let [high, low] = stream.local_addr().expect("connected").port().to_be_bytes();
         let mut client = Self { stream, cmd_sn: 1, itt: 1 };
         let config = InitiatorConfig {
             initiator_name: "iqn.2026-01.org.example:storage".into(),
             initiator_alias: None,
             target_name: Some(IQN.into()),
-            isid: [0x80, 0, 0, 0, 0, 1],
+            isid: [0x80, 0, 0, 0, high, low],
             cid: 0,
             cmd_sn: Sn(1),
             chap: None,
