@@ -56,7 +56,7 @@ impl Client {
             }
         }
         // The power-on unit attention.
-        client.run(&[0; 6], 0, &[]);
+        assert!(client.run(&[0; 6], 0, &[]).is_err());
         client
     }
 

@@ -1,7 +1,7 @@
 //! Who may use a logical unit: RESERVE(6)/RELEASE(6) and persistent reservations (SPC-4 5.13, 6.15, 6.16). Registrations belong to
 //! the I_T nexus by name (initiator name and ISID), so they outlive sessions; they live in memory, so they end with the target
-//! (no APTPL). Nobody can take all registrations: an initiator has a share, and when all are taken the oldest one of a nexus without
-//! a session gives way, unless it holds the reservation. What loses its registration so can do less than before, never more.
+//! (no APTPL). Nobody can take all registrations: an initiator has a share, and when the share or all are taken the oldest one in it of
+//! a nexus without a session gives way, unless it holds the reservation. What loses its registration so can do less than before, never more.
 //! Not modelled: REGISTER AND MOVE, SPEC_I_PT, ALL_TG_PT.
 
 use crate::scsi::{Cdb, ReservationAction, Sense, Status};
@@ -103,7 +103,7 @@ pub(super) const PARAMETER_LEN: u32 = 24;
 impl Reservations {
     /// Most registrations of a unit; one more is refused with 05/55/04 if none gives way.
     pub const LIMIT: usize = 256;
-    /// Most registrations of one initiator, by name; one more is refused with 05/55/04.
+    /// Most registrations of one initiator, by name; one more is refused with 05/55/04 if none of them gives way.
     pub const SHARE: usize = 32;
 
     /// A session of `nexus` has begun.
@@ -117,19 +117,18 @@ impl Reservations {
         self.release6(nexus);
     }
 
-    /// Room for one more registration of `initiator`.
+    /// Room for one more registration of `initiator`: in its share, or in all.
     fn make_room(&mut self, initiator: &str) -> Result<(), Refusal> {
-        let full = Err(Refusal::Check(Sense::NO_REGISTRATION_RESOURCES));
-        if self.registrations.iter().filter(|(n, _)| n.initiator == initiator).count() >= Self::SHARE {
-            return full;
-        }
-        if self.registrations.len() < Self::LIMIT {
+        let own = |nexus: &Nexus| nexus.initiator == initiator;
+        let share_full = self.registrations.iter().filter(|(nexus, _)| own(nexus)).count() >= Self::SHARE;
+        if !share_full && self.registrations.len() < Self::LIMIT {
             return Ok(());
         }
-        let mut idle = self.registrations.iter().map(|(nexus, _)| nexus);
-        let Some(at) = idle.position(|nexus| !self.present.contains(nexus) && !self.holds_alone(nexus))
-        else {
-            return full;
+        let gives_way = |nexus: &Nexus| {
+            (!share_full || own(nexus)) && !self.present.contains(nexus) && !self.holds_alone(nexus)
+        };
+        let Some(at) = self.registrations.iter().position(|(nexus, _)| gives_way(nexus)) else {
+            return Err(Refusal::Check(Sense::NO_REGISTRATION_RESOURCES));
         };
         self.registrations.remove(at);
         Ok(())
@@ -569,10 +568,17 @@ mod tests {
         r.change(&holder, ReservationAction::Reserve, 0, 5, &list(1, 0)).unwrap();
         r.joined(&member);
         register(&mut r, &member).unwrap();
-        for n in 0..Reservations::SHARE {
+        for n in 0..200 {
             register(&mut r, &named("stranger", n)).unwrap();
         }
-        assert_eq!(register(&mut r, &named("stranger", 999)), full, "its share is used up");
+        assert_eq!(r.registrations.len(), 2 + Reservations::SHARE, "its own oldest gave way");
+        for n in 0..200 {
+            r.joined(&named("stranger", n));
+        }
+        assert_eq!(register(&mut r, &named("stranger", 999)), full, "its share is used up by its sessions");
+        for n in 0..200 {
+            r.left(&named("stranger", n));
+        }
         for n in 0..1000 {
             register(&mut r, &named(&format!("stranger{n}"), 0)).unwrap();
         }
