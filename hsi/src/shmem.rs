@@ -80,6 +80,8 @@ facts! {
     }
     Value("BNX2_LINK_STATUS", ""): u32 {
         LINK_STATUS_LINK_DOWN = 0x0,
+        LINK_STATUS_10FULL = 0x4,
+        LINK_STATUS_100FULL = 0xa,
         LINK_STATUS_1000FULL = 0xe,
     }
     Register(Shmem): u32 {

@@ -42,7 +42,8 @@ pub struct ChipConfig {
     pub iscsi_mac: Mac,
     /// The carrier at power-on.
     pub link: LinkSpeed,
-    /// How long autonegotiation takes when the driver restarts it, in nanoseconds. Real partners take seconds.
+    /// How long autonegotiation takes, in nanoseconds: after a restart, a cable that comes, or another forced speed. Real
+    /// partners take seconds.
     pub autonegotiation_ns: u64,
     /// Whether there is an MSI-X capability. Drivers take MSI without it.
     pub msix: bool,

@@ -57,6 +57,7 @@ fn config(options: &cli::Chip) -> ChipConfig {
             cli::Link::Gigabit => LinkSpeed::Gigabit,
             cli::Link::Down => LinkSpeed::Down,
         },
+        autonegotiation_ns: u64::from(options.autoneg_ms) * 1_000_000,
         msix: options.msix == cli::Switch::On,
         doorbells: DoorbellLayout::Pages,
         ..ChipConfig::default()

@@ -110,6 +110,10 @@ pub(crate) struct Chip {
     /// What the port is connected to.
     #[arg(long, default_value = "1g")]
     pub(crate) link: Link,
+    /// How long the PHY takes to bring up a link, in milliseconds: after the cable is plugged in, after a restart of
+    /// autonegotiation, and after another forced speed.
+    #[arg(long, value_name = "MS", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(0..=60_000))]
+    pub(crate) autoneg_ms: u32,
     #[command(flatten)]
     pub(crate) plug: Plug,
     /// Whether the function has MSI-X; without it the stock driver takes MSI.

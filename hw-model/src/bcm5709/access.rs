@@ -85,7 +85,7 @@ impl<T: TcpEngine> Bcm5709<T> {
                 self.regs.set(hw::EMAC_MDIO_COMM, comm);
                 let done = self.regs.get(hw::EMAC_STATUS) | hw::EMAC_STATUS_MI_COMPLETE;
                 self.regs.set(hw::EMAC_STATUS, done);
-                self.follow_link();
+                self.follow_link(cx.now);
             }
             Effect::Rss => {
                 let data = self.regs.get(hw::RLUP_RSS_DATA);
@@ -107,7 +107,7 @@ impl<T: TcpEngine> Bcm5709<T> {
                 self.hc.set_modes(value);
                 self.rings.statistics_period(&self.regs, cx.now);
             }
-            Effect::Thresholds => self.hc.set_thresholds(|at| self.regs.get(at)),
+            Effect::Thresholds => self.hc.set_thresholds(|at| self.regs.get(at), cx.now),
             Effect::CoalesceNow => {
                 self.hc.start();
                 let loud = value & hw::HC_COMMAND_COAL_NOW != 0;

@@ -9,7 +9,13 @@
 //! first event of a class starts its time; the block is published, with an interrupt, when one class has as many events
 //! as its trip count or its time is over. With neither set it is published in the same step. While an interrupt is
 //! being served (raised or masked, and not acknowledged) the upper halves of the registers count, else the lower ones.
-//! Publishing takes everything along. Timer modes, periodic updates and `USE_INT_PARAM` change nothing.
+//! Publishing with an interrupt takes everything along; publishing without one (a ring that starts over, a request
+//! for the block alone) leaves counts and times as they are, so that what happened is still announced. When the host
+//! acknowledges, unmasks or changes thresholds, what waits is judged again. A block that could not be written stays due
+//! for an interrupt with the next one that can.
+//!
+//! **Attentions** are latched: a bit follows its level only while the host has acknowledged what it shows. A level that
+//! comes back sooner is shown after the acknowledgement. Timer modes, periodic updates and `USE_INT_PARAM` change nothing.
 
 use std::time::Duration;
 
@@ -137,12 +143,26 @@ impl Block {
 
     /// So many events of a class happened.
     fn count(&mut self, class: Class, events: u32, now: Instant) {
-        let serving = usize::from(self.masked || !self.armed);
-        let t = self.thresholds[class as usize];
-        let (trip, ticks) = (t.trip[serving], t.ticks_us[serving]);
         let n = &mut self.events[class as usize];
         *n = n.saturating_add(events);
-        if trip != 0 && *n >= trip || trip == 0 && ticks == 0 {
+        self.judge(class as usize, now);
+    }
+
+    /// Other thresholds count now.
+    fn judge_all(&mut self, now: Instant) {
+        for class in 0..CLASSES {
+            if self.events[class] != 0 {
+                self.judge(class, now);
+            }
+        }
+    }
+
+    /// Whether the events of a class are to be announced, now or later.
+    fn judge(&mut self, class: usize, now: Instant) {
+        let serving = usize::from(self.masked || !self.armed);
+        let t = self.thresholds[class];
+        let (trip, ticks) = (t.trip[serving], t.ticks_us[serving]);
+        if trip != 0 && self.events[class] >= trip || trip == 0 && ticks == 0 {
             self.mark(true);
         } else if ticks != 0 {
             self.due = Instant::earliest(self.due, Some(now + Duration::from_micros(ticks.into())));
@@ -171,6 +191,8 @@ pub(super) struct HostCoalescing {
     kcq_producer: u16,
     last_ack: u16,
     intx: bool,
+    /// Attention bits as the chip has them; the block shows them when the host has acknowledged what was before.
+    levels: u32,
 }
 
 /// What publishing did.
@@ -194,6 +216,7 @@ impl HostCoalescing {
             kcq_producer: 0,
             last_ack: 0,
             intx: false,
+            levels: 0,
         }
     }
 
@@ -215,7 +238,7 @@ impl HostCoalescing {
     }
 
     /// The host changed thresholds; `register` reads a register of register space.
-    pub(super) fn set_thresholds(&mut self, register: impl Fn(u32) -> u32) {
+    pub(super) fn set_thresholds(&mut self, register: impl Fn(u32) -> u32, now: Instant) {
         let halves = |value: u32, mask: u32| [value & mask, value >> 16 & mask];
         for (n, b) in self.blocks.iter_mut().enumerate() {
             // Vectors have the plain block's registers once more, in another order.
@@ -246,6 +269,7 @@ impl HostCoalescing {
                 ticks(regs::HC_COM_TICKS, regs::HC_COM_TICKS_OFF),
             );
             set(Class::Kwq, [0; 2], ticks(regs::HC_CMD_TICKS, regs::HC_CMD_TICKS_OFF));
+            b.judge_all(now);
         }
     }
 
@@ -286,14 +310,22 @@ impl HostCoalescing {
 
     /// Attention bits after a reset. They are news with the first block that is published.
     pub(super) fn set_attention(&mut self, bits: u32) {
+        self.levels = bits;
         self.blocks[0].store(ATTENTION, bits);
     }
 
     /// Raises or clears attention bits. The host sees a bit as news while it differs from its acknowledged copy.
     pub(super) fn attend(&mut self, bits: u32, on: bool) {
+        self.levels = if on { self.levels | bits } else { self.levels & !bits };
+        self.show_attention();
+    }
+
+    /// Shows the levels of all bits whose last change was acknowledged.
+    fn show_attention(&mut self) {
         let b = &mut self.blocks[0];
-        let now = b.words[ATTENTION];
-        if b.store(ATTENTION, if on { now | bits } else { now & !bits }) {
+        let (shown, acked) = (b.words[ATTENTION], b.words[ATTENTION_ACK]);
+        let held = shown ^ acked;
+        if b.store(ATTENTION, shown & held | self.levels & !held) {
             b.mark(true);
         }
     }
@@ -304,6 +336,7 @@ impl HostCoalescing {
         let now = b.words[ATTENTION_ACK];
         b.store(ATTENTION_ACK, if set { now | bits } else { now & !bits });
         b.mark(false);
+        self.show_attention();
     }
 
     /// The host asks for a block now.
@@ -334,6 +367,7 @@ impl HostCoalescing {
             self.last_ack = b.acked;
         }
         b.masked = command & regs::PCICFG_INT_ACK_CMD_MASK_INT != 0;
+        b.judge_all(cx.now);
         let old = b.acked != b.index;
         let raised = old && self.signal(cx, vector as usize);
         self.drive_intx(cx);
@@ -361,9 +395,13 @@ impl HostCoalescing {
                 continue;
             }
             let loud = std::mem::take(&mut b.loud);
-            (b.publish, b.due, b.events) = (false, None, [0; CLASSES]);
+            b.publish = false;
+            if loud {
+                (b.due, b.events) = (None, [0; CLASSES]);
+            }
             b.index = b.index.wrapping_add(1);
             if self.write(cx, base, n).is_err() {
+                self.blocks[n].loud |= loud;
                 out.faults += 1;
             } else if loud {
                 out.interrupts += u32::from(self.signal(cx, n));

@@ -204,7 +204,7 @@ impl<T: TcpEngine> Bcm5709<T> {
             counters: FrontCounters::default(),
             rings: Rings::new(Box::new(NoPeer)),
             phy: Phy::new(&config),
-            nvram: Nvram::new(),
+            nvram: Nvram::new(&config),
             cable: config.link == LinkSpeed::Gigabit,
             link: config.link == LinkSpeed::Gigabit,
             mute: false,
@@ -259,12 +259,12 @@ impl<T: TcpEngine> Bcm5709<T> {
     /// wakes the card.
     pub fn set_link(&mut self, up: bool) {
         self.cable = up;
-        self.follow_link();
     }
 
     /// Compares the PHY's link with what the host was told.
-    fn follow_link(&mut self) {
-        self.phy.set_carrier(self.cable && self.rings.carrier());
+    fn follow_link(&mut self, now: Instant) {
+        self.phy.set_carrier(self.cable && self.rings.carrier(), now);
+        self.phy.tick(now);
         if self.link != self.phy.link() {
             self.link = self.phy.link();
             self.engine.set_carrier(self.link);
@@ -282,7 +282,8 @@ impl<T: TcpEngine> Bcm5709<T> {
             self.regs.get(hw::EMAC_STATUS) & hw::EMAC_STATUS_MI_COMPLETE | hw::EMAC_STATUS_LINK_CHANGE;
         self.regs.set(hw::EMAC_STATUS, events | if self.link { hw::EMAC_STATUS_LINK } else { 0 });
         self.regs.set(hw::EMAC_MDIO_STATUS, if self.link { hw::EMAC_MDIO_STATUS_LINK } else { 0 });
-        self.regs.set_shmem(hsi::shmem::LINK_STATUS, shmem::link_status(self.link));
+        self.regs
+            .set_shmem(hsi::shmem::LINK_STATUS, shmem::link_status(self.phy.speed().filter(|_| self.link)));
     }
 
     fn soft_reset(&mut self, cx: &mut DevCx<'_>) {
@@ -381,14 +382,14 @@ impl<T: TcpEngine> Bcm5709<T> {
 
     /// The link, and the Ethernet rings; at most `budget` frames.
     fn ethernet(&mut self, cx: &mut DevCx<'_>, budget: Budget) -> Progress {
-        self.phy.tick(cx.now);
-        self.follow_link();
+        self.follow_link(cx.now);
         let mut chip = Chip {
             regs: &mut self.regs,
             context: &self.context,
             hc: &mut self.hc,
             counters: &mut self.counters,
             link: self.link,
+            phy_loop: self.phy.loops(),
         };
         self.rings.step(cx, &mut chip, budget)
     }

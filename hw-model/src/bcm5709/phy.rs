@@ -1,10 +1,12 @@
 //! The copper PHY at MDIO address 1, and with it the link (CHIP-REGISTERS 2, item 15).
 //!
 //! Registers 0 to 10 and 15 are those of IEEE 802.3 clause 22; all others are storage, which is what drivers expect of
-//! the vendor's shadow registers. A restart of autonegotiation takes the link down and brings it back after
-//! [`ChipConfig::autonegotiation_ns`]. The PHY has no part in a reset of the chip: it keeps its link. Not modelled:
-//! partners that are not a gigabit switch, MDI crossover, loopback; pause is
-//! negotiated, and no pause frame is ever sent.
+//! the vendor's shadow registers. A restart of autonegotiation, a carrier
+//! that comes, and another forced speed or duplex take the link down and bring it back after
+//! [`ChipConfig::autonegotiation_ns`]. The partner negotiates all speeds, and finds a forced one in parallel; 1000BASE-T
+//! has no link without negotiation. In loopback there is no link, and what is sent comes back. The PHY has no part in a
+//! reset of the chip: it keeps its link. Not modelled: partners that are not a gigabit switch, MDI crossover; pause
+//! is negotiated, and no pause frame is ever sent.
 
 use bus::Instant;
 use hsi::regs::{self as hw, mii};
@@ -17,6 +19,14 @@ const ESTATUS: (u32, u16) = (15, 0x3000);
 const IDENTIFIER: (u16, u16) = (0x0143, 0xbca0);
 const BMCR_POWER_DOWN: u16 = 0x0800;
 const BMCR_ANENABLE: u16 = 0x1000;
+const BMCR_LOOPBACK: u16 = 0x4000;
+const BMCR_SPEED100: u16 = 0x2000;
+const BMCR_SPEED1000: u16 = 0x0040;
+const BMCR_FULL_DUPLEX: u16 = 0x0100;
+/// What the link depends on: another value takes it down.
+const BMCR_LINK: u16 = BMCR_ANENABLE | BMCR_SPEED100 | BMCR_SPEED1000 | BMCR_FULL_DUPLEX;
+const ADVERTISE_100: u16 = 0x0180;
+const ADVERTISE_10: u16 = 0x0060;
 /// Autonegotiation on, full duplex, 1000 Mbit/s.
 const BMCR_DEFAULT: u16 = 0x1140;
 const ADVERTISE_DEFAULT: u16 = 0x01e1;
@@ -67,18 +77,50 @@ impl Phy {
 
     /// Whether there is a link.
     pub(super) fn link(&self) -> bool {
-        self.carrier && self.negotiated && self.control() & BMCR_POWER_DOWN == 0
+        let off = BMCR_POWER_DOWN | BMCR_LOOPBACK;
+        self.carrier && self.negotiated && self.control() & off == 0 && self.speed().is_some()
     }
 
     fn control(&self) -> u16 {
         self.registers[mii::BMCR as usize]
     }
 
-    /// The carrier comes or goes. A carrier that comes back is usable at once: what takes time is a restart that the
-    /// driver asks for.
-    pub(super) fn set_carrier(&mut self, carrier: bool) {
+    /// What is sent comes back.
+    pub(super) fn loops(&self) -> bool {
+        self.control() & BMCR_LOOPBACK != 0
+    }
+
+    /// The speed that the registers and the partner lead to, in Mbit/s.
+    pub(super) fn speed(&self) -> Option<u32> {
+        let control = self.control();
+        if control & BMCR_ANENABLE == 0 {
+            return match control & (BMCR_SPEED100 | BMCR_SPEED1000) {
+                BMCR_SPEED100 => Some(100),
+                0 => Some(10),
+                _ => None,
+            };
+        }
+        let offers = |register: u32, bits: u16| self.registers[register as usize] & bits != 0;
+        let common = [
+            (1000, offers(mii::CTRL1000, CTRL1000_DEFAULT)),
+            (100, offers(mii::ADVERTISE, ADVERTISE_100)),
+            (10, offers(mii::ADVERTISE, ADVERTISE_10)),
+        ];
+        common.into_iter().find(|c| c.1).map(|c| c.0)
+    }
+
+    /// The carrier comes or goes. One that comes has still to be negotiated.
+    pub(super) fn set_carrier(&mut self, carrier: bool, now: Instant) {
+        if carrier && !self.carrier {
+            self.negotiate(now);
+        }
         self.carrier = carrier;
         self.note();
+    }
+
+    fn negotiate(&mut self, now: Instant) {
+        self.negotiated = false;
+        self.due = Some(Instant::from_nanos(now.as_nanos().saturating_add(self.autonegotiation_ns)));
     }
 
     fn note(&mut self) {
@@ -131,7 +173,7 @@ impl Phy {
                 mii::BMSR_LINK_UP & !down & !busy
             }
             mii::LPA if link => PARTNER.0,
-            mii::STAT1000 if link => PARTNER.1,
+            mii::STAT1000 if link && self.control() & BMCR_ANENABLE != 0 => PARTNER.1,
             mii::LPA | mii::STAT1000 => 0,
             _ => self.registers[register as usize],
         }
@@ -142,18 +184,17 @@ impl Phy {
             mii::BMSR | mii::PHYSID1 | mii::PHYSID2 | mii::LPA | mii::STAT1000 => {}
             r if r == ESTATUS.0 => {}
             mii::BMCR => {
+                let before = self.control();
                 if value & mii::BMCR_RESET != 0 {
                     self.defaults();
                 } else {
                     self.registers[register as usize] = value & !mii::BMCR_ANRESTART;
                 }
-                let restart = value & (mii::BMCR_RESET | mii::BMCR_ANRESTART) != 0;
-                if restart && self.control() & BMCR_ANENABLE != 0 {
-                    self.negotiated = false;
-                    self.due =
-                        Some(Instant::from_nanos(now.as_nanos().saturating_add(self.autonegotiation_ns)));
-                } else if self.control() & BMCR_ANENABLE == 0 {
-                    (self.negotiated, self.due) = (true, None);
+                let negotiates = self.control() & BMCR_ANENABLE != 0;
+                let restart = value & (mii::BMCR_RESET | mii::BMCR_ANRESTART) != 0 && negotiates;
+                let woken = before & !self.control() & (BMCR_LOOPBACK | BMCR_POWER_DOWN) != 0;
+                if restart || woken || (before ^ self.control()) & BMCR_LINK != 0 {
+                    self.negotiate(now);
                 }
                 self.note();
             }
@@ -217,9 +258,34 @@ mod tests {
         write(&mut phy, mii::BMCR, BMCR_DEFAULT | mii::BMCR_ANRESTART);
         phy.tick(Instant::from_nanos(u64::MAX));
         assert!(!phy.link());
-        phy.set_carrier(true);
+        phy.set_carrier(true, Instant::ZERO);
+        assert!(!phy.link(), "it has to be negotiated");
+        phy.tick(phy.next_deadline().expect("a deadline"));
         assert!(phy.link());
         write(&mut phy, mii::BMCR, BMCR_POWER_DOWN);
         assert!(!phy.link());
+    }
+
+    #[test]
+    fn a_forced_speed_takes_the_link_down_and_brings_it_back_at_that_speed() {
+        let mut phy = Phy::new(&ChipConfig::default());
+        assert_eq!(phy.speed(), Some(1000));
+        for (control, speed) in [(BMCR_SPEED100 | BMCR_FULL_DUPLEX, 100), (BMCR_FULL_DUPLEX, 10)] {
+            write(&mut phy, mii::BMCR, control);
+            assert!(!phy.link());
+            phy.tick(phy.next_deadline().expect("a deadline"));
+            assert_eq!((phy.link(), phy.speed()), (true, Some(speed)));
+            write(&mut phy, mii::BMCR, control);
+            assert!(phy.link(), "the same again changes nothing");
+        }
+        write(&mut phy, mii::BMCR, BMCR_SPEED1000 | BMCR_FULL_DUPLEX);
+        phy.tick(Instant::from_nanos(u64::MAX));
+        assert!(!phy.link(), "1000BASE-T has to be negotiated");
+        write(&mut phy, mii::CTRL1000, 0);
+        write(&mut phy, mii::BMCR, BMCR_DEFAULT | mii::BMCR_ANRESTART);
+        phy.tick(phy.next_deadline().expect("a deadline"));
+        assert_eq!((phy.link(), phy.speed()), (true, Some(100)), "the best that both offer");
+        write(&mut phy, mii::BMCR, BMCR_LOOPBACK | BMCR_SPEED1000 | BMCR_FULL_DUPLEX);
+        assert!(phy.loops() && !phy.link());
     }
 }

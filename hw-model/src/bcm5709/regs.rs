@@ -322,7 +322,7 @@ const AFTER_VECTORS: &[Register] = table! {
     Grc {
         COM_DOORBELL_ENABLE ReadWrite, 0, KcqGo;
         FW_RX_LOW_LATENCY ReadWrite, 0, None;
-        FW_RX_DROP_COUNT ReadOnly, 0, None;
+        FW_RX_DROP_COUNT ReadWrite, 0, None;
         MCP_TOE_ID ReadOnly, 0, None;
     }
     Shmem {

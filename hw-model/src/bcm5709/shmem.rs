@@ -31,13 +31,18 @@ pub(super) fn image(config: &ChipConfig, mut store: impl FnMut(u32, u32)) {
     }
 }
 
-/// Link status word of a copper port.
-pub(super) fn link_status(up: bool) -> u32 {
+/// Link status word of a copper port: up with a speed in Mbit/s, or down.
+pub(super) fn link_status(speed: Option<u32>) -> u32 {
     let auto = shmem::LINK_STATUS_AN_ENABLED;
-    if !up {
+    let Some(speed) = speed else {
         return shmem::LINK_STATUS_LINK_DOWN | auto;
-    }
-    shmem::LINK_STATUS_LINK_UP | shmem::LINK_STATUS_1000FULL | auto | shmem::LINK_STATUS_AN_COMPLETE
+    };
+    let speed = match speed {
+        1000 => shmem::LINK_STATUS_1000FULL,
+        100 => shmem::LINK_STATUS_100FULL,
+        _ => shmem::LINK_STATUS_10FULL,
+    };
+    shmem::LINK_STATUS_LINK_UP | speed | auto | shmem::LINK_STATUS_AN_COMPLETE
 }
 
 /// Boot code's answer to a driver message: the sequence, and whether it knows the code.

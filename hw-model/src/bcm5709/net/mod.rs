@@ -16,7 +16,7 @@
 //!
 //! Frames are taken and delivered in [`Rings::step`] only. A ring that cannot be read or written stops until it
 //! starts over; the host gets an attention. A descriptor chain that makes no sense costs its frame and a counter.
-//! Not modelled: pause frames, loopback, wake-up patterns, rules of the receive parser beyond the sort rules, VLAN filters
+//! Not modelled: pause frames, wake-up patterns, rules of the receive parser beyond the sort rules, VLAN filters
 //! (stored), header splitting.
 
 mod chain;
@@ -41,7 +41,7 @@ use super::hc::{HostCoalescing, Place, VECTORS};
 use super::mem::SparseMem;
 use super::regs::RegisterFile;
 use crate::ether;
-use crate::wire::{LARGEST_FRAME, Wire};
+use crate::wire::{FrameQueue, LARGEST_FRAME, Wire};
 use filter::RssTable;
 use rx::{Delivery, RxRing};
 use stats::Stats;
@@ -49,6 +49,8 @@ use tx::{Fetched, TxRing};
 
 /// Rings of vectors 1 to 8.
 const PER_VECTOR: usize = VECTORS - 1;
+/// Frames that a loop holds.
+const LOOPED: usize = 64;
 /// Position of the first receive ring of RSS.
 const FIRST_RSS: usize = 2;
 
@@ -60,6 +62,15 @@ pub(super) struct Chip<'a> {
     pub(super) counters: &'a mut FrontCounters,
     /// Whether the port has a link.
     pub(super) link: bool,
+    /// The PHY returns what the MAC sends.
+    pub(super) phy_loop: bool,
+}
+
+impl Chip<'_> {
+    /// Whether what is sent comes back and the wire is cut off, by the MAC or by the PHY.
+    fn loops(&self) -> bool {
+        self.phy_loop || self.regs.get(hw::EMAC_MODE) & hw::EMAC_MODE_MAC_LOOP != 0
+    }
 }
 
 /// All Ethernet rings of a card, with the MAC and the wire behind them.
@@ -71,6 +82,8 @@ pub(super) struct Rings {
     rss: RssTable,
     stats: Stats,
     wire: Box<dyn Wire>,
+    /// Frames on their way back from the MAC or the PHY.
+    looped: FrameQueue,
     /// The frame in hand.
     frame: Vec<u8>,
     /// A segment of it, or what goes to the host.
@@ -93,6 +106,7 @@ impl Rings {
             rss: RssTable::new(),
             stats: Stats::default(),
             wire,
+            looped: FrameQueue::new(LOOPED),
             frame: Vec::with_capacity(LARGEST_FRAME),
             scratch: Vec::with_capacity(LARGEST_FRAME),
         }
@@ -115,6 +129,7 @@ impl Rings {
         self.turn = 0;
         self.rss = RssTable::new();
         self.stats = Stats::default();
+        self.looped.clear();
     }
 
     /// Context memory was zeroed.
@@ -229,7 +244,8 @@ impl Rings {
 
     /// Does the offloads of the frame in hand and puts the result on the wire. Returns the number of frames.
     fn send(&mut self, cx: &mut DevCx<'_>, chip: &mut Chip<'_>, orders: tx::Orders) -> u32 {
-        let Self { wire, stats, frame, scratch, .. } = self;
+        let Self { wire, stats, frame, scratch, looped, .. } = self;
+        let loops = chip.loops();
         if let Some(tag) = orders.vlan {
             offload::insert_vlan(frame, tag);
         }
@@ -243,7 +259,10 @@ impl Rings {
             }
             frames += 1;
             stats.out(bytes);
-            if chip.link {
+            if loops {
+                // What finds no room is counted by the queue; a loop has no more than its sender.
+                let _ = looped.push(bytes);
+            } else if chip.link {
                 wire.send(cx, bytes);
             } else {
                 chip.counters.tx_without_link += 1;
@@ -266,10 +285,14 @@ impl Rings {
     }
 
     fn receive(&mut self, cx: &mut DevCx<'_>, chip: &mut Chip<'_>, budget: u32) -> u32 {
-        let mut done = 0;
+        let (mut done, loops) = (0, chip.loops());
+        while done < budget && loops && self.looped.pop(&mut self.frame) {
+            done += 1;
+            self.accept(cx, chip);
+        }
         while done < budget && self.wire.recv(cx, &mut self.frame) {
             done += 1;
-            if chip.link {
+            if chip.link && !loops {
                 self.accept(cx, chip);
             }
         }

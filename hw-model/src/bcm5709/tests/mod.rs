@@ -4,6 +4,7 @@ mod bring_up;
 mod control;
 mod host;
 mod hostile;
+mod interrupts;
 mod netdev;
 mod nic;
 mod probe;

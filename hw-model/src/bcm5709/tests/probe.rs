@@ -33,13 +33,13 @@ fn the_mirror_shows_what_the_bus_owns() {
 }
 
 #[test]
-fn nvram_is_granted_and_reads_all_ones() {
+fn nvram_is_granted_and_what_nobody_wrote_reads_all_ones() {
     let mut h = Host::new(ChipConfig::default());
     h.write(regs::NVM_SW_ARB, regs::NVM_SW_ARB_ARB_REQ_SET2);
     assert_ne!(h.read(regs::NVM_SW_ARB) & regs::NVM_SW_ARB_ARB_ARB2, 0);
     h.write(regs::NVM_ACCESS_ENABLE, regs::NVM_ACCESS_ENABLE_EN | regs::NVM_ACCESS_ENABLE_WR_EN);
     h.write(regs::NVM_COMMAND, regs::NVM_COMMAND_DONE);
-    h.write(regs::NVM_ADDR, 0x300);
+    h.write(regs::NVM_ADDR, 0x400);
     h.write(regs::NVM_COMMAND, regs::NVM_COMMAND_DOIT | regs::NVM_COMMAND_FIRST | regs::NVM_COMMAND_LAST);
     assert_ne!(h.read(regs::NVM_COMMAND) & regs::NVM_COMMAND_DONE, 0);
     assert_eq!(h.read(regs::NVM_READ), !0);
@@ -117,6 +117,9 @@ fn a_card_can_start_without_a_link() {
     assert_eq!(h.status.load32(0), 0);
     assert_eq!(h.shmem(shmem::LINK_STATUS) & shmem::LINK_STATUS_LINK_UP, 0);
     h.card.with(|c| c.set_link(true));
+    h.run();
+    assert_eq!(h.status.load32(0), 0, "a carrier has to be negotiated");
+    h.now += Duration::from_millis(2);
     h.run();
     assert_eq!(h.status.load32(0), 1);
     assert_eq!(mdio(&mut h, mii::BMSR, None) & mii::BMSR_LSTATUS, 0, "latched");
