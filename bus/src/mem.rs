@@ -27,8 +27,7 @@ pub(crate) struct SharedMem {
 enum Backing {
     Heap(Layout),
     Mapped {
-        /// Held for its `Drop`.
-        _mapping: Rc<os::shm::Mapping>,
+        mapping: Rc<os::shm::Mapping>,
         /// The file and where in it the bytes begin, if it may be passed on.
         file: Option<(Rc<OwnedFd>, u64)>,
     },
@@ -79,14 +78,19 @@ impl SharedMem {
         assert!(fits, "a window of {offset}+{len} in a mapping of {}", mapping.len());
         // SAFETY: the offset is inside the mapping, checked above, and the mapping outlives `self`.
         let base = unsafe { mapping.base().add(offset) };
-        Rc::new(Self { base, len, backing: Backing::Mapped { _mapping: mapping.clone(), file } })
+        Rc::new(Self { base, len, backing: Backing::Mapped { mapping: mapping.clone(), file } })
     }
 
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    fn file(&self) -> Option<(BorrowedFd<'_>, u64)> {
+    /// Whether the file does not hold the bytes any more ([`os::shm`]).
+    pub(crate) fn is_lost(&self) -> bool {
+        matches!(&self.backing, Backing::Mapped { mapping, .. } if mapping.is_lost())
+    }
+
+    pub(crate) fn file(&self) -> Option<(BorrowedFd<'_>, u64)> {
         match &self.backing {
             Backing::Mapped { file: Some((file, at)), .. } => Some((file.as_fd(), *at)),
             _ => None,

@@ -7,14 +7,15 @@ mod ipc_server;
 mod service;
 
 use std::fmt::Display;
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{ArgAction, Parser};
 use iscsiuio::IfaceConfig;
 use iscsiuio::ipc::SOCKET;
 use iscsiuio::log::Level;
+use os::log::To;
 
 /// Address resolution and acquisition for offloaded iSCSI.
 #[derive(Debug, Parser)]
@@ -44,16 +45,19 @@ struct Options {
     ipc: String,
 }
 
-/// Writes a line to the log: errors to stderr, the rest to stdout. A log that cannot be written is no reason to stop.
+/// Writes a line to the log: errors to stderr, the rest to stdout. A log that nobody reads, or that cannot be written, is no reason to stop.
 fn say(level: Level, text: &dyn Display) {
-    let line = format!("{}{text}\n", level.prefix());
-    let _ = match level {
-        Level::Error => std::io::stderr().write_all(line.as_bytes()),
-        _ => std::io::stdout().write_all(line.as_bytes()),
-    };
+    let to = if level == Level::Error { To::Err } else { To::Out };
+    os::log::log(to, &format!("{}{text}", level.prefix()));
 }
 
 fn main() -> ExitCode {
+    let code = outcome();
+    os::log::flush(Duration::from_secs(1));
+    code
+}
+
+fn outcome() -> ExitCode {
     let options = Options::parse();
     let level = match options.debug {
         0 | 1 => Level::Error,

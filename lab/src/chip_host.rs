@@ -4,12 +4,17 @@
 //! ([`bus::vfio_user::server::Server`]). It moves bytes between them, steps the card, and before its runner sleeps it
 //! parks the slot, so that a client with mapped doorbells knows that it has to kick. A client that leaves, is lost or
 //! makes no sense costs the card a reset ([`bus::pci::ResetKind::LostConnection`]) and nothing else: the next one is
-//! accepted. Others wait in the queue of the listening socket meanwhile.
+//! accepted. Others wait meanwhile.
 //!
-//! Limits: one client at a time; what it may hold is the server's business.
+//! A connection is a client when it says something: until then it waits in the lobby, and keeps nobody from the card. A client
+//! has [`GREETING`] to agree on a version, and [`STALL`] to go on with a message that it began or to take what waits for it.
+//!
+//! Limits: one client at a time, [`LOBBY`] connections that have said nothing; what a client may hold is the server's business.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -36,6 +41,13 @@ use crate::streams::Secret;
 /// How long accepting pauses when the process has no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long a connection may say nothing, and how long a greeting may take.
+pub const GREETING: Duration = Duration::from_secs(2);
+/// How long nothing may move while it is the client's turn.
+pub const STALL: Duration = Duration::from_secs(10);
+/// Connections that may say nothing at once. More wait in the queue of the listening socket.
+pub const LOBBY: usize = 16;
+
 const LISTENER: u32 = 0;
 const SIGNALS: u32 = 1;
 const KICK: u32 = 2;
@@ -49,8 +61,10 @@ pub enum ClientEvent {
     Attached,
     /// It closed its socket, or its process ended. The card was reset.
     Left,
-    /// It was shut out: what it sent makes no sense, or it did not answer. The card was reset.
+    /// It was shut out: what it sent makes no sense, it did not answer, or took its memory away. The card was reset.
     Expelled,
+    /// It was shut out: it did not greet, or stopped in the middle of a message. The card was reset.
+    Silent,
     /// Whether somebody has plugged the cable in (or pulled it).
     Cable(bool),
 }
@@ -71,7 +85,10 @@ pub struct ChipHost {
     accept_again: Option<Instant>,
     signals: Option<StopSignals>,
     cable: Option<(CableSignals, Plug)>,
+    lobby: VecDeque<(SocketLink, Instant)>,
     client: Option<SocketLink>,
+    /// By when the client has to have greeted, or to have moved.
+    due: Instant,
     clients: u64,
     once: bool,
     ready: Vec<Ready>,
@@ -106,7 +123,9 @@ impl ChipHost {
             accept_again: None,
             signals,
             cable: None,
+            lobby: VecDeque::new(),
             client: None,
+            due: Instant::ZERO,
             clients: 0,
             once,
             ready: Vec::new(),
@@ -147,6 +166,9 @@ impl ChipHost {
             // It is closed with the next line; the kernel forgets it then.
             let _ = self.owner.deregister(&listener, LISTENER);
         }
+        while let Some((link, _)) = self.lobby.pop_front() {
+            let _ = self.owner.deregister(&link, CLIENT);
+        }
         self.detach(cx, None);
     }
 
@@ -184,24 +206,85 @@ impl ChipHost {
 
     fn accept(&mut self, cx: &mut Cx<'_>) {
         let due = self.accept_ready || self.accept_again.is_some_and(|at| at <= cx.now);
-        let Some(listener) = self.listener.as_ref().filter(|_| due && self.client.is_none()) else { return };
+        let Some(listener) = self.listener.as_ref().filter(|_| due) else { return };
         self.accept_again = None;
-        let accepted = listener.accept().and_then(|channel| {
-            let link = channel.map(SocketLink::new);
-            link.iter().try_for_each(|link| self.owner.register(link, CLIENT))?;
-            Ok(link)
-        });
-        self.accept_ready = matches!(accepted, Ok(Some(_)));
-        match accepted {
-            Ok(Some(link)) => {
+        while self.lobby.len() < LOBBY {
+            let accepted = listener.accept().and_then(|channel| {
+                let link = channel.map(SocketLink::new);
+                link.iter().try_for_each(|link| self.owner.register(link, CLIENT))?;
+                Ok(link)
+            });
+            self.accept_ready = matches!(accepted, Ok(Some(_)));
+            match accepted {
+                Ok(Some(link)) => self.lobby.push_back((link, cx.now + GREETING)),
+                Ok(None) => return,
+                Err(_) => {
+                    self.accept_again = Some(cx.now + ACCEPT_PAUSE);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The first who says something, or leaves, is the next client; who says nothing for too long is let go.
+    fn usher(&mut self, cx: &mut Cx<'_>) {
+        if self.lobby.is_empty() {
+            return;
+        }
+        let before = self.lobby.len();
+        if self.client.is_none() {
+            let mut fds = [const { None }; LOBBY];
+            fds.iter_mut()
+                .zip(&self.lobby)
+                .for_each(|(slot, (link, _))| *slot = Some((link.as_fd(), true, false)));
+            let fds: Vec<_> = fds.into_iter().flatten().collect();
+            let speaks = os::event::ready(&fds, Some(Duration::ZERO));
+            if let Some((link, _)) = self.lobby.remove(speaks.trailing_zeros() as usize) {
                 self.client = Some(link);
+                self.due = cx.now + GREETING;
                 self.clients += 1;
                 self.server.attach(cx);
                 self.tell(ClientEvent::Attached);
             }
-            Ok(None) => {}
-            Err(_) => self.accept_again = Some(cx.now + ACCEPT_PAUSE),
         }
+        // Who waits for the client to leave has its time from then on.
+        let taken = self.client.is_some();
+        let owner = &self.owner;
+        self.lobby.retain_mut(|(link, due)| {
+            if taken {
+                *due = cx.now + GREETING;
+            }
+            let stays = *due > cx.now;
+            if !stays {
+                // It is closed right after; an error changes nothing.
+                let _ = owner.deregister(link, CLIENT);
+            }
+            stays
+        });
+        if before == LOBBY && self.lobby.len() < LOBBY {
+            // Others may be in the listener's queue, of which nothing more is heard.
+            self.accept_ready = true;
+            self.wake.wake();
+        }
+    }
+
+    /// Shuts out a client that is not getting on with what it has begun.
+    fn check_pace(&mut self, cx: &mut Cx<'_>, moved: bool) {
+        if self.client.is_none() {
+            return;
+        }
+        let waits = !self.server.is_greeted() || self.server.awaits_client();
+        if self.server.is_greeted() && (moved || !waits) {
+            self.due = cx.now + STALL;
+        } else if waits && self.due <= cx.now {
+            self.detach(cx, Some(ClientEvent::Silent));
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let waits = self.client.is_some() && (!self.server.is_greeted() || self.server.awaits_client());
+        let lobby = self.lobby.iter().map(|(_, due)| *due).min().filter(|_| self.client.is_none());
+        Instant::earliest(lobby, waits.then_some(self.due))
     }
 
     fn tell(&mut self, event: ClientEvent) {
@@ -254,15 +337,18 @@ impl Actor for ChipHost {
     fn step(&mut self, cx: &mut Cx<'_>, budget: Budget) -> Progress {
         self.take_readiness(cx);
         self.accept(cx);
+        self.usher(cx);
         // A request and its answer.
         let moved = self.converse(cx, 2);
+        self.check_pace(cx, moved > 0);
         let link = self.client.as_mut().map(|link| link as &mut dyn Link);
         let p = self.server.step(cx, budget, link);
         let done = moved + p.done;
         if done > 0 || self.server.is_broken() || !self.server.park(cx) {
             self.wake.wake();
         }
-        Progress { done, next: Instant::earliest(p.next, self.accept_again) }
+        let next = Instant::earliest(self.deadline(), self.accept_again);
+        Progress { done, next: Instant::earliest(p.next, next) }
     }
 }
 

@@ -32,6 +32,8 @@ use serde::Serialize;
 
 /// How old a batch gets.
 pub const FLUSH_AFTER: Duration = Duration::from_millis(200);
+/// Bytes of a file at most; then it ends as if the disk were full.
+pub const FILE_LIMIT: u64 = 4 << 30;
 /// Bytes of a batch.
 const BATCH: usize = 64 * 1024;
 /// Bars that are open at once, and lanes, at most: far more than a card has tasks and connections. Beyond, an event is drawn
@@ -117,7 +119,7 @@ impl Perfetto {
     /// # Errors
     /// It cannot be written, or not at any place (a pipe).
     pub fn create(path: &Path) -> io::Result<Self> {
-        let file = File::create(path)?;
+        let file = os::file::create_private(path)?;
         file.write_all_at(&[HEAD, TAIL].concat(), 0)?;
         let named = REGISTERS.iter().filter(|r| r.space != Space::Shmem);
         Ok(Self(Rc::new(RefCell::new(Writer {
@@ -413,7 +415,12 @@ impl Writer {
         self.due = None;
         let bytes = self.batch.len() as u64;
         self.batch.extend(TAIL);
-        match self.file.write_all_at(&self.batch, self.end) {
+        let written = if self.end + bytes > FILE_LIMIT {
+            Err(io::Error::other("a trace has 4 GiB at most"))
+        } else {
+            self.file.write_all_at(&self.batch, self.end)
+        };
+        match written {
             Ok(()) => self.end += bytes,
             Err(e) => {
                 self.failure = Some(e);

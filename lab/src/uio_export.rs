@@ -23,6 +23,8 @@ use os::unix::{Channel, ChannelListener};
 
 /// How long accepting pauses when the process has no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a helper may take to greet: others wait for its place.
+const GREETING: Duration = Duration::from_secs(2);
 /// How soon a full port is tried again.
 const RETRY: Duration = Duration::from_millis(1);
 /// Bytes of one receive.
@@ -48,6 +50,7 @@ struct Peer {
     channel: Channel,
     exporter: Exporter,
     readable: bool,
+    greet_by: Instant,
 }
 
 /// Why a helper is dropped.
@@ -139,7 +142,8 @@ impl UioExport {
         match accepted {
             Ok(Some(channel)) => {
                 self.counters.helpers += 1;
-                self.peer = Some(Peer { channel, exporter: Exporter::default(), readable: true });
+                let greet_by = now + GREETING;
+                self.peer = Some(Peer { channel, exporter: Exporter::default(), readable: true, greet_by });
             }
             Ok(None) => self.accept_ready = false,
             Err(_) => self.accept_again = Some(now + ACCEPT_PAUSE),
@@ -237,7 +241,14 @@ impl Actor for UioExport {
                 done += 1;
             }
         }
+        let silent = self.peer.as_ref().filter(|p| !p.exporter.is_greeted()).map(|p| p.greet_by);
+        if silent.is_some_and(|due| due <= cx.now) {
+            self.drop_peer(Gone::Slow);
+        }
         let mut next = self.accept_again;
+        if self.peer.is_some() {
+            next = Instant::earliest(next, silent);
+        }
         if self.peer.is_none() && self.accept_ready && next.is_none() {
             // Another one may have been waiting in the listener's queue, of which nothing more is heard.
             next = Some(cx.now);

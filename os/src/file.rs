@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -39,6 +39,21 @@ pub fn open_disk(path: &Path, writable: bool) -> io::Result<File> {
         Err(Errno::EAGAIN | Errno::EACCES) => Err(io::ErrorKind::ResourceBusy.into()),
         Err(e) => Err(e.into()),
     }
+}
+
+/// Creates a file that only its owner may read, for captures and traces: they hold data and proofs of secrets. One that is there is
+/// emptied and taken away from the others. A symbolic link is not followed, but for those of the system in `/dev` (`/dev/stdout`).
+///
+/// # Errors
+/// What `open` says; `ELOOP` for a symbolic link.
+pub fn create_private(path: &Path) -> io::Result<File> {
+    let follow = if path.starts_with("/dev") { 0 } else { libc::O_NOFOLLOW };
+    let mut options = OpenOptions::new();
+    let file = options.write(true).create(true).truncate(true).mode(0o600).custom_flags(follow).open(path)?;
+    if file.metadata()?.file_type().is_file() {
+        file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+    }
+    Ok(file)
 }
 
 /// Frees `len` bytes from `at`: they read as zeros, and the size of the file stays.

@@ -20,6 +20,7 @@ pub mod event;
 pub mod file;
 pub mod heap;
 pub mod local;
+pub mod log;
 pub mod memory;
 pub mod net;
 pub mod reactor;

@@ -253,6 +253,19 @@ impl AsFd for TcpListener {
     }
 }
 
+/// Whether an address belongs to an interface of this machine: the kernel would use it as its own source. Nothing is sent.
+#[must_use]
+pub fn is_own(ip: std::net::IpAddr) -> bool {
+    let any: std::net::IpAddr = match ip {
+        std::net::IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        std::net::IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+    };
+    count::add(|c| c.control += 4);
+    let probe =
+        std::net::UdpSocket::bind((any, 0)).and_then(|s| s.connect((ip, 9)).and_then(|()| s.local_addr()));
+    probe.is_ok_and(|a| a.ip().to_canonical() == ip.to_canonical())
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;

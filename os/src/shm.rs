@@ -3,8 +3,13 @@
 //! A vfio-user client hands its DMA memory to the card's process as file descriptors; both map them. Nothing here gives
 //! out a reference into a mapping: [`Mapping::base`] is a pointer for `bus`, whose accessors are volatile or atomic.
 //!
-//! Not guarded against: a peer that shrinks an unsealed file after it was mapped (access then raises SIGBUS). The size is
-//! checked when the mapping is made, and files made by [`memfd`] are sealed.
+//! A file's size belongs to everybody who holds it: a peer may shrink it under a mapping, and the file system may be full when a
+//! hole of it is first touched. Access then raises SIGBUS, which would end the process. Files made by [`memfd`] are sealed
+//! against it, and who can ask for a sealed file maps with [`Mapping::sealed`]. For the others a handler puts anonymous memory in
+//! the mapping's place, all of it, and marks it: the access goes on with zeros, [`losses`] counts, and [`Mapping::is_lost`]
+//! tells the owner to shut the peer out. A SIGBUS anywhere else ends the process as it did before.
+//!
+//! Limits: [`MAPPINGS`] mappings of a process.
 
 use std::fs::File;
 use std::io;
@@ -15,15 +20,25 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::libc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-/// A new anonymous file of `len` zero bytes. Its size is sealed.
+/// A new anonymous file of `len` zero bytes. Its size is sealed, and so are its seals.
 ///
 /// # Errors
 /// No descriptor or memory is left.
 pub fn memfd(name: &str, len: u64) -> io::Result<OwnedFd> {
+    let fd = memfd_for_seals(name, len)?;
+    fcntl(fd.as_fd(), FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SEAL))?;
+    Ok(fd)
+}
+
+/// As [`memfd`], for [`seal_for_readers`] to follow.
+///
+/// # Errors
+/// No descriptor or memory is left.
+pub fn memfd_for_seals(name: &str, len: u64) -> io::Result<OwnedFd> {
     let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
     let file = File::from(fd);
     file.set_len(len)?;
-    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW;
     fcntl(file.as_fd(), FcntlArg::F_ADD_SEALS(seals))?;
     Ok(file.into())
 }
@@ -33,13 +48,48 @@ pub fn memfd(name: &str, len: u64) -> io::Result<OwnedFd> {
 pub struct Mapping {
     base: NonNull<u8>,
     len: usize,
+    watch: guard::Watch,
+}
+
+/// Mappings of a process at most.
+pub const MAPPINGS: usize = guard::SLOTS;
+
+/// Mappings of this process that were lost so far: cheap to compare before one looks for which.
+#[must_use]
+pub fn losses() -> u64 {
+    guard::losses()
+}
+
+/// Lets nobody who gets the file from now on write to it, or map it for writing. Mappings that exist keep their rights.
+///
+/// # Errors
+/// The kernel is older than 5.1, or the file's seals are fixed.
+pub fn seal_for_readers(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // F_SEAL_FUTURE_WRITE, which nix does not name.
+    let seals = SealFlag::from_bits_retain(0x10) | SealFlag::F_SEAL_SEAL;
+    fcntl(fd, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(())
 }
 
 impl Mapping {
+    /// As [`Mapping::new`], of a file that nobody can shrink.
+    ///
+    /// # Errors
+    /// `PermissionDenied`: it is not sealed (`F_SEAL_SHRINK`). Otherwise those of [`Mapping::new`].
+    pub fn sealed(fd: BorrowedFd<'_>, offset: u64, len: u64, writable: bool) -> io::Result<Self> {
+        let seals = fcntl(fd, FcntlArg::F_GET_SEALS).unwrap_or(0);
+        if !SealFlag::from_bits_retain(seals).contains(SealFlag::F_SEAL_SHRINK) {
+            let why = "the file is not sealed: its owner could shrink it (F_SEAL_SHRINK)";
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+        }
+        Self::new(fd, offset, len, writable)
+    }
+
     /// Maps `len` bytes from `offset` (a multiple of the page size), readable, and writable if asked for.
     ///
     /// # Errors
-    /// `InvalidInput` when the file does not hold these bytes or `len` is zero; what `mmap` says otherwise.
+    /// `InvalidInput` when the file does not hold these bytes or `len` is zero; `OutOfMemory` beyond [`MAPPINGS`]; what `mmap`
+    /// says otherwise.
     pub fn new(fd: BorrowedFd<'_>, offset: u64, len: u64, writable: bool) -> io::Result<Self> {
         let file = File::from(fd.try_clone_to_owned()?);
         let end = offset.checked_add(len).filter(|end| *end <= i64::MAX as u64);
@@ -50,6 +100,7 @@ impl Mapping {
         if len == 0 || end > size {
             return Err(io::ErrorKind::InvalidInput.into());
         }
+        let watch = guard::Watch::new()?;
         let protection = if writable { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
         // SAFETY: the kernel chooses an address range that nothing else uses; the arguments are plain values.
         let p = unsafe {
@@ -66,7 +117,15 @@ impl Mapping {
             return Err(io::Error::last_os_error());
         }
         let base = NonNull::new(p.cast()).ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(Self { base, len: bytes })
+        watch.set(base.as_ptr() as usize, bytes);
+        Ok(Self { base, len: bytes, watch })
+    }
+
+    /// Whether the file does not hold these bytes any more, and other memory stands in their place. What was read since the loss
+    /// is zeros, what is written reaches nobody.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.watch.is_lost()
     }
 
     /// The first byte. Valid as long as the mapping lives; the other side may change the bytes at any time.
@@ -83,8 +142,12 @@ impl Mapping {
     }
 }
 
+mod guard;
+
 impl Drop for Mapping {
     fn drop(&mut self) {
+        // Before the range can be somebody else's.
+        self.watch.clear();
         // SAFETY: the range was mapped in `new`, and nobody may use `base` after the mapping is gone.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
     }

@@ -3,13 +3,14 @@
 //! Non-blocking; every call makes one system call, `EINTR` is retried. Descriptors are attached to the first byte of a send,
 //! and a receive that returns descriptors ends with the bytes that they were sent with (`unix(7)`: ancillary data is a barrier).
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::libc;
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use thiserror::Error;
 
 use crate::count;
@@ -69,26 +70,69 @@ impl Channel {
     /// Receives into `buf`, which must not be empty, and appends the descriptors that came with the last byte received.
     ///
     /// # Errors
-    /// The connection broke.
+    /// The connection broke. `InvalidData`: a message brought more descriptors than there is room for, in the message or in this
+    /// process; those that arrived are closed again, and the connection is of no use any more.
     pub fn recv(&self, buf: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<Received> {
-        let mut control = nix::cmsg_space!([RawFd; MAX_FDS]);
         loop {
             count::add(|c| c.recv += 1);
-            let mut iov = [IoSliceMut::new(buf)];
-            let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-            let message = match recvmsg::<()>(self.0.as_raw_fd(), &mut iov, Some(&mut control), flags) {
-                Ok(m) => m,
+            let mut part = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() };
+            let mut control = Control([0; CONTROL]);
+            // SAFETY: all zeros is a valid header.
+            let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+            header.msg_iov = &raw mut part;
+            header.msg_iovlen = 1;
+            header.msg_control = (&raw mut control).cast();
+            header.msg_controllen = CONTROL as _;
+            // SAFETY: header, part, buffer and control memory live through the call, with the lengths given.
+            let n = unsafe { libc::recvmsg(self.0.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC) };
+            let n = match Errno::result(n) {
+                Ok(n) => n as usize,
                 Err(Errno::EAGAIN) => return Ok(Received::Nothing),
                 Err(Errno::EINTR) => continue,
                 Err(e) => return Err(e.into()),
             };
-            for c in message.cmsgs().into_iter().flatten() {
-                if let ControlMessageOwned::ScmRights(received) = c {
-                    // SAFETY: the kernel has just made these descriptors for us; nobody else knows them.
-                    fds.extend(received.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+            let before = fds.len();
+            // SAFETY: the kernel has just filled the header in.
+            unsafe { take_rights(&header, fds) };
+            if header.msg_flags & libc::MSG_CTRUNC != 0 {
+                // The kernel made as many as it could and threw the rest away: which of them are missing nobody knows.
+                fds.truncate(before);
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "too many descriptors at once"));
+            }
+            return Ok(if n == 0 { Received::Fin } else { Received::Bytes(n) });
+        }
+    }
+}
+
+/// Bytes of control memory: [`MAX_FDS`] descriptors in one message, and its head.
+const CONTROL: usize = 1040;
+const _: () = {
+    // SAFETY: a computation.
+    assert!(unsafe { libc::CMSG_SPACE((MAX_FDS * size_of::<RawFd>()) as u32) } as usize <= CONTROL);
+};
+
+/// Control memory, aligned as the kernel's headers in it are.
+#[repr(C, align(8))]
+struct Control([u8; CONTROL]);
+
+/// Takes possession of all descriptors that a receive has made, however many control messages they came in.
+///
+/// # Safety
+/// `header` was filled in by a successful `recvmsg`, its control memory is alive, and this is done once.
+unsafe fn take_rights(header: &libc::msghdr, fds: &mut Vec<OwnedFd>) {
+    // SAFETY: the header describes control memory that the kernel has written, and the macros stay inside of it.
+    unsafe {
+        let mut at = libc::CMSG_FIRSTHDR(header);
+        while !at.is_null() {
+            if (*at).cmsg_level == libc::SOL_SOCKET && (*at).cmsg_type == libc::SCM_RIGHTS {
+                let bytes = (*at).cmsg_len as usize - libc::CMSG_LEN(0) as usize;
+                let first = libc::CMSG_DATA(at).cast::<RawFd>();
+                for i in 0..bytes / size_of::<RawFd>() {
+                    // The kernel has just made it for us; nobody else knows it.
+                    fds.push(OwnedFd::from_raw_fd(first.add(i).read_unaligned()));
                 }
             }
-            return Ok(if message.bytes == 0 { Received::Fin } else { Received::Bytes(message.bytes) });
+            at = libc::CMSG_NXTHDR(header, at);
         }
     }
 }

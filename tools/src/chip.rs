@@ -165,6 +165,11 @@ fn log(event: ClientEvent) {
         ClientEvent::Expelled => {
             eprintln!("the client broke the protocol and was shut out; the card was reset")
         }
+        ClientEvent::Silent => {
+            eprintln!(
+                "the client did not greet, or stopped in a message, and was shut out; the card was reset"
+            )
+        }
         ClientEvent::Cable(false) => eprintln!("the cable is out"),
         ClientEvent::Cable(true) => eprintln!("the cable is in"),
     }

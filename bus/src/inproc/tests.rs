@@ -248,6 +248,22 @@ fn a_register_reset_revokes_and_gives_proof() {
     assert!(b.slot.borrow().violations().contains(&Violation::StaleProof(buf.addr())));
 }
 
+/// S7: a write that was posted before the reset must not reach memory that is another's after it.
+#[test]
+fn what_the_bus_holds_for_a_card_dies_with_the_revocation() {
+    let mut b = Bench::new(Timing { mmio: Duration::ZERO, dma: Duration::from_millis(9) }, |_| ());
+    let buf = b.host.dma_alloc(64, "test").unwrap();
+    let _loan = b.host.lend(&buf, 0..64, Dir::Both);
+    b.aim(buf.addr());
+    b.step_card();
+    assert_eq!(bytes(&buf), [0; 12], "the bus holds it");
+    b.slot.borrow_mut().host.revoke();
+    b.now += Duration::from_secs(1);
+    b.step_card();
+    assert_eq!(bytes(&buf), [0; 12]);
+    assert!(b.host.take_interrupts().is_empty());
+}
+
 #[test]
 fn a_card_that_acts_after_its_reset_is_caught() {
     let mut b = Bench::new(Timing::default(), |toy| toy.late_dma = true);

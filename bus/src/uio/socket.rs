@@ -318,6 +318,12 @@ impl Exporter {
         self.ring.as_ref().map(|(generation, ..)| *generation)
     }
 
+    /// Whether the peer has said that it speaks our version.
+    #[must_use]
+    pub fn is_greeted(&self) -> bool {
+        self.inbox.greeted
+    }
+
     /// Passes interrupts on.
     pub fn forward_events(&mut self) {
         if let Some((_, events, told, signal)) = &mut self.ring
@@ -510,7 +516,8 @@ fn opened(body: &[u8], fds: Vec<OwnedFd>) -> Result<(UioMaps, Event), WireError>
         if have as usize != len {
             return Err(r.malformed());
         }
-        let mapping = Mapping::new(fd.as_fd(), at, len as u64, writable)?;
+        // A driver could shrink a file that is not sealed while we are in it.
+        let mapping = Mapping::sealed(fd.as_fd(), at, len as u64, writable)?;
         Ok(View::mapped(&Rc::new(mapping), 0..len))
     };
     // The card writes the status block and nobody else.

@@ -36,6 +36,9 @@ struct Line {
     slot: u32,
 }
 
+/// Bytes of files that a client may have mapped into our address space (of 128 TiB).
+pub(super) const MAPPED_BYTES: u64 = 8 << 40;
+
 /// Where the first bytes of an access are.
 pub(super) enum Piece<'a> {
     /// In memory that we share, at this offset.
@@ -90,6 +93,17 @@ impl DmaTable {
             return Err(Errno::EEXIST);
         }
         if self.len() >= self.limit { Err(Errno::ENOSPC) } else { Ok(()) }
+    }
+
+    /// Whether a map's file has been shrunk by the client, or its file system is full: the bytes are gone.
+    pub(super) fn has_lost(&self) -> bool {
+        self.slots.iter().flatten().filter_map(|m| m.memory.as_ref()).any(|m| m.is_lost())
+    }
+
+    /// Whether so many more bytes of files may be mapped.
+    pub(super) fn has_room(&self, size: u64) -> bool {
+        let mapped = self.slots.iter().flatten().filter(|m| m.memory.is_some()).map(|m| m.end - m.start);
+        mapped.fold(size, u64::saturating_add) <= MAPPED_BYTES
     }
 
     /// Adds a map. `memory` has `size` bytes.

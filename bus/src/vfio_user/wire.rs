@@ -145,6 +145,12 @@ impl Inbox {
         (self.max_message + CHUNK).saturating_sub(self.buf.len() - self.taken).min(CHUNK)
     }
 
+    /// Whether a message has begun and is not whole, or not taken.
+    #[must_use]
+    pub fn is_midway(&self) -> bool {
+        self.taken < self.buf.len() || self.dropping.is_some()
+    }
+
     /// Adds what one receive brought. More than [`Inbox::room`] garbles the stream.
     pub fn push(&mut self, bytes: &[u8], fds: impl IntoIterator<Item = OwnedFd>) {
         if bytes.is_empty() || self.garbled {

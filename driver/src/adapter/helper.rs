@@ -99,7 +99,10 @@ impl<P: Platform> Adapter<P> {
         if !self.helper.is_open() || generation != self.helper.generation {
             self.counters.helper_refused += 1;
             self.stale(cx, STALE, generation as u16);
-        } else if !uio::write(&mut self.platform, cx, at, value) {
+            return;
+        }
+        let platform = &mut self.platform;
+        if !self.helper.shared.as_mut().is_some_and(|s| s.write(platform, cx, at, value)) {
             self.counters.helper_refused += 1;
             self.stale(cx, FORBIDDEN, at as u16);
         }

@@ -24,6 +24,7 @@ use iscsi::scsi::Lun;
 use crate::block::{Geometry, Refusal};
 use crate::bnx2i::{CidPool, Endpoint, PathGroup, Phase};
 use crate::cnic::Ports;
+use crate::cnic::uio::Shared;
 use crate::config::{ConfigError, DriverConfig, MAX_CONNECTIONS, RingSizes, check_mtu};
 use crate::control::{FromAdapter, SessionId};
 use crate::l2;
@@ -251,7 +252,7 @@ impl<P: Platform> Adapter<P> {
             timers: self.timers.armed(),
             loans: self.chip.as_ref().map_or(0, Chip::loans) + self.helper.loans(),
             dma_buffers: self.chip.as_ref().map_or(0, Chip::buffers)
-                + u32::from(self.helper.shared.is_some()),
+                + self.helper.shared.as_ref().map_or(0, |_| Shared::BUFFERS),
             ..Holdings::default()
         };
         for ep in self.endpoints() {

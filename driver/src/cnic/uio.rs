@@ -5,6 +5,10 @@
 //! are lent with the first open after a reset, and come back only with the proof of the next one, as nothing else stops
 //! the transmit side. The adapter decides when; this module knows the layouts.
 //!
+//! What the helper shares is its own memory and nothing else, and the card never reads a descriptor from it: the card's ring is
+//! private, and a transmit BD is taken over when the helper publishes it. One that names anything but the frame buffers is
+//! not, nor is what follows it.
+//!
 //! Not modelled: MSI-X (a status block of the ring's own), the 57810's ring.
 
 use bus::actor::Cx;
@@ -53,13 +57,27 @@ const WRITABLE32: [u32; 3] = [
 #[must_use]
 pub(crate) struct Shared {
     buf: DmaBuf,
+    /// Both BD pages as the card has them.
+    ring: DmaBuf,
     loans: Vec<Loan>,
+    /// Transmit BDs taken over.
+    taken: u16,
 }
 
 impl Shared {
     pub(crate) fn new<P: Platform>(p: &mut P) -> Result<Self, DmaExhausted> {
-        Ok(Self { buf: p.dma_alloc(BYTES, "helper")?, loans: Vec::new() })
+        let buf = p.dma_alloc_apart(BYTES, "helper")?;
+        match p.dma_alloc(RING_BYTES, "helper ring") {
+            Ok(ring) => Ok(Self { buf, ring, loans: Vec::new(), taken: 0 }),
+            Err(e) => {
+                p.dma_free(buf);
+                Err(e)
+            }
+        }
     }
+
+    /// DMA buffers that it consists of.
+    pub(crate) const BUFFERS: u32 = 2;
 
     /// The page of the status block, zeroed: the chip is idle.
     pub(crate) fn status<P: Platform>(&self, p: &mut P) -> (View, u64, Loan) {
@@ -79,6 +97,7 @@ impl Shared {
     /// Gives the memory back, for good.
     pub(crate) fn free<P: Platform>(self, p: &mut P) {
         p.dma_free(self.buf);
+        p.dma_free(self.ring);
     }
 
     /// Whether the card has had the ring since its last reset.
@@ -96,10 +115,12 @@ impl Shared {
     ) -> Result<UioMaps, BusLost> {
         if !self.is_lent() {
             let rest = BUFFERS_AT + BUFFER_BYTES;
-            let parts = [(RING_AT..rest, Dir::ToCard), (rest..BYTES, Dir::FromCard)];
+            let parts = [(BUFFERS_AT..rest, Dir::ToCard), (rest..BYTES, Dir::FromCard)];
             self.loans = parts.into_iter().map(|(range, dir)| p.lend(&self.buf, range, dir)).collect();
+            self.loans.push(p.lend(&self.ring, 0..RING_BYTES, Dir::ToCard));
         }
         self.fill();
+        self.taken = 0;
         self.program(p, cx);
         // The reads bring earlier writes to an end, in both directions: what the chip published of the rings before is there
         // now, and is wiped out.
@@ -124,20 +145,25 @@ impl Shared {
     fn fill(&self) {
         let buffer = |n: usize| self.buf.addr() + (BUFFERS_AT + n * BUFFER_BYTES) as u64;
         let at = |page: usize, n: usize| page + n * size_of::<RxBd>();
+        // The helper's copy, and the card's.
+        let put = |at: usize, bd: &[u8]| {
+            self.buf.write(at, bd);
+            self.ring.write(at - RING_AT, bd);
+        };
         for n in 0..CHAIN {
             let mut tx = TxBd::default();
             tx.set_haddr(buffer(0));
-            self.buf.write(at(TX_PAGE, n), tx.as_bytes());
+            put(at(TX_PAGE, n), tx.as_bytes());
             let mut rx = RxBd::default();
             rx.set_haddr(buffer(1 + n % RX_BUFFERS));
             rx.rx_bd_len = U32::new(BUFFER_BYTES as u32);
             rx.rx_bd_flags = U32::new(RX_BD_FLAGS_START | RX_BD_FLAGS_END);
-            self.buf.write(at(RX_PAGE, n), rx.as_bytes());
+            put(at(RX_PAGE, n), rx.as_bytes());
         }
         for page in [TX_PAGE, RX_PAGE] {
             let mut chain = RxBd::default();
-            chain.set_haddr(self.buf.addr() + page as u64);
-            self.buf.write(at(page, CHAIN), chain.as_bytes());
+            chain.set_haddr(self.ring.addr() + (page - RING_AT) as u64);
+            put(at(page, CHAIN), chain.as_bytes());
         }
     }
 
@@ -146,14 +172,14 @@ impl Shared {
         let mut regs = Regs::new(p, cx);
         regs.write(r::RPM_SORT_USER2, 0);
         let tx = ctx::address(ctx::UIO_TX_CID);
-        let ring = self.buf.addr() + TX_PAGE as u64;
+        let ring = self.ring.addr() + (TX_PAGE - RING_AT) as u64;
         let kind = ctx::BNX2_L2CTX_TYPE_TYPE_L2 | ctx::BNX2_L2CTX_TYPE_SIZE_L2;
         regs.context_write(tx + ctx::BNX2_L2CTX_TYPE_XI, kind);
         regs.context_write(tx + ctx::BNX2_L2CTX_CMD_TYPE_XI, ctx::BNX2_L2CTX_CMD_TYPE_TYPE_L2 | 8 << 16);
         regs.context_write(tx + ctx::BNX2_L2CTX_TBDR_BHADDR_HI_XI, (ring >> 32) as u32);
         regs.context_write(tx + ctx::BNX2_L2CTX_TBDR_BHADDR_LO_XI, ring as u32);
         let rx = ctx::address(ctx::UIO_RX_CID);
-        let ring = self.buf.addr() + RX_PAGE as u64;
+        let ring = self.ring.addr() + (RX_PAGE - RING_AT) as u64;
         let kind = ctx::BNX2_L2CTX_CTX_TYPE_CTX_BD_CHN_TYPE_VALUE | ctx::BNX2_L2CTX_CTX_TYPE_SIZE_L2;
         regs.context_write(rx + ctx::BNX2_L2CTX_CTX_TYPE, kind | 2 << 8);
         regs.context_write(rx + ctx::BNX2_L2CTX_HOST_BDIDX, 0);
@@ -165,6 +191,7 @@ impl Shared {
     /// The mark by which a helper sees that its device was shut down: receive BD 0 names nothing and has no length.
     pub(crate) fn mark_shut(&self) {
         self.buf.fill(RX_PAGE, size_of::<RxBd>(), 0);
+        self.ring.fill(RX_PAGE - RING_AT, size_of::<RxBd>(), 0);
     }
 
     /// Transmit and receive consumer in the status block.
@@ -179,8 +206,48 @@ pub(crate) fn flush() -> Kwqe {
     Kwqe { kwqe_op_flag: U32::new(word), ..Kwqe::default() }
 }
 
+impl Shared {
+    /// Takes the helper's transmit BDs over, up to the producer that it publishes. False, and nothing is: one of them names memory
+    /// that is not the helper's, or there are more of them than the ring has.
+    fn take_over(&mut self, producer: u16) -> bool {
+        let new = usize::from(producer.wrapping_sub(self.taken));
+        if new > CHAIN + 1 {
+            return false;
+        }
+        let first = self.buf.addr() + BUFFERS_AT as u64;
+        let mut bds = Vec::with_capacity(new);
+        for i in 0..new {
+            let n = usize::from(self.taken.wrapping_add(i as u16)) % (CHAIN + 1);
+            if n == CHAIN {
+                continue;
+            }
+            // Read once: the helper may change it at any time.
+            let mut bd = TxBd::default();
+            let at = n * size_of::<TxBd>();
+            self.buf.read(TX_PAGE + at, bd.as_mut_bytes());
+            let haddr = u64::from(bd.tx_bd_haddr_hi.get()) << 32 | u64::from(bd.tx_bd_haddr_lo.get());
+            let inside = haddr.checked_sub(first).and_then(|at| at.checked_add(bd.nbytes().into()));
+            if inside.is_none_or(|end| end > BUFFER_BYTES as u64) {
+                return false;
+            }
+            bds.push((TX_PAGE - RING_AT + at, bd));
+        }
+        bds.iter().for_each(|(at, bd)| self.ring.write(*at, bd.as_bytes()));
+        self.taken = producer;
+        true
+    }
+
+    /// Carries a write out if the register is the helper's, and what it publishes too; false otherwise.
+    pub(crate) fn write<P: Platform>(&mut self, p: &mut P, cx: &mut Cx<'_>, at: u32, value: Value) -> bool {
+        match value {
+            Value::U16(producer) if at == WRITABLE16[0] && !self.take_over(producer) => false,
+            _ => write(p, cx, at, value),
+        }
+    }
+}
+
 /// Carries a write out if the register is the helper's; false otherwise.
-pub(crate) fn write<P: Platform>(p: &mut P, cx: &mut Cx<'_>, at: u32, value: Value) -> bool {
+fn write<P: Platform>(p: &mut P, cx: &mut Cx<'_>, at: u32, value: Value) -> bool {
     match value {
         Value::U16(v) if WRITABLE16.contains(&at) => p.write16(cx, BAR0, at.into(), v),
         Value::U32(v) if WRITABLE32.contains(&at) => p.write32(cx, BAR0, at.into(), v),

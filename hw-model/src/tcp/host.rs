@@ -86,6 +86,9 @@ impl HostTcp {
 
     /// Opens the socket and has it watched.
     fn open(&mut self, id: TcpId, request: &ConnectRequest) -> io::Result<()> {
+        if self.nat.refuses(request.remote, os::net::is_own) {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
         let stream = TcpStream::connect(self.nat.destination(request.remote))?;
         self.owner.register(&stream, u32::from(id.0))?;
         self.serial += 1;

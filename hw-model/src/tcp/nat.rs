@@ -2,7 +2,8 @@
 //!
 //! An address that no rule names means itself, so a target anywhere in the network of this machine is reached under its own
 //! address. A rule gives an address of the guest's world to one of ours, such as 10.0.0.2 to 127.0.0.1. Only destinations
-//! are translated: the kernel chooses the source.
+//! are translated: the kernel chooses the source. A *guarded* table keeps a guest away from what trusts this machine: an address of its
+//! own, loopback, and link-local ones such as a cloud's metadata service, are reached through a rule only.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -90,6 +91,19 @@ impl FromStr for NatRule {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Nat {
     rules: Vec<NatRule>,
+    guarded: bool,
+}
+
+/// Whether an address is this machine's by its form: loopback, unspecified or link-local, in an IPv4-mapped address too; or the
+/// metadata service of a cloud that gave it another one.
+fn is_near(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(a) => a.is_loopback() || a.is_link_local() || a.octets()[0] == 0,
+        IpAddr::V6(a) => {
+            let metadata = [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254];
+            a.is_loopback() || a.is_unspecified() || a.is_unicast_link_local() || a.segments() == metadata
+        }
+    }
 }
 
 impl Nat {
@@ -106,14 +120,30 @@ impl Nat {
                 return Err(NatError::Twice(rule.from.to_string()));
             }
         }
-        Ok(Self { rules: rules.to_vec() })
+        Ok(Self { rules: rules.to_vec(), guarded: false })
+    }
+
+    /// The same table, guarded.
+    #[must_use]
+    pub fn guard(self) -> Self {
+        Self { guarded: true, ..self }
+    }
+
+    /// Whether a connection to `asked` is refused. `own`: whether an address is one of this machine's interfaces.
+    #[must_use]
+    pub fn refuses(&self, asked: SocketAddr, own: impl FnOnce(IpAddr) -> bool) -> bool {
+        self.guarded && self.rule(asked).is_none() && (is_near(asked.ip()) || own(asked.ip()))
+    }
+
+    fn rule(&self, asked: SocketAddr) -> Option<&NatRule> {
+        let of_port = |port| self.rules.iter().find(|r| r.from == Place { ip: asked.ip(), port });
+        of_port(Some(asked.port())).or_else(|| of_port(None))
     }
 
     /// Where a connection to `asked` goes. A rule with a port is stronger than one without.
     #[must_use]
     pub fn destination(&self, asked: SocketAddr) -> SocketAddr {
-        let of_port = |port| self.rules.iter().find(|r| r.from == Place { ip: asked.ip(), port });
-        match of_port(Some(asked.port())).or_else(|| of_port(None)) {
+        match self.rule(asked) {
             Some(NatRule { to, .. }) => SocketAddr::new(to.ip, to.port.unwrap_or(asked.port())),
             None => asked,
         }
@@ -127,6 +157,23 @@ mod tests {
     fn nat(rules: &[&str]) -> Nat {
         let rules: Vec<NatRule> = rules.iter().map(|r| r.parse().expect("a rule")).collect();
         Nat::new(&rules).expect("a table")
+    }
+
+    #[test]
+    fn a_guarded_table_leads_to_this_machine_by_rule_only() {
+        let near = ["127.0.0.1", "127.9.9.9", "0.0.0.0", "169.254.169.254", "[::1]", "[::]", "[fe80::1]"];
+        let mapped = ["[::ffff:127.0.0.1]", "[::ffff:169.254.169.254]", "[fd00:ec2::254]"];
+        let open = nat(&["10.0.0.2=127.0.0.1", "127.0.0.1:3260=127.0.0.1:3260"]);
+        let guarded = open.clone().guard();
+        let refuses = |n: &Nat, a: &str, own| n.refuses(a.parse().expect("an address"), |_| own);
+        for a in near.iter().chain(&mapped) {
+            let a = format!("{a}:22");
+            assert!(refuses(&guarded, &a, false) && !refuses(&open, &a, false), "{a}");
+        }
+        assert!(refuses(&guarded, "192.0.2.7:22", true), "an address of an interface");
+        for a in ["192.0.2.7:22", "[2001:db8::1]:3260", "10.0.0.2:22", "127.0.0.1:3260"] {
+            assert!(!refuses(&guarded, a, false), "{a}");
+        }
     }
 
     #[test]

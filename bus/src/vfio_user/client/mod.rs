@@ -17,6 +17,7 @@ mod session;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -45,6 +46,8 @@ use session::{CallError, REGION_INFO_LIMIT, Session};
 
 pub use pool::POOL_BASE;
 
+/// Bus address of memory that is not in the pool: behind the largest one.
+const APART_BASE: u64 = 1 << 44;
 /// How long an answer may take.
 pub const DEADLINE: Duration = Duration::from_secs(1);
 
@@ -129,6 +132,7 @@ pub struct Client<L> {
     now: Instant,
     has_slot: bool,
     maps_doorbells: bool,
+    shares: bool,
     mapped: Option<Mapped>,
     intx: Event,
     msi: Event,
@@ -155,6 +159,8 @@ impl<L: Link> Client<L> {
             next_id: 0,
             peer: ours,
             pool: Pool::new(config.dma_limit)?,
+            apart: BTreeMap::new(),
+            next_apart: APART_BASE,
             lost: false,
             strays: 0,
         };
@@ -191,6 +197,7 @@ impl<L: Link> Client<L> {
             now,
             has_slot: s.peer.slot && regions > PCI_REGIONS,
             maps_doorbells: config.doorbells,
+            shares: config.share,
             session: s,
             mapped: None,
             intx: Event::new()?,
@@ -300,6 +307,9 @@ impl<L: Link> Client<L> {
 
     /// Ends everything when the server is lost; says whether it is.
     fn check(&mut self) -> bool {
+        // The server has shrunk what it lets us ring.
+        self.session.lost |=
+            self.mapped.as_ref().is_some_and(|m| m.pages.memory.is_lost() || m.state.memory.is_lost());
         if self.session.lost && !self.gate.removed {
             let next = Epoch(self.gate.epoch.0 + 1);
             self.renew(next);
@@ -349,8 +359,9 @@ impl<L: Link> Client<L> {
     pub fn audit(&self) -> ClientAudit {
         let pool = &self.session.pool;
         ClientAudit {
-            buffers: pool.buffers,
-            bytes: pool.bytes,
+            buffers: pool.buffers + self.session.apart.len(),
+            bytes: pool.bytes
+                + self.session.apart.values().map(|m| m.len().next_multiple_of(PAGE_SIZE)).sum::<usize>(),
             loans: self.loans,
             stale_doorbells: self.stale_doorbells,
             strays: self.session.strays,

@@ -2,13 +2,14 @@
 
 use std::ops::Range;
 use std::os::fd::AsFd;
+use std::rc::Rc;
 use std::time::Duration;
 
 use os::event::ready;
 
 use crate::actor::Cx;
 use crate::config::{Effect, PCIE_DEVICE_CONTROL, PCIE_INITIATE_FLR};
-use crate::mem::{DmaBuf, PAGE_SIZE};
+use crate::mem::{DmaBuf, PAGE_SIZE, SharedMem};
 use crate::pci::{
     Bar, BusLost, Dir, DmaExhausted, Doorbell, Epoch, Loan, Platform, Proof, ResetKind, Revoked, Vector,
     VectorSet,
@@ -19,7 +20,7 @@ use crate::time::Instant;
 use super::super::doorbell::STATE_PARKED;
 use super::super::link::Link;
 use super::super::message::{
-    IRQ_INTX, IRQ_MSI, IRQ_MSIX, REGION_CONFIG, Request, SET_NONE, SET_UNMASK, SetIrqs,
+    IRQ_INTX, IRQ_MSI, IRQ_MSIX, MAP_READ, MAP_WRITE, REGION_CONFIG, Request, SET_NONE, SET_UNMASK, SetIrqs,
 };
 use super::{CallError, Client};
 
@@ -181,8 +182,37 @@ impl<L: Link> Platform for Client<L> {
         buf.ok_or(DmaExhausted { asked: len, tag, limit })
     }
 
+    /// In a file of its own, which the card's process maps besides the pool.
+    fn dma_alloc_apart(&mut self, len: usize, tag: &'static str) -> Result<DmaBuf, DmaExhausted> {
+        let refused = DmaExhausted { asked: len, tag, limit: self.session.pool.len() };
+        let size = len.max(1).next_multiple_of(PAGE_SIZE) as u64;
+        if self.gate.removed {
+            return Err(refused);
+        }
+        let Ok(mem) = SharedMem::shareable(len) else { return Err(refused) };
+        let addr = self.session.next_apart;
+        let file = mem.file().and_then(|(fd, _)| fd.try_clone_to_owned().ok()).map(Rc::new);
+        let fds = file.into_iter().filter(|_| self.shares).collect();
+        let map = Request::DmaMap { flags: MAP_READ | MAP_WRITE, offset: 0, addr, size };
+        let done = self.session.call(self.now, &map, fds, |_, _| Some(()));
+        self.check();
+        done.map_err(|_| refused)?;
+        // An address is never used again, and no two ranges touch.
+        self.session.next_apart += size + PAGE_SIZE as u64;
+        self.session.apart.insert(addr, mem.clone());
+        Ok(DmaBuf { addr, mem })
+    }
+
     fn dma_free(&mut self, buf: DmaBuf) {
-        self.session.pool.release(&buf);
+        if self.session.apart.remove(&buf.addr).is_some() {
+            let size = buf.len().max(1).next_multiple_of(PAGE_SIZE) as u64;
+            let unmap = Request::DmaUnmap { flags: 0, addr: buf.addr, size };
+            // A server that is lost has lost its map, too.
+            let _ = self.session.call(self.now, &unmap, Vec::new(), |_, _| Some(()));
+            self.check();
+        } else {
+            self.session.pool.release(&buf);
+        }
     }
 
     fn lend(&mut self, buf: &DmaBuf, range: Range<usize>, _: Dir) -> Loan {

@@ -1,10 +1,12 @@
 //! The messages of one connection: requests with their answers, posted writes, and the card's requests for our memory.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
 use os::event::Event;
 
+use crate::mem::SharedMem;
 use crate::time::Instant;
 
 use super::super::errno::Errno;
@@ -34,6 +36,9 @@ pub(super) struct Session<L> {
     pub(super) next_id: u16,
     pub(super) peer: Capabilities,
     pub(super) pool: Pool,
+    /// Memory that is not in the pool, by bus address.
+    pub(super) apart: BTreeMap<u64, Rc<SharedMem>>,
+    pub(super) next_apart: u64,
     pub(super) lost: bool,
     pub(super) strays: u64,
 }
@@ -133,6 +138,16 @@ impl<L: Link> Session<L> {
         self.inbox = inbox;
     }
 
+    /// Where an access of the card is, if it is inside of our memory.
+    fn find(&self, addr: u64, len: u64) -> Option<(Rc<SharedMem>, usize)> {
+        if let Some(at) = self.pool.offset(addr, len) {
+            return Some((self.pool.memory.clone(), at));
+        }
+        let (base, memory) = self.apart.range(..=addr).next_back()?;
+        let at = addr - base;
+        (at.checked_add(len)? <= memory.len() as u64).then(|| (memory.clone(), at as usize))
+    }
+
     /// The card may ask for our memory, and for nothing else.
     fn serve_one(&mut self, frame: Frame<'_>) {
         let Frame { header, payload, fds: _, refused } = frame;
@@ -148,8 +163,7 @@ impl<L: Link> Session<L> {
         let reply = Header { kind: Kind::Reply, ..header };
         let outcome = outcome.and_then(|r| match r {
             Request::DmaRead { addr, count } => {
-                let at = self.pool.offset(addr, count).ok_or(Errno::EFAULT)?;
-                let memory = &self.pool.memory;
+                let (memory, at) = self.find(addr, count).ok_or(Errno::EFAULT)?;
                 if answered {
                     self.outbox.put(reply, Vec::new(), |p| {
                         put64(p, addr);
@@ -162,16 +176,14 @@ impl<L: Link> Session<L> {
                 Ok(())
             }
             Request::DmaWrite { addr, data } => {
-                let at = self.pool.offset(addr, data.len() as u64).ok_or(Errno::EFAULT)?;
+                let (memory, at) = self.find(addr, data.len() as u64).ok_or(Errno::EFAULT)?;
                 // A published index is aligned, and the driver may be looking at it.
                 match (data.first_chunk(), data.len()) {
-                    (Some(b), 4) if at.is_multiple_of(4) => {
-                        self.pool.memory.store32(at, u32::from_le_bytes(*b))
-                    }
+                    (Some(b), 4) if at.is_multiple_of(4) => memory.store32(at, u32::from_le_bytes(*b)),
                     _ if data.len() == 2 && at.is_multiple_of(2) => {
-                        self.pool.memory.store16(at, u16::from_le_bytes([data[0], data[1]]));
+                        memory.store16(at, u16::from_le_bytes([data[0], data[1]]));
                     }
-                    _ => self.pool.memory.write(at, data),
+                    _ => memory.write(at, data),
                 }
                 if answered {
                     self.outbox.put(reply, Vec::new(), |p| {

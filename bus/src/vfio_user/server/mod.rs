@@ -48,6 +48,8 @@ pub struct Counters {
     pub dma_refused: u64,
     /// Waits for the client's memory that reached their deadline.
     pub dma_timeouts: u64,
+    /// Clients shut out because memory of theirs was gone: its file was shrunk, or its file system is full.
+    pub memory_lost: u64,
     /// Resets in which the card did not revoke the epoch by itself.
     pub resets_without_revoke: u64,
 }
@@ -79,6 +81,8 @@ pub struct Server {
     session: Session,
     rung: Vec<(u64, u16)>,
     scratch: Vec<u8>,
+    /// Mappings of this process that were lost when this was last looked at.
+    losses: u64,
 }
 
 impl Server {
@@ -110,7 +114,8 @@ impl Server {
             gate,
         };
         let (rung, scratch) = (Vec::new(), Vec::new());
-        Ok(Self { card, name, port, session: Session::Detached, rung, scratch })
+        let losses = os::shm::losses();
+        Ok(Self { card, name, port, session: Session::Detached, rung, scratch, losses })
     }
 
     /// A client has connected. Whoever was attached before is detached.
@@ -149,6 +154,27 @@ impl Server {
     #[must_use]
     pub fn is_broken(&self) -> bool {
         self.port.broken
+    }
+
+    /// Whether a client is attached and has agreed on a version.
+    #[must_use]
+    pub fn is_greeted(&self) -> bool {
+        self.session == Session::Ready
+    }
+
+    /// Whether it is the client's turn: it has begun a message, or does not take what waits for it.
+    #[must_use]
+    pub fn awaits_client(&self) -> bool {
+        !self.port.outbox.is_empty() || self.port.inbox.is_midway()
+    }
+
+    /// A client that took memory away which the card has used has to go.
+    fn check_memory(&mut self) {
+        let losses = os::shm::losses();
+        if std::mem::replace(&mut self.losses, losses) != losses && self.port.dma.has_lost() {
+            self.port.counters.memory_lost += 1;
+            self.port.broken = true;
+        }
     }
 
     /// Bytes that may be received now; zero while too much waits to be sent.
@@ -219,6 +245,7 @@ impl Server {
             }
         }
         self.port.inbox = inbox;
+        self.check_memory();
     }
 
     fn handle(&mut self, cx: &mut Cx<'_>, frame: Frame<'_>) {

@@ -113,6 +113,7 @@ impl Port {
         let memory = match fds.first() {
             None => None,
             Some(_) if !offset.is_multiple_of(PAGE) => return Err(Errno::EINVAL),
+            Some(_) if !self.dma.has_room(size) => return Err(Errno::ENOSPC),
             Some(fd) => {
                 let mapping = Rc::new(Mapping::new(fd.as_fd(), offset, size, writable)?);
                 Some(SharedMem::window(&mapping, 0, mapping.len()))

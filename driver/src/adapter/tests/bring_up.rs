@@ -21,7 +21,7 @@ fn up_and_down_again_leaves_nothing() {
     rig.run(MINUTE);
     assert_eq!(rig.adapter.state(), AdapterState::Down);
     rig.assert_released();
-    assert_eq!(rig.slot.borrow().audit().buffers, 1, "the memory that a stuck helper may still see");
+    assert_eq!(rig.slot.borrow().audit().buffers, 2, "the memory that a stuck helper may still see");
     assert_eq!(rig.adapter.holdings().timers, 0);
 }
 

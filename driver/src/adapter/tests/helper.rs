@@ -1,5 +1,6 @@
 use core::net::IpAddr;
 use core::time::Duration;
+use zerocopy::IntoBytes;
 
 use bus::uio::{
     BUFFER_BYTES, FromHelper, OpenRefused, PathHandle, PathUpdate, RX_BUFFERS, ToHelper, UioMaps, Value,
@@ -89,8 +90,9 @@ fn an_open_sets_both_rings_up() {
         assert_eq!(rx.haddr(), tx + ((1 + n % RX_BUFFERS) * BUFFER_BYTES) as u64);
         assert_eq!((rx.rx_bd_len.get(), rx.rx_bd_flags.get()), (BUFFER_BYTES as u32, 0xc));
     }
-    let page = |n: usize| tx - 0x2000 + n as u64 * 0x1000;
-    assert_eq!(bd(&maps, 255, TxBd::from_bytes).haddr(), page(0), "a chain of one page");
+    let first = bd(&maps, 255, TxBd::from_bytes).haddr();
+    let page = |n: usize| first + n as u64 * 0x1000;
+    assert!(!(tx - 0x3000..tx + 0x9000).contains(&first), "the card's ring is not the helper's memory");
     assert_eq!(bd(&maps, 511, RxBd::from_bytes).haddr(), page(1));
     {
         let card = rig.card.borrow();
@@ -109,6 +111,43 @@ fn an_open_sets_both_rings_up() {
     assert_eq!((maps.generation, maps.events.get(), rig.flushes()), (1, 0, 0));
     assert_eq!(rig.adapter.counters().helper_opens, 1);
     rig.clean();
+}
+
+/// A transmit BD is taken over if it names the frame buffer, and with none that does not.
+#[test]
+fn a_transmit_bd_that_names_foreign_memory_is_not_published() {
+    let mut rig = up();
+    let maps = rig.open();
+    let own = bd(&maps, 0, TxBd::from_bytes).haddr();
+    for (haddr, bytes) in [
+        (own - 0x3000, 60),
+        (own - 1, 60),
+        (own + BUFFER_BYTES as u64 - 59, 60),
+        (0, 60),
+        (u64::MAX, 60),
+        (own, 0xffff),
+    ] {
+        rig.card.borrow_mut().ring_writes.clear();
+        let mut bad = TxBd::default();
+        bad.set_haddr(haddr);
+        bad.set_mss_nbytes(0, bytes);
+        maps.ring.write(0, bad.as_bytes());
+        let refused = rig.adapter.counters().helper_refused;
+        rig.write(maps.generation, TX_MAILBOX + 0x88, Value::U16(1));
+        assert_eq!(
+            (rig.adapter.counters().helper_refused, rig.card.borrow().ring_writes.len()),
+            (refused + 1, 0),
+            "{haddr:#x}"
+        );
+    }
+    let mut good = TxBd::default();
+    good.set_haddr(own);
+    good.set_mss_nbytes(0, 60);
+    maps.ring.write(0, good.as_bytes());
+    rig.write(maps.generation, TX_MAILBOX + 0x88, Value::U16(1));
+    assert_eq!(rig.card.borrow().ring_writes.len(), 1);
+    rig.write(maps.generation, TX_MAILBOX + 0x88, Value::U16(0));
+    assert_eq!(rig.card.borrow().ring_writes.len(), 1, "more than the ring has");
 }
 
 #[test]
@@ -251,11 +290,11 @@ fn the_memory_is_never_used_for_anything_else_and_is_given_back_at_last() {
     let mut rig = up();
     let old = rig.open();
     let held = rig.adapter.holdings();
-    assert_eq!(held.dma_buffers, 3);
+    assert_eq!(held.dma_buffers, 4);
     rig.request(OperatorRequest::InterfaceDown);
     rig.run(5 * SECOND);
     assert_eq!(rig.adapter.state(), AdapterState::Down);
-    assert_eq!((rig.adapter.holdings().loans, rig.adapter.holdings().dma_buffers), (0, 1));
+    assert_eq!((rig.adapter.holdings().loans, rig.adapter.holdings().dma_buffers), (0, 2));
     rig.helper_says(FromHelper::Open);
     assert_eq!(rig.refused(), Some(OpenRefused::Down));
     // A stuck helper goes on writing.

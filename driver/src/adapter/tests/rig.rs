@@ -273,7 +273,8 @@ impl Rig {
             sessions: h.sessions,
             user_buffers: h.user_buffers,
             // The helper's memory stays until the adapter is gone.
-            dma_buffers: h.sessions + u32::from(self.adapter.helper.shared.is_some()),
+            dma_buffers: h.sessions
+                + self.adapter.helper.shared.as_ref().map_or(0, |_| crate::cnic::uio::Shared::BUFFERS),
             timers: h.timers,
             requests: h.requests,
             ..Holdings::default()
