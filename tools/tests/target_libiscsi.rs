@@ -121,3 +121,53 @@ fn part_of_libiscsis_own_test_suite_passes() {
     }
     assert!(target.stop().0.success());
 }
+
+#[test]
+fn write_protection_is_switched_from_outside() {
+    let target = Target::start(&["--lun", "ram:1M"]);
+    let url = target.url("", 0);
+    let Some((code, out, err)) = tool("iscsi-swp", &["-s", "on", &url]) else { return };
+    assert_eq!(code, 0, "{out}{err}");
+    let (_, out, _) = tool("iscsi-swp", &[&url]).expect("same package");
+    assert!(out.contains("SWP:1"), "{out}");
+    let (code, out, err) = tool("iscsi-swp", &["-s", "off", &url]).expect("same package");
+    assert_eq!(code, 0, "{out}{err}");
+    let (_, out, _) = tool("iscsi-swp", &[&url]).expect("same package");
+    assert!(out.contains("SWP:0"), "{out}");
+}
+
+/// QEMU asks GET LBA STATUS for everything that it copies. It reads the URLs with a module of its own (qemu-block-extra).
+#[test]
+fn qemu_img_copies_and_maps_without_an_error_line() {
+    let Some(qemu_img) = peer("qemu-img", "qemu-utils") else { return };
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| dir.path().join(name).to_str().expect("text").to_owned();
+    let (disk, source, copy) = (path("disk"), path("source"), path("copy"));
+    // Data at the start and in the middle, holes between and behind.
+    let mut data = vec![0; 16 << 20];
+    data[..1 << 20].fill(0xA5);
+    data[8 << 20..9 << 20].fill(0x5A);
+    std::fs::write(&source, &data).expect("written");
+    std::fs::File::create(&disk).and_then(|f| f.set_len(16 << 20)).expect("a sparse file");
+    for spec in [format!("file:{disk}"), "ram:16M".to_owned()] {
+        let target = Target::start(&["--lun", &spec]);
+        let url = target.url("", 0);
+        let run = |args: &[&str]| {
+            let out = Command::new("timeout").arg("30").arg(&qemu_img).args(args).output();
+            text_of(&out.expect("qemu-img runs"))
+        };
+        let (code, out, err) = run(&["convert", "-n", "-f", "raw", "-O", "raw", &source, &url]);
+        if err.contains("Unknown protocol") || err.contains("Unknown driver") {
+            eprintln!("SKIPPED: qemu-img knows no iscsi:// (apt-get install qemu-block-extra)");
+            return;
+        }
+        assert_eq!((code, err.as_str()), (0, ""), "{spec}: {out}");
+        let (code, out, err) = run(&["map", "--output=json", "-f", "raw", &url]);
+        assert_eq!((code, err.as_str()), (0, ""), "{spec}");
+        assert_eq!(out.matches("\"data\": true").count(), 2, "two extents with data: {out}");
+        assert_eq!(out.matches("\"zero\": true").count(), 2, "two holes: {out}");
+        let (code, out, err) = run(&["convert", "-f", "raw", "-O", "raw", &url, &copy]);
+        assert_eq!((code, err.as_str()), (0, ""), "{spec}: {out}");
+        assert!(std::fs::read(&copy).expect("copied") == data, "{spec}: every byte");
+    }
+}
