@@ -6,9 +6,10 @@ use std::time::Duration;
 use bus::inproc::Violation;
 use bus::mem::PAGE_SIZE;
 use bus::pci::{Dir, DmaFault, Platform};
-use driver::adapter::OperatorRequest;
+use driver::adapter::{OperatorRequest, SessionPhase};
 use driver::config::Deadlines;
 use hw_model::fault::{FaultPoint, Trigger};
+use lab::ages::Overdue;
 use lab::execution::Executions;
 use lab::oracle::{Fault, Finding};
 use tests::rig::{Rig, RigConfig, Run};
@@ -46,7 +47,7 @@ fn with_defect(point: FaultPoint, trigger: Trigger) -> (Run, Rig) {
 #[test]
 fn each_way_to_spoil_a_run_fires_its_invariant() {
     type Spoil = fn(&mut Run);
-    let ways: [(&str, Spoil); 16] = [
+    let ways: [(&str, Spoil); 18] = [
         ("S1", |r| r.lost = 1),
         ("S1", |r| r.load.duplicated = 1),
         ("S2", |r| r.load.findings.push(finding(Fault::Stale { found: 1, expected: 2 }))),
@@ -61,6 +62,8 @@ fn each_way_to_spoil_a_run_fires_its_invariant() {
         ("S10", |r| r.target.transfer_violations = 1),
         ("S11", |r| r.target.data_digest_errors = 1),
         ("S12", |r| r.adapter.control_dropped = 1),
+        ("S12", |r| r.overdue.push(overdue("S12"))),
+        ("L3", |r| r.overdue.push(overdue("L3"))),
         ("R8", |r| r.left.holdings.cids = 1),
         ("L4", |r| r.shutdown = r.deadlines.stop * 2),
     ];
@@ -91,6 +94,10 @@ fn each_way_to_spoil_a_run_fires_its_invariant() {
         spoil(&mut run);
         assert_eq!(ids(&run), ["R8"]);
     }
+}
+
+fn overdue(invariant: &'static str) -> Overdue {
+    Overdue { tag: 1, invariant, age: 200 * SECOND, bound: 120 * SECOND, phase: SessionPhase::BringUp }
 }
 
 fn finding(fault: Fault) -> Finding {
