@@ -3,6 +3,7 @@
 
 pub mod anywhere;
 pub mod fuzzing;
+pub mod lio;
 pub mod rig;
 pub mod tgtd;
 

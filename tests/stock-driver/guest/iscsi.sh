@@ -8,6 +8,9 @@
 #   CHAP_USER, CHAP_PASS, CHAP_USER_IN, CHAP_PASS_IN
 #   DIGESTS                                       1: CRC32C for headers and data
 #   VLAN                                          of the iSCSI function
+#   TRANSPORT                                     bnx2i (default), or tcp: the kernel's own initiator over the virtio NIC
+TRANSPORT=${TRANSPORT:-bnx2i}
+if [ "$TRANSPORT" = tcp ]; then TARGET_IP=${TARGET_IP:-10.0.2.2}; fi
 TARGET_IP=${TARGET_IP:-10.0.0.2} TARGET_PORT=${TARGET_PORT:-3260} ISCSI_IP=${ISCSI_IP:-10.0.0.3}
 ISCSI_MASK=${ISCSI_MASK:-255.255.255.0} SESSIONS=${SESSIONS:-1}
 HOST_ADDR6=${HOST_ADDR6:-fd00::1/64}
@@ -23,6 +26,7 @@ die() {
     grep -v -e '^$' -e '^DBG' /tmp/iscsiuio.log | tail -n 60
   fi
   if [ -s /tmp/iscsid.log ]; then echo '-- iscsid'; tail -n 30 /tmp/iscsid.log; fi
+  sleep 1.5 # `tail -f` looks once a second
   exit 1
 }
 # threads PROGRAM: what its threads wait for in the kernel
@@ -34,7 +38,14 @@ threads() {
 }
 
 # ---- daemons ---------------------------------------------------------------------------------------------
+# It says nothing at all unless it can write a file in /var/log. What it says also goes to the third serial port, which `run` keeps
+# whatever becomes of the guest.
 iscsiuio_up() {
+  mkdir -p /var/log
+  if [ ! -e /tmp/iscsiuio.log ]; then
+    : >/tmp/iscsiuio.log
+    tail -f /tmp/iscsiuio.log >/dev/ttyS2 &
+  fi
   setsid iscsiuio -f -d 4 >>/tmp/iscsiuio.log 2>&1 &
   wait_for 5 pidof iscsiuio || die "iscsiuio did not start"
 }
@@ -47,6 +58,14 @@ iscsid_up() {
 # stack_up: drivers, daemons and the iface record; sets dev, pci and iface
 stack_up() {
   modprobe sd_mod || die "modprobe sd_mod"
+  if [ "$TRANSPORT" = tcp ]; then
+    net_up
+    modprobe iscsi_tcp || die "modprobe iscsi_tcp"
+    iscsid_up
+    iface=default
+    say "iscsi_tcp, to $portal"
+    return
+  fi
   bring_up
   iscsiuio_up
   iscsid_up
@@ -65,6 +84,12 @@ stack_up() {
 }
 iface_set() { iscsiadm -m iface -I "$iface" -o update -n "iface.$1" -v "$2" >/dev/null || die "iface.$1=$2"; }
 stack_down() {
+  if [ "$TRANSPORT" = tcp ]; then
+    killall iscsid
+    wait_for 10 gone iscsid || die "iscsid does not end"
+    rmmod iscsi_tcp || die "rmmod iscsi_tcp"
+    return
+  fi
   killall iscsiuio iscsid
   wait_for 10 gone iscsiuio && wait_for 10 gone iscsid || die "a daemon does not end"
   ip link set "$dev" down || die "ip link set $dev down"

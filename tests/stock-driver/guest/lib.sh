@@ -18,6 +18,15 @@ wait_for() {
   done
 }
 
+# net_up: the virtio NIC of `run --net`. The kernel's own iSCSI loads hash functions when a session wants them.
+net_up() {
+  echo /usr/bin/modprobe >/proc/sys/kernel/modprobe
+  modprobe virtio_pci && modprobe virtio_net && wait_for 5 virtio_nic || die "no virtio NIC: has setup been run since it was changed?"
+  echo 0 >"/proc/sys/net/ipv6/conf/$nic/accept_dad" # the address is ours, and usable at once
+  ip addr add 10.0.2.15/24 dev "$nic" && ip -6 addr add fec0::15/64 dev "$nic" && ip link set "$nic" up || die "$nic"
+}
+virtio_nic() { nic=$(basename "$(echo /sys/bus/virtio/drivers/virtio_net/virtio*/net/*)") && [ -e "/sys/class/net/$nic" ]; }
+
 # ---- guest reboots: a disk that `run --reboot` adds counts the boots ---------------------------
 # boot_count: sets BOOT. A boot that nobody asked for (a panic, a triple fault) is a failure.
 boot_count() {
