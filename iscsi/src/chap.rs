@@ -20,8 +20,9 @@ pub enum Algorithm {
     Sha3,
 }
 
-/// What the initiator offers, best first; the target takes the first that it knows.
-const OFFER: &str = "8,7,5";
+/// What the initiator offers; the target takes the first that it knows. 7 comes last, because targets of the IET family (tgtd)
+/// take it for SHA-1 and refuse the proof: they are to find 5 before it.
+const OFFER: &str = "8,5,7";
 
 impl Algorithm {
     fn parse(code: &str) -> Option<Algorithm> {

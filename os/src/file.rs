@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl};
 use nix::libc;
+use nix::sys::signal::SigSet;
 use nix::unistd::{Whence, lseek};
 
 use crate::event::Event;
@@ -124,6 +125,8 @@ impl Flusher {
         let shared = Arc::new((Mutex::new(Flushes::default()), Condvar::new()));
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("flush".into()).spawn(move || {
+            // Signals are for the thread that asked for them.
+            let _ = SigSet::all().thread_block();
             let (state, wake) = &*theirs;
             let mut flushes = state.lock().unwrap_or_else(PoisonError::into_inner);
             loop {

@@ -218,7 +218,7 @@ fn block_size(text: &str) -> Result<u32, String> {
 
 #[derive(Debug, Args)]
 pub(crate) struct Discover {
-    /// iscsi://[user[%secret]@]host[:port]; a target behind it lists that one only
+    /// `iscsi://[user[%secret]@]host[:port]`; a target behind it lists that one only
     pub(crate) url: String,
     #[command(flatten)]
     pub(crate) stack: Stack,

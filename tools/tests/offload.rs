@@ -143,9 +143,9 @@ fn failures_end_with_the_codes_of_iscsiadm() {
     let at = |login: &str, more: &str| target.url(login, 0) + more;
     let good = "me%secret-of-me-1@";
     json(&["info", &at(good, "?target_user=you&target_password=secret-of-you-1")]);
-    assert!(failure(24, &["info", &at("", "")]).contains("check user name and secret"));
+    assert!(failure(24, &["info", &at("", "")]).contains("user name and secret; check both"));
     let wrong = failure(24, &["info", &at("me%secret-of-me-2@", "")]);
-    assert!(wrong.contains("check user name and secret") && !wrong.contains("secret-of"), "{wrong}");
+    assert!(wrong.contains("user name and secret; check both") && !wrong.contains("secret-of"), "{wrong}");
     failure(24, &["info", &at(good, "?target_user=you&target_password=secret-of-you-2")]);
     assert!(failure(21, &["info", &target.url(good, 9)]).contains("no LUN 9"));
     let other = format!("iscsi://{good}{}/{IQN}-2/0", target.portal);
