@@ -9,6 +9,7 @@
 mod common;
 
 use std::cell::RefCell;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::rc::Rc;
@@ -44,7 +45,11 @@ fn places(few: &[u64]) -> Vec<u64> {
     }
 }
 
+/// Descriptors of this process. The file that `os::event` signals with is opened once and stays: it is there before the first count.
 fn descriptors() -> usize {
+    let event = os::event::Event::new().expect("an eventfd");
+    let copy = event.as_fd().try_clone_to_owned().expect("a second descriptor");
+    drop((os::event::Signal::adopt(copy).expect("an eventfd"), event));
     std::fs::read_dir("/proc/self/fd").expect("Linux").count()
 }
 
@@ -144,8 +149,7 @@ fn a_driver_survives_the_death_of_its_card_while_it_brings_the_card_up() {
             }
         };
         bury(world, load, n);
-        // The first signal of the process opens the file that `os::event` signals with, and it stays.
-        assert!(descriptors() <= before + 1, "{n}: {} of {before}", descriptors());
+        assert_eq!(descriptors(), before, "{n}");
     }
     let mut chip = Chip::start(&path, &[]);
     healthy(&path);
@@ -165,8 +169,7 @@ fn a_driver_survives_the_death_of_its_card_under_load() {
         mine(&world, chip, n);
         world.run_while_there(PATIENCE, || false);
         bury(world, Some(load), n);
-        // The first signal of the process opens the file that `os::event` signals with, and it stays.
-        assert!(descriptors() <= before + 1, "{n}: {} of {before}", descriptors());
+        assert_eq!(descriptors(), before, "{n}");
     }
     let mut chip = Chip::start(&path, &[]);
     healthy(&path);
@@ -218,12 +221,11 @@ fn a_card_survives_the_death_of_its_driver() {
         run(&mut chip, |x| accesses(x) >= at);
         drop(driver);
         run(&mut chip, |_| !host.borrow().server().is_attached());
-        // As in the test before.
-        assert!(chip.held() == 0 && descriptors() <= before + 1, "{n}: {} of {before}", descriptors());
+        assert_eq!((chip.held(), descriptors()), (0, before), "{n}");
     }
     let mut driver = Driver::start(&path);
     run(&mut chip, |_| host.borrow().server().is_attached());
     run(&mut chip, |_| !host.borrow().server().is_attached());
     assert!(driver.0.wait().expect("it ends").success());
-    assert!(chip.held() == 0 && descriptors() <= before + 1, "{} of {before}", descriptors());
+    assert_eq!((chip.held(), descriptors()), (0, before));
 }
