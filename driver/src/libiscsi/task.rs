@@ -262,7 +262,7 @@ impl<T> TaskTable<T> {
     }
 
     /// Releases a task; `None` when the handle is stale. Only after its final CQE, its cleanup CQE, or proof that the card
-    /// can no longer touch it (ARCHITECTURE 7.3).
+    /// can no longer touch it (ARCHITECTURE 7, rule 3).
     pub fn free(&mut self, handle: TaskHandle) -> Option<Task<T>> {
         let slot = self.slots.get_mut(usize::from(handle.index))?;
         if slot.generation != handle.generation {
