@@ -1,7 +1,17 @@
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use super::*;
+use crate::actor::{Actor, ActorId, Budget, Cx, Progress};
 use crate::config::{COMMAND_BUS_MASTER, COMMAND_MEMORY, MSI_ENABLE, sample as layout};
-use crate::pci::FunctionLayout;
+use crate::mem::DmaBuf;
+use crate::pci::{
+    Bar, DevCx, Dir, DmaExhausted, DmaFault, FunctionLayout, Grant, HostPort, PciFunction, Platform, Proof,
+    ResetKind, ResetReport, Vector, Width, Word,
+};
 use crate::streams::Seeded;
+use crate::time::Instant;
+use crate::trace::Trace;
 use crate::wake::WakeSet;
 
 const RESET: u64 = 0x800;
