@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use bus::{Cx, Instant};
-use hw_model::tcp::memory::{AddressInUse, HostEvent, HostReceived, MemoryHost, StreamId};
+use hw_model::tcp::memory::{AddressInUse, MemoryPeer, PeerEvent, PeerReceived, StreamId};
 
 /// A host's end of a network with streams.
 pub trait Carrier {
@@ -14,14 +14,14 @@ pub trait Carrier {
     fn listen(&mut self, at: SocketAddr) -> Result<(), AddressInUse>;
 
     /// Takes in what has arrived, and appends what happened.
-    fn look(&mut self, cx: &mut Cx<'_>, out: &mut Vec<HostEvent>);
+    fn look(&mut self, cx: &mut Cx<'_>, out: &mut Vec<PeerEvent>);
 
     /// The next connection that waits: its name and our address.
     fn accept(&mut self) -> Option<(StreamId, SocketAddr)>;
 
     /// Offers what was received to `take`, which says how much it took.
     fn recv_with(&mut self, now: Instant, id: StreamId, take: &mut dyn FnMut(&[u8]) -> usize)
-    -> HostReceived;
+    -> PeerReceived;
 
     /// Queues bytes; how many there was room for.
     fn send(&mut self, id: StreamId, bytes: &[u8]) -> usize;
@@ -45,12 +45,12 @@ pub trait Carrier {
     fn set_silent(&self, silent: bool);
 }
 
-impl Carrier for MemoryHost {
+impl Carrier for MemoryPeer {
     fn listen(&mut self, at: SocketAddr) -> Result<(), AddressInUse> {
         Self::listen(self, at)
     }
 
-    fn look(&mut self, _: &mut Cx<'_>, out: &mut Vec<HostEvent>) {
+    fn look(&mut self, _: &mut Cx<'_>, out: &mut Vec<PeerEvent>) {
         self.drain(out);
     }
 
@@ -58,7 +58,7 @@ impl Carrier for MemoryHost {
         Self::accept(self).map(|(id, local, _)| (id, local))
     }
 
-    fn recv_with(&mut self, _: Instant, id: StreamId, take: &mut dyn FnMut(&[u8]) -> usize) -> HostReceived {
+    fn recv_with(&mut self, _: Instant, id: StreamId, take: &mut dyn FnMut(&[u8]) -> usize) -> PeerReceived {
         Self::recv_with(self, id, take)
     }
 

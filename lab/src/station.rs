@@ -19,7 +19,7 @@ use bus::wake::Wake;
 use bus::{Cx, Instant};
 use hw_model::tcp::frame::stack::{Stack, StackCounters};
 use hw_model::tcp::frame::{Checksums, Segment};
-use hw_model::tcp::memory::{AddressInUse, HostEvent, HostReceived, StreamId};
+use hw_model::tcp::memory::{AddressInUse, PeerEvent, PeerReceived, StreamId};
 use hw_model::tcp::{ConnectRequest, LinkHeader, TcpEvent, TcpOptions};
 use hw_model::wire::link::LinkEnd;
 use hw_model::wire::{FrameQueue, LARGEST_FRAME, Responder};
@@ -133,7 +133,7 @@ struct Inner {
     places: Vec<Place>,
     free: Vec<u16>,
     backlog: VecDeque<StreamId>,
-    events: Vec<HostEvent>,
+    events: Vec<PeerEvent>,
     outbox: FrameQueue,
     frame: Vec<u8>,
     scratch: Vec<u8>,
@@ -289,7 +289,7 @@ impl Inner {
         for place in 0..self.places.len() as u16 {
             if matches!(self.places[usize::from(place)].state, State::Open | State::Broken) {
                 let id = self.id(place);
-                self.events.push(HostEvent::Readable(id));
+                self.events.push(PeerEvent::Readable(id));
             }
         }
     }
@@ -374,15 +374,15 @@ impl Inner {
             TcpEvent::Connected => {
                 self.places[usize::from(place)].state = State::Open;
                 self.backlog.push_back(id);
-                self.events.push(HostEvent::Incoming);
+                self.events.push(PeerEvent::Incoming);
             }
             TcpEvent::Readable if state == State::Orphan => {
                 // Nobody will read it any more.
                 let now = self.now;
                 self.stack.recv(now, place, |bytes| bytes.len());
             }
-            TcpEvent::Readable | TcpEvent::Fin => self.events.push(HostEvent::Readable(id)),
-            TcpEvent::Writable => self.events.push(HostEvent::Writable(id)),
+            TcpEvent::Readable | TcpEvent::Fin => self.events.push(PeerEvent::Readable(id)),
+            TcpEvent::Writable => self.events.push(PeerEvent::Writable(id)),
             TcpEvent::ConnectFailed(_) => self.release(place),
             TcpEvent::Closed | TcpEvent::Rst | TcpEvent::TimedOut if state == State::Orphan => {
                 self.release(place)
@@ -399,7 +399,7 @@ impl Inner {
             return self.release(place);
         }
         self.places[usize::from(place)].state = state;
-        self.events.push(HostEvent::Readable(id));
+        self.events.push(PeerEvent::Readable(id));
     }
 
     fn take_events(&mut self) {
@@ -415,7 +415,7 @@ impl Carrier for Station {
         if fresh { Ok(()) } else { Err(AddressInUse(at)) }
     }
 
-    fn look(&mut self, cx: &mut Cx<'_>, out: &mut Vec<HostEvent>) {
+    fn look(&mut self, cx: &mut Cx<'_>, out: &mut Vec<PeerEvent>) {
         let s = &mut *self.0.borrow_mut();
         s.now = cx.now;
         for _ in 0..BATCH {
@@ -444,25 +444,25 @@ impl Carrier for Station {
         now: Instant,
         id: StreamId,
         take: &mut dyn FnMut(&[u8]) -> usize,
-    ) -> HostReceived {
+    ) -> PeerReceived {
         let s = &mut *self.0.borrow_mut();
-        let Some((place, p)) = s.place(id) else { return HostReceived::Reset };
+        let Some((place, p)) = s.place(id) else { return PeerReceived::Reset };
         match p.state {
             State::Open => {}
             State::Ended => {
                 s.release(place);
-                return HostReceived::Fin;
+                return PeerReceived::Fin;
             }
             _ => {
                 s.release(place);
-                return HostReceived::Reset;
+                return PeerReceived::Reset;
             }
         }
         let n = s.stack.recv(now, place, take);
         if n > 0 {
-            return HostReceived::Bytes(n);
+            return PeerReceived::Bytes(n);
         }
-        if s.stack.is_at_end(place) { HostReceived::Fin } else { HostReceived::Nothing }
+        if s.stack.is_at_end(place) { PeerReceived::Fin } else { PeerReceived::Nothing }
     }
 
     fn send(&mut self, id: StreamId, bytes: &[u8]) -> usize {

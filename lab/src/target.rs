@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
 use bus::{Actor, ActorId, Budget, Cx, Instant, Progress};
-use hw_model::tcp::memory::{AddressInUse, HostEvent, HostReceived, StreamId};
+use hw_model::tcp::memory::{AddressInUse, PeerEvent, PeerReceived, StreamId};
 use iscsi::target::{ConnId, Event, TargetServer};
 
 use crate::carrier::Carrier;
@@ -31,7 +31,7 @@ pub struct Target {
     conns: BTreeMap<StreamId, Conn>,
     streams: BTreeMap<ConnId, StreamId>,
     queue: VecDeque<StreamId>,
-    happened: Vec<HostEvent>,
+    happened: Vec<PeerEvent>,
     executions: Executions,
 }
 
@@ -149,8 +149,8 @@ impl Target {
         self.host.look(cx, &mut happened);
         for e in happened.drain(..) {
             match e {
-                HostEvent::Incoming => self.accept(cx.now),
-                HostEvent::Readable(s) | HostEvent::Writable(s) => self.enqueue(s),
+                PeerEvent::Incoming => self.accept(cx.now),
+                PeerEvent::Readable(s) | PeerEvent::Writable(s) => self.enqueue(s),
             }
         }
         self.happened = happened;
@@ -167,9 +167,9 @@ impl Target {
             let server = &mut self.server;
             // The engine takes from the stream itself; what it does not take stays there.
             match self.host.recv_with(at, stream, &mut |bytes| server.input(id, now, bytes, &mut entropy)) {
-                HostReceived::Bytes(_) => received = true,
-                HostReceived::Nothing => {}
-                HostReceived::Fin | HostReceived::Reset => {
+                PeerReceived::Bytes(_) => received = true,
+                PeerReceived::Nothing => {}
+                PeerReceived::Fin | PeerReceived::Reset => {
                     self.forget(stream);
                     return false;
                 }

@@ -25,7 +25,7 @@ pub(super) struct Posted {
     doorbell: bool,
 }
 
-/// A slot with its card. Built by a world, shared by [`InProcess`] and [`CardActor`].
+/// A slot with its card. Built by a world, shared by [`super::InProcess`] and [`super::CardActor`].
 pub struct Slot {
     card: Box<dyn PciFunction>,
     pub(super) name: ActorId,
@@ -48,7 +48,7 @@ impl<'a> Ambient<'a> {
 }
 
 impl Slot {
-    /// A slot with `card` in it. `wake_card` makes [`CardActor`] ready, `wake_host` the driver.
+    /// A slot with `card` in it. `wake_card` makes [`super::CardActor`] ready, `wake_host` the driver.
     #[must_use]
     pub fn new(
         config: SlotConfig,
@@ -67,7 +67,7 @@ impl Slot {
         self.host.audit()
     }
 
-    /// The first [`VIOLATIONS_KEPT`] violations.
+    /// The first [`super::VIOLATIONS_KEPT`] violations.
     #[must_use]
     pub fn violations(&self) -> &[Violation] {
         &self.host.kept

@@ -166,7 +166,7 @@ impl World {
                 let network = MemoryNet::new(WINDOW);
                 let card = fit_memory(config.chip, &faults, &network, &places.card);
                 let place = exec.place();
-                let actor = Target::new(*server, network.host(place.wake()), PORTAL)
+                let actor = Target::new(*server, network.peer(place.wake()), PORTAL)
                     .expect("nobody else listens on a new network");
                 let actor = Rc::new(RefCell::new(actor));
                 exec.install(&place, actor.clone());

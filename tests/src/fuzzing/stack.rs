@@ -22,7 +22,7 @@ use driver::user::Op;
 use hsi::{ctx, doorbell, regs};
 use hw_model::bcm5709::regs::{REGISTERS, Space};
 use hw_model::config::ChipConfig;
-use hw_model::tcp::memory::{HostEvent, HostReceived, MemoryHost, StreamId};
+use hw_model::tcp::memory::{MemoryPeer, PeerEvent, PeerReceived, StreamId};
 
 use iscsi::framing::{Event, Framer};
 use iscsi::pdu::{Bhs, MAX_DATA_SEGMENT_LEN, padding};
@@ -366,7 +366,7 @@ pub(super) fn registers(input: &[u8]) {
 /// Our own target, with changes to what it says.
 struct LyingTarget {
     server: TargetServer,
-    host: MemoryHost,
+    host: MemoryPeer,
     conns: Vec<(StreamId, ConnId, Framer, Vec<u8>)>,
     lies: VecDeque<Lie>,
     passed: u16,
@@ -377,7 +377,7 @@ impl LyingTarget {
         let mut events = Vec::new();
         self.host.drain(&mut events);
         for e in events {
-            if e == HostEvent::Incoming {
+            if e == PeerEvent::Incoming {
                 while let Some((stream, local, _)) = self.host.accept() {
                     match self.server.connect(&local.to_string(), now_ns) {
                         Ok(id) => {
@@ -393,7 +393,7 @@ impl LyingTarget {
             let server = &mut self.server;
             let entropy = &mut |out: &mut [u8]| out.fill(0x5a);
             let got = self.host.recv_with(*stream, |bytes| server.input(*id, now_ns, bytes, entropy));
-            if matches!(got, HostReceived::Fin | HostReceived::Reset) {
+            if matches!(got, PeerReceived::Fin | PeerReceived::Reset) {
                 self.server.closed(*id);
                 self.host.close(*stream);
                 return false;
@@ -497,7 +497,7 @@ pub(super) fn initiator(input: &[u8]) {
     let honest = rig.world.target().expect("embedded").clone();
     honest.borrow_mut().kill();
     let wakes = WakeSet::default();
-    let host = rig.world.net().expect("in memory").host(wakes.register());
+    let host = rig.world.net().expect("in memory").peer(wakes.register());
     host.listen(PORTAL).expect("nobody else listens");
     let server = rig.config().target();
     let mut target = LyingTarget { server, host, conns: Vec::new(), lies: lies(&mut c), passed: 0 };

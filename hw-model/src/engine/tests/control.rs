@@ -13,7 +13,7 @@ use bus::Budget;
 use super::super::*;
 use super::rig::{DATA, ID, INIT, LUN, PARAMS, PORTAL, RESPONSE, Rig};
 use crate::tcp::CONNECT_TIMEOUT;
-use crate::tcp::memory::{HostReceived, MemoryNet, Reach};
+use crate::tcp::memory::{MemoryNet, PeerReceived, Reach};
 use crate::testing::{Bench, connect_request};
 
 #[test]
@@ -402,7 +402,7 @@ fn close_sends_what_is_on_the_card_and_ends_with_both_fins() {
     assert_eq!(rig.take_events(), [EngineEvent::DestroyComplete(ID, 3)], "TCP is alive");
     assert_eq!(rig.received_one().data.len(), 4096);
     let id = rig.stream.unwrap();
-    assert_eq!(rig.target.recv(id, &mut [0; 1]), HostReceived::Fin);
+    assert_eq!(rig.target.recv(id, &mut [0; 1]), PeerReceived::Fin);
     rig.target.send(id, b"dropped");
     rig.target.shutdown(id);
     rig.run();
@@ -425,7 +425,7 @@ fn close_does_not_wait_for_a_peer_that_does_not_answer() {
     rig.bench.now = at;
     let next = rig.run().next;
     assert_eq!((rig.take_events(), next), (vec![EngineEvent::CloseComplete(ID)], None));
-    assert_eq!(rig.target.recv(rig.stream.unwrap(), &mut [0; 1]), HostReceived::Reset);
+    assert_eq!(rig.target.recv(rig.stream.unwrap(), &mut [0; 1]), PeerReceived::Reset);
     assert_eq!(rig.engine.counters().close_timeouts, 1);
 }
 

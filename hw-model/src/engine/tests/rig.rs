@@ -16,7 +16,7 @@ use iscsi::pdu::{self, Bhs, Header, MAX_DATA_SEGMENT_LEN, padding};
 use zerocopy::IntoBytes;
 
 use super::super::*;
-use crate::tcp::memory::{HostReceived, MemoryHost, MemoryNet, MemoryTcp, StreamId};
+use crate::tcp::memory::{MemoryNet, MemoryPeer, MemoryTcp, PeerReceived, StreamId};
 use crate::testing::{BASE, Bench, connect_request};
 
 pub(super) const ID: TcpId = TcpId(5);
@@ -79,7 +79,7 @@ fn ring_page(first: u64, pages: u64, i: u64) -> u64 {
 pub(super) struct Rig {
     pub(super) bench: Bench,
     pub(super) net: MemoryNet,
-    pub(super) target: MemoryHost,
+    pub(super) target: MemoryPeer,
     pub(super) stream: Option<StreamId>,
     pub(super) engine: Engine<MemoryTcp>,
     pub(super) faults: Faults,
@@ -105,7 +105,7 @@ impl Rig {
     /// An initialised engine with a connection that is offloaded, not connected.
     pub(super) fn with(init: InitParams, net: MemoryNet) -> Self {
         let (wakes, faults) = (WakeSet::default(), Faults::new());
-        let target = net.host(wakes.register());
+        let target = net.peer(wakes.register());
         target.listen(PORTAL.parse().unwrap()).unwrap();
         let tcp = net.card(wakes.register());
         let engine = Engine::new(&ChipConfig::default(), faults.clone(), tcp);
@@ -407,11 +407,11 @@ impl Rig {
         let id = self.stream.unwrap();
         loop {
             let n = match self.target.recv(id, &mut buf) {
-                HostReceived::Bytes(n) => n,
+                PeerReceived::Bytes(n) => n,
                 _ => {
                     self.run();
                     match self.target.recv(id, &mut buf) {
-                        HostReceived::Bytes(n) => n,
+                        PeerReceived::Bytes(n) => n,
                         _ => return out,
                     }
                 }
@@ -430,7 +430,7 @@ impl Rig {
     /// Takes what arrived, whatever it is.
     pub(super) fn received_bytes(&mut self) {
         let mut buf = [0; 4096];
-        while let HostReceived::Bytes(_) = self.target.recv(self.stream.unwrap(), &mut buf) {
+        while let PeerReceived::Bytes(_) = self.target.recv(self.stream.unwrap(), &mut buf) {
             self.run();
         }
     }

@@ -9,7 +9,7 @@ use iscsi::target::{Auth, ConnId, Disk, RamBackend, ServerConfig, TargetServer};
 
 use super::super::*;
 use super::rig::{DATA, INIT, RESPONSE, Rig, pattern};
-use crate::tcp::memory::{HostReceived, MemoryNet};
+use crate::tcp::memory::{MemoryNet, PeerReceived};
 
 const NAME: &str = "iqn.2024-01.example:disk";
 
@@ -69,7 +69,7 @@ impl Session {
         loop {
             self.rig.run();
             let mut moved = false;
-            if let HostReceived::Bytes(n) = self.rig.target.recv(id, &mut buf) {
+            if let PeerReceived::Bytes(n) = self.rig.target.recv(id, &mut buf) {
                 let taken = self.server.input(self.conn, 0, &buf[..n], &mut |out| out.fill(1));
                 assert_eq!(taken, n, "no backpressure here");
                 while self.server.work(0).is_some() {}
