@@ -32,6 +32,8 @@ pub struct Segment {
     flags: u8,
     /// The window is closed.
     pub(super) window_zero: bool,
+    /// Sequence number after its last byte. `None`: it has no bytes.
+    pub(super) data_end: Option<u32>,
 }
 
 impl Segment {
@@ -52,7 +54,9 @@ impl Segment {
         let (source, destination) = addresses(&ip, frame);
         let tuple =
             Tuple { local: SocketAddr::new(destination, port(2)), remote: SocketAddr::new(source, port(0)) };
-        Some(Self { ip, tuple, flags: tcp[13], window_zero: port(14) == 0 })
+        let bytes = payload(tcp).map_or(0, |p| p.len() as u32);
+        let data_end = (bytes > 0).then(|| number(tcp, 4).wrapping_add(bytes));
+        Some(Self { ip, tuple, flags: tcp[13], window_zero: port(14) == 0, data_end })
     }
 
     /// The address and port that it is for.
@@ -80,6 +84,23 @@ impl Segment {
     pub(super) fn is_rst(&self) -> bool {
         self.flags & RST != 0
     }
+}
+
+/// What follows the header. `None`: the header says that it is longer than the segment.
+fn payload(tcp: &[u8]) -> Option<&[u8]> {
+    tcp.get(usize::from(tcp[12] >> 4) * 4..)
+}
+
+fn number(tcp: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes([tcp[at], tcp[at + 1], tcp[at + 2], tcp[at + 3]])
+}
+
+/// The window that a segment of smoltcp's announces: what it acknowledges, and its window field. `None`: smoltcp does not
+/// remember it, as for keep-alive (one zero byte in front of the next) and RST.
+pub(super) fn announced(datagram: &[u8]) -> Option<(u32, u16)> {
+    let tcp = datagram.get(if datagram[0] >> 4 == 4 { 20 } else { 40 }..)?;
+    let remembered = tcp[13] & (ACK | RST) == ACK && payload(tcp)? != [0];
+    remembered.then(|| (number(tcp, 8), u16::from_be_bytes([tcp[14], tcp[15]])))
 }
 
 fn addresses(ip: &Ip, frame: &[u8]) -> (IpAddr, IpAddr) {
@@ -127,7 +148,7 @@ pub(super) fn refuse(frame: &[u8], s: &Segment, check: bool, out: &mut Vec<u8>) 
         out.extend_from_slice(&tcp[8..12]);
         out.extend_from_slice(&[0, 0, 0, 0, 0x50, RST]);
     } else {
-        let sequence = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
+        let sequence = number(tcp, 4);
         let length = (tcp.len() - header) as u32 + u32::from(s.flags & SYN != 0) + u32::from(s.is_fin());
         out.extend_from_slice(&[0; 4]);
         out.extend_from_slice(&sequence.wrapping_add(length).to_be_bytes());

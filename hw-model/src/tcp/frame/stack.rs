@@ -177,7 +177,7 @@ impl Stack {
             stream.follow(frame);
         }
         let datagram = &frame[segment.ip.l3..segment.ip.end];
-        let ending = stream.input(now, datagram, segment.window_zero, &mut self.scratch, emit);
+        let ending = stream.input(now, datagram, segment, &mut self.scratch, emit);
         enqueue(&mut self.ready, stream, id);
         self.observe(now, id, ending);
         true

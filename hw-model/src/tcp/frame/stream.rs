@@ -14,7 +14,7 @@ use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::time::{Duration as SmolDuration, Instant as SmolInstant};
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpEndpoint, IpListenEndpoint};
 
-use super::segment::Tuple;
+use super::segment::{self, Segment, Tuple};
 use crate::ether;
 use crate::tcp::{ConnectRequest, KeepAlive, LinkHeader, TcpOptions};
 use crate::wire::LARGEST_FRAME;
@@ -42,9 +42,15 @@ pub(super) struct Scratch {
     start: usize,
     end: usize,
     sent: u64,
+    /// The window that the last frame announced, until its stream has taken note.
+    announced: Option<(u32, u16)>,
 }
 
 impl Scratch {
+    fn of(frame: Box<[u8]>) -> Self {
+        Self { frame, start: 0, end: 0, sent: 0, announced: None }
+    }
+
     /// Frames built so far.
     pub(super) fn sent(&self) -> u64 {
         self.sent
@@ -53,7 +59,7 @@ impl Scratch {
 
 impl Default for Scratch {
     fn default() -> Self {
-        Self { frame: vec![0; LARGEST_FRAME].into_boxed_slice(), start: 0, end: 0, sent: 0 }
+        Self::of(vec![0; LARGEST_FRAME].into_boxed_slice())
     }
 }
 
@@ -99,6 +105,8 @@ pub(super) struct Stream {
     pub(super) closed: bool,
     /// The peer's window is closed.
     shut: bool,
+    /// Right edge of the window that smoltcp remembers to have announced, or a little less.
+    edge: Option<u32>,
     keepalive: Option<KeepAlive>,
     /// When the peer was last heard.
     heard: Instant,
@@ -115,7 +123,7 @@ impl Stream {
         let mtu = usize::from(r.pmtu).min(usize::from(r.mss) + header).clamp(header + 24, LARGEST_MTU);
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = seed;
-        let mut scratch = Scratch { frame: Box::default(), start: 0, end: 0, sent: 0 };
+        let mut scratch = Scratch::of(Box::default());
         let mut nowhere = |_: &[u8]| {};
         let mut port = Port::new(&[], mtu, checksums, &mut scratch, &[], 0, &mut nowhere);
         let mut iface = Interface::new(config, &mut port, time(now));
@@ -150,6 +158,7 @@ impl Stream {
             fin_told: false,
             closed: false,
             shut: false,
+            edge: None,
             keepalive: r.options.keepalive,
             heard: now,
             unanswered: None,
@@ -210,21 +219,45 @@ impl Stream {
         &mut self,
         now: Instant,
         datagram: &[u8],
-        window_zero: bool,
+        segment: &Segment,
         scratch: &mut Scratch,
         emit: Emit<'_>,
     ) -> Option<Ending> {
         let before = self.state();
+        let beyond = segment.data_end.is_some_and(|end| self.is_beyond(end));
         self.run(now, datagram, scratch, emit, |iface, port, sockets, now| {
             iface.poll_ingress_single(now, port, sockets);
+            if beyond {
+                // By then a delayed acknowledgement is due.
+                iface.poll_egress(now + ACK_DELAY, port, sockets);
+            }
             false
         });
-        (self.shut, self.heard, self.unanswered) = (window_zero, now, None);
+        (self.shut, self.heard, self.unanswered) = (segment.window_zero, now, None);
         match self.state() {
             State::Closed | State::Listen if before == State::LastAck => Some(Ending::Graceful),
             State::Closed | State::Listen => Some(Ending::Reset),
             _ => None,
         }
+    }
+
+    /// Whether bytes up to `end` may reach beyond the window that smoltcp has announced. It takes what its buffer has room
+    /// for, and panics when it then compares windows before it has acknowledged those bytes; they have to be acknowledged
+    /// at once. A peer gets there that ignores the window, and any peer where the scale rounds a window down or where only a
+    /// keep-alive has announced it.
+    fn is_beyond(&self, end: u32) -> bool {
+        let Some(edge) = self.edge else { return true };
+        (edge.wrapping_sub(end) as i32) < 1 << scale(self.socket().recv_capacity())
+    }
+
+    /// Takes note of the window that the last frame announced.
+    fn note(&mut self, (acknowledged, window): (u32, u16)) {
+        let socket = self.socket();
+        let free = socket.recv_capacity() - socket.recv_queue();
+        // Without window scaling, and in SYN, the field is the window itself.
+        let plain = usize::from(window) == free.min(usize::from(u16::MAX));
+        let shift = if plain { 0 } else { scale(socket.recv_capacity()) };
+        self.edge = Some(acknowledged.wrapping_add(u32::from(window) << shift));
     }
 
     /// Sends what can be sent; whether there is more.
@@ -328,7 +361,11 @@ impl Stream {
         let bytes = self.front(&mut front);
         let front = &front[FRONT - bytes..];
         let mut port = Port::new(datagram, self.mtu, self.checksums, scratch, front, self.tos, emit);
-        f(&mut self.iface, &mut port, &mut self.sockets, time(now))
+        let r = f(&mut self.iface, &mut port, &mut self.sockets, time(now));
+        if let Some(announced) = scratch.announced.take() {
+            self.note(announced);
+        }
+        r
     }
 
     /// The link header, at the end of `out`; its length.
@@ -353,6 +390,11 @@ fn configure(socket: &mut Socket<'_>, o: &TcpOptions) {
     socket.set_ack_delay(o.delayed_ack.then_some(ACK_DELAY));
     socket.set_nagle_enabled(o.nagle);
     socket.set_hop_limit((o.ttl != 0).then_some(o.ttl));
+}
+
+/// The window scale that smoltcp takes for a receive buffer: the least with which the window fits into its field.
+fn scale(capacity: usize) -> u32 {
+    (usize::BITS - capacity.leading_zeros()).saturating_sub(16)
 }
 
 /// At least a millisecond: what a host asks for may be 0.
@@ -453,6 +495,7 @@ impl phy::TxToken for Sending<'_, '_> {
         let start = FRONT - out.front.len();
         let s = &mut *out.scratch;
         let r = f(&mut s.frame[FRONT..FRONT + len]);
+        s.announced = segment::announced(&s.frame[FRONT..FRONT + len]).or(s.announced);
         s.frame[start..FRONT].copy_from_slice(out.front);
         (s.start, s.end) = (start, FRONT + len);
         s.sent += 1;

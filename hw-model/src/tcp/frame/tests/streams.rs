@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use bus::streams::Seeded;
+
 use super::rig::{FIRST, ID, Rig, ms, request};
-use crate::tcp::TcpEngine;
-use crate::tcp::TcpEvent;
+use crate::ether;
 use crate::tcp::frame::Checksums;
+use crate::tcp::{ConnectRequest, TcpEngine, TcpEvent};
 use crate::wire::link::Direction;
 
 fn pattern(seed: u64, bytes: usize) -> Vec<u8> {
@@ -149,6 +151,63 @@ fn a_closed_window_stops_the_sender_and_opens_again_also_when_the_update_is_lost
             seen.len() == all.len()
         });
         assert!(whole && seen == all, "lossy {lossy}: {} of {}", seen.len(), all.len());
+    }
+}
+
+/// A segment of the host with these bytes, from the place where `like` began on.
+fn segment(like: &[u8], at: u32, bytes: &[u8]) -> Vec<u8> {
+    let mut frame = like[..54].to_vec();
+    frame.extend_from_slice(bytes);
+    frame[16..18].copy_from_slice(&(40 + bytes.len() as u16).to_be_bytes());
+    frame[38..42].copy_from_slice(&at.to_be_bytes());
+    let ip = ether::parse(&frame).expect("an IP datagram");
+    ether::fill_ipv4_checksum(&mut frame, &ip);
+    ether::fill_l4_checksum(&mut frame, &ip);
+    frame
+}
+
+#[test]
+fn a_peer_that_ignores_the_window_is_acknowledged_and_harms_nobody() {
+    // In the last one the peer goes by what was announced before the scale of eight bytes rounded the window down.
+    let cases = [
+        (1 << 16, 700, 600, 1200),
+        (1 << 16, 700, 1, 701),
+        (1 << 16, 1, 1, 2),
+        (1 << 16, 0, 1, 1),
+        (1 << 18, 804, 0, 804),
+    ];
+    for (buffer, left, more, sent) in cases {
+        let mut rig = Rig::new(Direction::default(), 1);
+        rig.connect(&ConnectRequest { rcv_buf: buffer, ..request() });
+        rig.wait_for(TcpEvent::Connected);
+        rig.run(ms(5));
+        let all = pattern(1, buffer as usize - left);
+        let (mut put, mut last) = (0, Vec::new());
+        while put < all.len() {
+            put += rig.host.send(FIRST, &all[put..]);
+            let (host, far, now) = (&mut rig.host, &rig.far, rig.bench.now);
+            let mut rng = Seeded::new(1);
+            host.poll(now, &mut |f| {
+                if f.len() > 60 {
+                    last = f.to_vec();
+                }
+                far.send_at(now, &mut rng, f);
+            });
+            rig.run(ms(20));
+        }
+        rig.silent = true;
+        // So little room more is not worth a window update.
+        assert_eq!(rig.recv_some(more).len(), more);
+        rig.run(ms(20));
+        let next =
+            u32::from_be_bytes([last[38], last[39], last[40], last[41]]).wrapping_add(last.len() as u32 - 54);
+        rig.inject(&segment(&last, next, &vec![9; sent]));
+        rig.run(ms(20));
+        let rest = rig.recv();
+        assert_eq!(rest.len(), all.len() - more + sent, "left {left}, read {more}, sent {sent}");
+        rig.silent = false;
+        assert!(rig.send(b"x") == 1);
+        rig.run(ms(20));
     }
 }
 
