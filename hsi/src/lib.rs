@@ -7,38 +7,23 @@
 //! by a compiler (`tests/conformance.rs`), because a wrong one would be wrong on both sides of the seam and pass
 //! everything else.
 //!
-//! | ring | element | module |
+//! | folder | what | for which chips |
 //! |---|---|---|
-//! | KWQ, host to chip | 32 bytes, layers 2, 4, 6 | [`kwq`], [`l4`] |
-//! | KCQ, chip to host | 32 bytes, layers 4, 6 | [`kcq`], [`l4`] |
-//! | SQ, RQ, CQ of a connection | 64, 256, 64 bytes | [`sq`], [`rq`], [`cq`] |
-//! | data lists, page tables | 16, 8 bytes | [`bd`], [`pte`] |
-//! | Ethernet rings | 16 bytes | [`l2`] |
+//! | [`iscsi`] | rings of a connection: SQ, RQ and CQ elements of 64, 256 and 64 bytes, and the lists of their data | all of the family |
+//! | [`kernel`] | elements of the kernel queues, 32 bytes: KWQ (host to chip), KCQ (chip to host), layers 2, 4 and 6 | all of the family |
+//! | [`bcm5709`] | registers, contexts, doorbells, Ethernet rings, status block, shared memory, page tables, limits | the 5709 class |
 //!
-//! A generic element ([`kwq::Kwqe`], [`kcq::Kcqe`], [`sq::Sqe`], [`cq::Cqe`]) becomes a specific one through [`View`],
+//! [`book`] lists all of it. A generic element ([`kernel::kwq::Kwqe`], [`kernel::kcq::Kcqe`], [`iscsi::sq::Sqe`], [`iscsi::cq::Cqe`]) becomes a specific one through [`View`],
 //! once layer and opcode are known. Not here: the 57710 class, FCoE, RDMA, and firmware images.
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod book;
 pub mod facts;
 
-pub mod bd;
-pub mod bits;
-pub mod cq;
-pub mod ctx;
-pub mod doorbell;
-pub mod kcq;
-pub mod kwq;
-pub mod l2;
-pub mod l4;
-pub mod limits;
-pub mod pte;
-pub mod regs;
-pub mod rq;
-pub mod shmem;
-pub mod sq;
-pub mod statistics;
-pub mod status_block;
+pub mod bcm5709;
+pub mod iscsi;
+pub mod kernel;
 
 pub use zerocopy::little_endian::{U16, U32};
 
@@ -71,4 +56,4 @@ macro_rules! viewable {
     )+};
 }
 
-viewable!(kwq::Kwqe, kcq::Kcqe, sq::Sqe, cq::Cqe);
+viewable!(kernel::kwq::Kwqe, kernel::kcq::Kcqe, iscsi::sq::Sqe, iscsi::cq::Cqe);

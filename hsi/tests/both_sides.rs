@@ -1,8 +1,8 @@
 //! The crate as its two users see it, from outside: the driver builds an element, bytes cross the seam, the chip parses.
 
-use hsi::bits::{Cdb, Itt, Lun, TaskType};
-use hsi::kwq::{IscsiKwqeConnOffload1, IscsiKwqeOpcode, Kwqe, Layer};
-use hsi::sq::{CmdRequest, ISCSI_CMD_REQUEST_READ, SqOpcode, Sqe};
+use hsi::iscsi::bits::{Cdb, Itt, Lun, TaskType};
+use hsi::iscsi::sq::{CmdRequest, ISCSI_CMD_REQUEST_READ, SqOpcode, Sqe};
+use hsi::kernel::kwq::{IscsiKwqeConnOffload1, IscsiKwqeOpcode, Kwqe, Layer};
 use hsi::{U16, U32, View};
 
 #[test]

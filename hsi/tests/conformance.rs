@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use hsi::facts::{FACTS, Fact, Field, Kind, LAYOUTS, Layout, Shape, Space};
+use hsi::book::{FACTS, LAYOUTS};
+use hsi::facts::{Fact, Field, Kind, Layout, Shape, Space};
 
 /// Facts that the tables held when this was last changed. It may only grow: a table that is dropped must be noticed.
 const KNOWN_FACTS: usize = 3154;

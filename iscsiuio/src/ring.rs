@@ -15,14 +15,14 @@ use bus::mem::PAGE_SIZE;
 use bus::uio::{
     BUFFER_BYTES, BUFFERS_BYTES, FromHelper, RING_BYTES, RX_BUFFERS, STATUS_BYTES, UioMaps, Value,
 };
-use hsi::ctx;
-use hsi::l2::{
+use hsi::bcm5709::ctx;
+use hsi::bcm5709::l2::{
     L2_FHDR_ERRORS_ALIGNMENT, L2_FHDR_ERRORS_BAD_CRC, L2_FHDR_ERRORS_GIANT_FRAME, L2_FHDR_ERRORS_PHY_DECODE,
     L2_FHDR_ERRORS_TCP_XSUM, L2_FHDR_ERRORS_TOO_SHORT, L2_FHDR_ERRORS_UDP_XSUM, L2_FHDR_STATUS_L2_VLAN_TAG,
     L2Fhdr, TX_BD_FLAGS_END, TX_BD_FLAGS_START, TX_BD_FLAGS_VLAN_TAG, TxBd,
 };
-use hsi::regs::TSCH_TSS_CFG;
-use hsi::regs::{EMAC_RX_MODE, EMAC_RX_MODE_KEEP_VLAN_TAG, RPM_SORT_USER2};
+use hsi::bcm5709::regs::TSCH_TSS_CFG;
+use hsi::bcm5709::regs::{EMAC_RX_MODE, EMAC_RX_MODE_KEEP_VLAN_TAG, RPM_SORT_USER2};
 use thiserror::Error;
 
 /// Bytes in front of a received frame: its header and two of padding.

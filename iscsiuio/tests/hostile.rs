@@ -4,7 +4,7 @@
 mod rig;
 
 use bus::uio::{BUFFER_BYTES, ToHelper};
-use hsi::l2::{L2_FHDR_ERRORS_BAD_CRC, L2Fhdr};
+use hsi::bcm5709::l2::{L2_FHDR_ERRORS_BAD_CRC, L2Fhdr};
 use proptest::prelude::*;
 use rig::*;
 use smoltcp::wire::{ArpOperation, EthernetProtocol};

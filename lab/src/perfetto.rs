@@ -20,11 +20,11 @@ use std::time::Duration;
 
 use bus::trace::{Event, EventKind, Sink};
 use bus::{ActorId, Instant};
-use hsi::cq::CqOpcode;
-use hsi::kcq::IscsiKcqeOpcode;
-use hsi::kwq::{IscsiKwqeOpcode, L2KwqeOpcode, Layer};
-use hsi::l4::{L4KcqeOpcode, L4KwqeOpcode};
-use hsi::sq::SqOpcode;
+use hsi::iscsi::cq::CqOpcode;
+use hsi::iscsi::sq::SqOpcode;
+use hsi::kernel::kcq::IscsiKcqeOpcode;
+use hsi::kernel::kwq::{IscsiKwqeOpcode, L2KwqeOpcode, Layer};
+use hsi::kernel::l4::{L4KcqeOpcode, L4KwqeOpcode};
 use hw_model::bcm5709::regs::{REGISTERS, Space};
 use hw_model::fault::FaultPoint;
 use iscsi::pdu::Opcode;

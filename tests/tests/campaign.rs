@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use bus::streams::{Seeded, Streams};
 use driver::adapter::OperatorRequest;
-use hsi::kcq::IscsiKcqeOpcode as K5;
-use hsi::kwq::{IscsiKwqeOpcode as W5, Layer};
-use hsi::l4::{L4KcqeOpcode as K4, L4KwqeOpcode as W4};
+use hsi::kernel::kcq::IscsiKcqeOpcode as K5;
+use hsi::kernel::kwq::{IscsiKwqeOpcode as W5, Layer};
+use hsi::kernel::l4::{L4KcqeOpcode as K4, L4KwqeOpcode as W4};
 use hw_model::fault::{FaultPoint, Trigger};
 use hw_model::tcp::memory::Reach;
 use hw_model::wire::link::{Direction, LinkConfig};

@@ -5,7 +5,7 @@ use bus::actor::Cx;
 use bus::pci::Platform;
 use bus::trace::EventKind;
 use bus::uio::ToHelper;
-use hsi::limits::LOGIN_BUFFER_BYTES;
+use hsi::bcm5709::limits::LOGIN_BUFFER_BYTES;
 
 use super::session::TaskData;
 use super::{Adapter, AdapterState};

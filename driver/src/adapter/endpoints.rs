@@ -21,9 +21,9 @@ use bus::actor::Cx;
 use bus::pci::{Platform, Proof};
 use bus::trace::EventKind;
 use bus::uio::{PathFailure, PathUpdate};
-use hsi::kcq::CompletionStatus;
-use hsi::kwq::Kwqe;
-use hsi::l4::{L4Kcq, L4KcqeOpcode, L4Status};
+use hsi::kernel::kcq::CompletionStatus;
+use hsi::kernel::kwq::Kwqe;
+use hsi::kernel::l4::{L4Kcq, L4KcqeOpcode, L4Status};
 
 use super::helper::endpoint_handle;
 use super::timers::TimerKey;

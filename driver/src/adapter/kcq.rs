@@ -3,9 +3,9 @@
 use bus::actor::Cx;
 use bus::pci::Platform;
 use bus::trace::EventKind;
-use hsi::kcq::{IscsiKcqe, IscsiKcqeOpcode, Kcqe};
-use hsi::kwq::Layer;
-use hsi::l4::{L4Kcq, L4KcqUploadPg, L4KcqeOpcode};
+use hsi::kernel::kcq::{IscsiKcqe, IscsiKcqeOpcode, Kcqe};
+use hsi::kernel::kwq::Layer;
+use hsi::kernel::l4::{L4Kcq, L4KcqUploadPg, L4KcqeOpcode};
 
 use super::Adapter;
 use crate::bnx2i::{PathGroup, Phase};

@@ -11,8 +11,8 @@ use bus::mem::PAGE_SIZE;
 use bus::pci::{Dir, Platform, Proof, ResetKind, Revoked};
 use bus::trace::{Event, EventKind};
 use core::time::Duration;
-use hsi::kcq::CompletionStatus;
-use hsi::shmem;
+use hsi::bcm5709::shmem;
+use hsi::kernel::kcq::CompletionStatus;
 
 use super::timers::TimerKey;
 use super::{Adapter, AdapterState, Failure};

@@ -17,8 +17,8 @@ use bus::mem::DmaBuf;
 use bus::pci::{DmaExhausted, Epoch, Platform};
 use bus::trace::EventKind;
 use bus::uio::ToHelper;
-use hsi::kcq::Kcqe;
-use hsi::limits::MAX_COMPLETED_KCQE;
+use hsi::bcm5709::limits::MAX_COMPLETED_KCQE;
+use hsi::kernel::kcq::Kcqe;
 use iscsi::scsi::Lun;
 
 use crate::block::{Geometry, Refusal};

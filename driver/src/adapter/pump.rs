@@ -7,8 +7,8 @@ use bus::Instant;
 use bus::actor::Cx;
 use bus::pci::{Dir, Loan, Platform, Proof};
 use bus::trace::EventKind;
-use hsi::bits::Itt;
-use hsi::sq::Sqe;
+use hsi::iscsi::bits::Itt;
+use hsi::iscsi::sq::Sqe;
 use iscsi::scsi::Lun;
 
 use super::Adapter;

@@ -4,8 +4,8 @@
 use bus::actor::Cx;
 use bus::pci::{Platform, Proof};
 use bus::trace::EventKind;
-use hsi::bits::Itt;
-use hsi::cq::{
+use hsi::iscsi::bits::Itt;
+use hsi::iscsi::cq::{
     AsyncMsg, CmdResponse, CqOpcode, Cqe, ISCSI_CMD_RESPONSE_RESIDUAL_UNDERFLOW, LoginResponse,
     LogoutResponse, NopInMsg, RejectMsg, TextResponse, TmfResponse,
 };

@@ -1,7 +1,7 @@
 //! BD lists and the bookmarks of write data (BNX2I-CNIC 5.3).
 
-use hsi::bd::{ISCSI_BD_FIRST_IN_BD_CHAIN, ISCSI_BD_LAST_IN_BD_CHAIN, IscsiBd};
-use hsi::limits::{BD_SPLIT_SIZE, ISCSI_MAX_BDS_PER_CMD, MAX_BD_LENGTH};
+use hsi::bcm5709::limits::{BD_SPLIT_SIZE, ISCSI_MAX_BDS_PER_CMD, MAX_BD_LENGTH};
+use hsi::iscsi::bd::{ISCSI_BD_FIRST_IN_BD_CHAIN, ISCSI_BD_LAST_IN_BD_CHAIN, IscsiBd};
 use thiserror::Error;
 
 /// The data does not fit one command.

@@ -1,10 +1,10 @@
 //! KWQEs of layer 6: INIT, OFFLOAD_CONN, UPDATE_CONN, DESTROY_CONN (BNX2I-CNIC 2.5, 4.4, 4.7, 4.8).
 
-use hsi::cq::CqSequence;
-use hsi::kwq as k;
-use hsi::kwq::{IscsiKwqeHeader, IscsiKwqeOpcode, Kwqe};
-use hsi::limits::{BNX2I_CQE_SIZE, BNX2I_RQ_WQE_SIZE, BNX2I_SQ_WQE_SIZE, CNIC_PAGE_SIZE};
-use hsi::pte::IscsiPte;
+use hsi::bcm5709::limits::{BNX2I_CQE_SIZE, BNX2I_RQ_WQE_SIZE, BNX2I_SQ_WQE_SIZE, CNIC_PAGE_SIZE};
+use hsi::bcm5709::pte::IscsiPte;
+use hsi::iscsi::cq::CqSequence;
+use hsi::kernel::kwq as k;
+use hsi::kernel::kwq::{IscsiKwqeHeader, IscsiKwqeOpcode, Kwqe};
 use hsi::{U16, U32, View};
 
 use crate::config::DriverConfig;
@@ -63,7 +63,7 @@ pub(crate) fn update(cid: u16, context: u32, params: &ConnParams) -> Kwqe {
         | flag(params.initial_r2t, k::ISCSI_KWQE_CONN_UPDATE_INITIAL_R2T)
         | flag(params.immediate_data, k::ISCSI_KWQE_CONN_UPDATE_IMMEDIATE_DATA);
     update.max_outstanding_r2ts = params.max_outstanding_r2t;
-    update.context_id = U32::new(hsi::ctx::cid(context));
+    update.context_id = U32::new(hsi::bcm5709::ctx::cid(context));
     update.max_send_pdu_length = U32::new(params.max_xmit_data_segment);
     update.max_recv_pdu_length = U32::new(params.max_recv_data_segment);
     update.first_burst_length = U32::new(params.first_burst);
@@ -77,7 +77,7 @@ pub(crate) fn update(cid: u16, context: u32, params: &ConnParams) -> Kwqe {
 
 /// DESTROY_CONN. `context` is the context address.
 pub(crate) fn destroy(cid: u16, context: u32) -> Kwqe {
-    k::IscsiKwqeConnDestroy::new(cid, hsi::ctx::cid(context)).into_element()
+    k::IscsiKwqeConnDestroy::new(cid, hsi::bcm5709::ctx::cid(context)).into_element()
 }
 
 #[cfg(test)]

@@ -8,14 +8,14 @@
 use bus::actor::Cx;
 use bus::mem::PAGE_SIZE;
 use bus::pci::{Dir, DmaExhausted, Doorbell, Platform, Proof};
-use hsi::cq::{CqSequence, Cqe};
-use hsi::doorbell as db;
-use hsi::limits::{
+use hsi::bcm5709::doorbell as db;
+use hsi::bcm5709::limits::{
     BD_BYTES, BNX2I_CQE_SIZE, BNX2I_RQ_WQE_SIZE, BNX2I_SQ_WQE_SIZE, ISCSI_MAX_BDS_PER_CMD, LOGIN_BUFFER_BYTES,
 };
-use hsi::pte::IscsiPte;
-use hsi::rq::RqProducer;
-use hsi::sq::Sqe;
+use hsi::bcm5709::pte::IscsiPte;
+use hsi::iscsi::cq::{CqSequence, Cqe};
+use hsi::iscsi::rq::RqProducer;
+use hsi::iscsi::sq::Sqe;
 use zerocopy::IntoBytes;
 
 use crate::config::{CLEANUP_SLOTS, RingSizes};
@@ -159,7 +159,7 @@ impl QueuePair {
 
     /// Maps the doorbell, now that the context id is known.
     pub(crate) fn map<P: Platform>(&mut self, p: &mut P, context: u32, mq_config2: u32) {
-        let at = db::connection(hsi::ctx::cid(context), mq_config2);
+        let at = db::connection(hsi::bcm5709::ctx::cid(context), mq_config2);
         self.doorbell = Some(p.map_doorbell(crate::l2::BAR0, u64::from(at)));
     }
 
@@ -251,7 +251,7 @@ impl QueuePair {
     }
 
     /// Writes the BD list of a task.
-    pub(crate) fn write_bds(&self, task: u16, bds: &[hsi::bd::IscsiBd]) {
+    pub(crate) fn write_bds(&self, task: u16, bds: &[hsi::iscsi::bd::IscsiBd]) {
         self.mem.buf().write(self.bd_at(task), bds.as_bytes());
     }
 
@@ -261,8 +261,9 @@ impl QueuePair {
         let data = &data[..data.len().min(LOGIN_BUFFER_BYTES)];
         self.mem.buf().write(self.at.login_request, data);
         let one = |addr, len| {
-            let mut bd = hsi::bd::IscsiBd::new(addr, len);
-            bd.flags.set(hsi::bd::ISCSI_BD_FIRST_IN_BD_CHAIN | hsi::bd::ISCSI_BD_LAST_IN_BD_CHAIN);
+            let mut bd = hsi::iscsi::bd::IscsiBd::new(addr, len);
+            bd.flags
+                .set(hsi::iscsi::bd::ISCSI_BD_FIRST_IN_BD_CHAIN | hsi::iscsi::bd::ISCSI_BD_LAST_IN_BD_CHAIN);
             bd
         };
         let bds = [

@@ -1,10 +1,10 @@
 //! WQEs of every type (BNX2I-CNIC 5.2). Each is built from zero, so that no remnant of an earlier lap is ever
 //! posted.
 
-use hsi::bits::{Cdb, Itt, Lun as WqeLun, TaskType};
-use hsi::limits::LOGIN_BUFFER_BYTES;
-use hsi::sq as s;
-use hsi::sq::{RespBuffer, SqOpcode, Sqe};
+use hsi::bcm5709::limits::LOGIN_BUFFER_BYTES;
+use hsi::iscsi::bits::{Cdb, Itt, Lun as WqeLun, TaskType};
+use hsi::iscsi::sq as s;
+use hsi::iscsi::sq::{RespBuffer, SqOpcode, Sqe};
 use hsi::{U16, U32, View};
 use iscsi::scsi::Lun;
 

@@ -2,13 +2,13 @@
 
 use core::net::{IpAddr, SocketAddr};
 
-use hsi::kwq::Kwqe;
-use hsi::l4::{
+use hsi::bcm5709::limits as lim;
+use hsi::kernel::kwq::Kwqe;
+use hsi::kernel::l4::{
     L4_FLAGS, L4_FLAGS_LINKED, L4_KWQ_CONNECT_REQ1_IP_V6, L4_KWQ_OFFLOAD_PG_VLAN_TAGGING, L4KwqCloseReq,
     L4KwqConnectReq1, L4KwqConnectReq2, L4KwqConnectReq3, L4KwqOffloadPg, L4KwqResetReq, L4KwqUpdatePg,
     L4KwqUpload, L4KwqeOpcode,
 };
-use hsi::limits as lim;
 use hsi::{U16, U32, View};
 
 use super::kq::MAX_BATCH;

@@ -6,11 +6,11 @@
 use bus::actor::Cx;
 use bus::mem::PAGE_SIZE;
 use bus::pci::{BusLost, Dir, DmaExhausted, Platform, Proof};
-use hsi::kcq::Kcqe;
-use hsi::kwq::Kwqe;
-use hsi::limits::{KCQ_PAGE_CNT, KERNEL_QUEUE_ELEMENT_BYTES, KWQ_PAGE_CNT, MAX_COMPLETED_KCQE};
-use hsi::pte::IscsiPte;
-use hsi::{ctx, doorbell, regs as r};
+use hsi::bcm5709::limits::{KCQ_PAGE_CNT, KERNEL_QUEUE_ELEMENT_BYTES, KWQ_PAGE_CNT, MAX_COMPLETED_KCQE};
+use hsi::bcm5709::pte::IscsiPte;
+use hsi::bcm5709::{ctx, doorbell, regs as r};
+use hsi::kernel::kcq::Kcqe;
+use hsi::kernel::kwq::Kwqe;
 use thiserror::Error;
 use zerocopy::{FromBytes, IntoBytes};
 

@@ -1,6 +1,6 @@
 //! Local TCP ports of offloaded connections: 60000 to 61023, rotating from a random start (BNX2I-CNIC 3.4).
 
-use hsi::limits::{CNIC_LOCAL_PORT_MIN, CNIC_LOCAL_PORT_RANGE};
+use hsi::bcm5709::limits::{CNIC_LOCAL_PORT_MIN, CNIC_LOCAL_PORT_RANGE};
 
 /// A port that is taken. It goes back with [`Ports::put`].
 #[derive(Debug, PartialEq, Eq)]

@@ -17,10 +17,11 @@ use bus::pci::{BusLost, Dir, DmaExhausted, Loan, Platform, Proof};
 use bus::uio::{
     BUFFER_BYTES, BUFFERS_BYTES, EventCount, RING_BYTES, RX_BUFFERS, STATUS_BYTES, UioMaps, Value,
 };
-use hsi::kwq::{Kwqe, L2KwqeOpcode, Layer};
-use hsi::l2::{RX_BD_FLAGS_END, RX_BD_FLAGS_START, RxBd, TxBd};
-use hsi::status_block::StatusBlock;
-use hsi::{U32, ctx, doorbell, regs as r};
+use hsi::U32;
+use hsi::bcm5709::l2::{RX_BD_FLAGS_END, RX_BD_FLAGS_START, RxBd, TxBd};
+use hsi::bcm5709::status_block::StatusBlock;
+use hsi::bcm5709::{ctx, doorbell, regs as r};
+use hsi::kernel::kwq::{Kwqe, L2KwqeOpcode, Layer};
 use zerocopy::IntoBytes;
 
 use core::mem::{offset_of, size_of};

@@ -12,10 +12,10 @@ use bus::actor::Cx;
 use bus::config::{COMMAND_BUS_MASTER, COMMAND_MEMORY, MSI_ENABLE};
 use bus::mem::View;
 use bus::pci::{BusLost, Dir, DmaExhausted, Loan, Platform, Proof};
-use hsi::regs as r;
-use hsi::regs::config_space;
-use hsi::shmem as s;
-use hsi::status_block::StatusBlock;
+use hsi::bcm5709::regs as r;
+use hsi::bcm5709::regs::config_space;
+use hsi::bcm5709::shmem as s;
+use hsi::bcm5709::status_block::StatusBlock;
 
 use crate::adapter::Failure;
 use crate::mem::Lent;

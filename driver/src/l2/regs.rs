@@ -2,7 +2,7 @@
 
 use bus::actor::Cx;
 use bus::pci::{Bar, BusLost, Platform};
-use hsi::regs as r;
+use hsi::bcm5709::regs as r;
 
 /// BAR0, the only one that a 5709 has.
 pub(crate) const BAR0: Bar = Bar(0);

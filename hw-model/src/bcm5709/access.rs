@@ -4,7 +4,7 @@
 //! with their doorbell pages above. Registers beyond 0x10000 are reached through the window only.
 
 use bus::pci::DevCx;
-use hsi::{ctx, doorbell, regs as hw};
+use hsi::bcm5709::{ctx, doorbell, regs as hw};
 
 use super::hc::VECTORS;
 use super::krnlq::Description;
@@ -128,7 +128,7 @@ impl<T: TcpEngine> Bcm5709<T> {
             }
             Effect::KwqGo => self.kwq_go(cx, value),
             Effect::KcqGo => self.kcq_go(cx, value),
-            Effect::DriverMailbox => self.regs.set_shmem(hsi::shmem::FW_MB, shmem::answer(value)),
+            Effect::DriverMailbox => self.regs.set_shmem(hsi::bcm5709::shmem::FW_MB, shmem::answer(value)),
         }
     }
 

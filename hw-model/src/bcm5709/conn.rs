@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use hsi::{ctx, limits};
+use hsi::bcm5709::{ctx, limits};
 
 use crate::tcp::{LinkHeader, TcpId};
 

@@ -16,14 +16,14 @@ use bus::pci::DevCx;
 use hsi::U16;
 use hsi::U32;
 use hsi::View;
-use hsi::kcq::{CompletionStatus, IscsiKcqe, IscsiKcqeOpcode, Kcqe};
-use hsi::kwq::{
+use hsi::kernel::kcq::{CompletionStatus, IscsiKcqe, IscsiKcqeOpcode, Kcqe};
+use hsi::kernel::kwq::{
     ISCSI_KWQE_CONN_UPDATE_DATA_DIGEST, ISCSI_KWQE_CONN_UPDATE_HEADER_DIGEST,
     ISCSI_KWQE_CONN_UPDATE_IMMEDIATE_DATA, ISCSI_KWQE_CONN_UPDATE_INITIAL_R2T, IscsiKwqeConnDestroy,
     IscsiKwqeConnOffload1, IscsiKwqeConnOffload2, IscsiKwqeConnUpdate, IscsiKwqeInit1, IscsiKwqeInit2,
     IscsiKwqeOpcode, Kwqe, L2KwqeOpcode, Layer,
 };
-use hsi::l4::{
+use hsi::kernel::l4::{
     L4_KWQ_CONNECT_REQ1_KEEP_ALIVE, L4_KWQ_CONNECT_REQ1_NAGLE_ENABLE, L4_KWQ_CONNECT_REQ1_NO_DELAY_ACK,
     L4Kcq, L4KcqUploadPg, L4KcqeOpcode, L4KwqCloseReq, L4KwqConnectReq1, L4KwqConnectReq2, L4KwqConnectReq3,
     L4KwqOffloadPg, L4KwqUpdatePg, L4KwqUpload, L4KwqeOpcode, L4Status,

@@ -21,8 +21,8 @@ use std::time::Duration;
 
 use bus::Instant;
 use bus::pci::{DevCx, DmaFault, Grant, Vector, Word};
-use hsi::regs;
-use hsi::status_block::BNX2_MAX_MSIX_HW_VEC;
+use hsi::bcm5709::regs;
+use hsi::bcm5709::status_block::BNX2_MAX_MSIX_HW_VEC;
 
 /// Vectors, and with them status blocks.
 pub(super) const VECTORS: usize = BNX2_MAX_MSIX_HW_VEC;

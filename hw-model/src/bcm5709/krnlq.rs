@@ -10,13 +10,13 @@ use std::collections::VecDeque;
 
 use bus::Instant;
 use bus::pci::{DevCx, DmaFault, Grant};
-use hsi::ctx;
-use hsi::kcq::Kcqe;
-use hsi::kwq::Kwqe;
-use hsi::pte::IscsiPte;
+use hsi::bcm5709::ctx;
+use hsi::bcm5709::pte::IscsiPte;
+use hsi::kernel::kcq::Kcqe;
+use hsi::kernel::kwq::Kwqe;
 
 /// Bytes of a KWQE or KCQE.
-const ELEMENT: u64 = hsi::limits::KERNEL_QUEUE_ELEMENT_BYTES as u64;
+const ELEMENT: u64 = hsi::bcm5709::limits::KERNEL_QUEUE_ELEMENT_BYTES as u64;
 /// Most pages of a ring.
 const PAGES_MAX: usize = 64;
 /// Elements moved by one DMA at most.

@@ -39,14 +39,14 @@ use bus::pci::{
 use bus::trace::EventKind;
 use bus::vfio_user::doorbell::DoorbellLayout as PageLayout;
 use bus::{Budget, Instant, Progress};
-use hsi::kcq::Kcqe;
-use hsi::kwq::Kwqe;
-use hsi::regs as hw;
-use hsi::regs::config_space as cs;
-use hsi::status_block::{
+use hsi::bcm5709::regs as hw;
+use hsi::bcm5709::regs::config_space as cs;
+use hsi::bcm5709::status_block::{
     STATUS_ATTN_BITS_CMD_PROCESSOR_ABORT, STATUS_ATTN_BITS_COMPLETION_ABORT, STATUS_ATTN_BITS_LINK_STATE,
 };
-use hsi::{ctx, doorbell};
+use hsi::bcm5709::{ctx, doorbell};
+use hsi::kernel::kcq::Kcqe;
+use hsi::kernel::kwq::Kwqe;
 
 use crate::config::{ChipConfig, DoorbellLayout, LinkSpeed};
 use crate::engine::{Engine, EngineEvents};
@@ -282,8 +282,10 @@ impl<T: TcpEngine> Bcm5709<T> {
             self.regs.get(hw::EMAC_STATUS) & hw::EMAC_STATUS_MI_COMPLETE | hw::EMAC_STATUS_LINK_CHANGE;
         self.regs.set(hw::EMAC_STATUS, events | if self.link { hw::EMAC_STATUS_LINK } else { 0 });
         self.regs.set(hw::EMAC_MDIO_STATUS, if self.link { hw::EMAC_MDIO_STATUS_LINK } else { 0 });
-        self.regs
-            .set_shmem(hsi::shmem::LINK_STATUS, shmem::link_status(self.phy.speed().filter(|_| self.link)));
+        self.regs.set_shmem(
+            hsi::bcm5709::shmem::LINK_STATUS,
+            shmem::link_status(self.phy.speed().filter(|_| self.link)),
+        );
     }
 
     fn soft_reset(&mut self, cx: &mut DevCx<'_>) {

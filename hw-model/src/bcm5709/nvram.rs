@@ -10,7 +10,7 @@
 //! All other cells are erased. Words are big-endian; CRCs are those of Ethernet, least significant byte first. What a host
 //! writes is kept for the life of the card. Not modelled: write protection by page, the status register of the flash.
 
-use hsi::regs as hw;
+use hsi::bcm5709::regs as hw;
 
 use super::mem::SparseMem;
 use crate::config::ChipConfig;

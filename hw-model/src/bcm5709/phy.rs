@@ -9,7 +9,7 @@
 //! is negotiated, and no pause frame is ever sent.
 
 use bus::Instant;
-use hsi::regs::{self as hw, mii};
+use hsi::bcm5709::regs::{self as hw, mii};
 
 use crate::config::{ChipConfig, LinkSpeed};
 

@@ -4,8 +4,9 @@
 
 use std::fmt::Write as _;
 
-use hsi::facts::{FACTS, Kind};
-use hsi::regs::config_space::MIRROR_BYTES;
+use hsi::bcm5709::regs::config_space::MIRROR_BYTES;
+use hsi::book::FACTS;
+use hsi::facts::Kind;
 use serde::Serialize;
 
 use super::regs::{Access, Effect, MEMORIES, REGISTERS, Register, Space};

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use hsi::{regs, shmem};
+use hsi::bcm5709::{regs, shmem};
 
 use super::mem::SparseMem;
 use crate::config::ChipConfig;

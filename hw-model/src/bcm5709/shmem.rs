@@ -3,7 +3,7 @@
 //! The management processor is not modelled beyond that: it answers every message at once, whatever state the rest of
 //! the chip is in, so that a driver can always reset a chip that has gone mute.
 
-use hsi::shmem::{self, HOST_VIEW_SHMEM_BASE};
+use hsi::bcm5709::shmem::{self, HOST_VIEW_SHMEM_BASE};
 
 use crate::config::ChipConfig;
 

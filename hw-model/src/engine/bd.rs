@@ -4,8 +4,8 @@
 //! was used last is tried first, so that data in order costs no search.
 
 use bus::pci::{DevCx, DmaFault, Grant};
-use hsi::bd::IscsiBd;
-use hsi::limits::ISCSI_MAX_BDS_PER_CMD;
+use hsi::bcm5709::limits::ISCSI_MAX_BDS_PER_CMD;
+use hsi::iscsi::bd::IscsiBd;
 use zerocopy::{FromZeros, IntoBytes};
 
 /// Descriptors per list.

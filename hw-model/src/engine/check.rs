@@ -8,7 +8,7 @@
 //! excludes, 0x14 underflow and 0x15 overflow that the bytes received contradict, 0x16 missing underflow, 0x17 flags
 //! of bidirectional commands. The bytes are only judged for reads that ended GOOD.
 
-use hsi::kcq::CompletionStatus as Status;
+use hsi::kernel::kcq::CompletionStatus as Status;
 use iscsi::pdu::{self, Bhs, Header, Opcode, RESERVED_TAG, flags};
 use iscsi::serial::Sn;
 
@@ -221,7 +221,7 @@ impl Conn {
         }
         // What was under way for a task that was cleaned up is late, not wrong.
         let late = u16::try_from(itt).is_ok_and(|raw| {
-            let task = self.tasks.get(hsi::bits::Itt::from_raw(raw).index());
+            let task = self.tasks.get(hsi::iscsi::bits::Itt::from_raw(raw).index());
             task.is_some_and(|t| t.state == State::Cleaned && t.itt == raw)
         });
         if !late {

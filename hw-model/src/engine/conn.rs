@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use bus::pci::{DevCx, Grant};
 use bus::trace::EventKind;
-use hsi::cq::Cqe;
-use hsi::kcq::CompletionStatus;
+use hsi::iscsi::cq::Cqe;
+use hsi::kernel::kcq::CompletionStatus;
 use iscsi::serial::Sn;
 
 use super::ring::{BadTable, Cq, ENTRY, Pages, Rq, Sq};
@@ -360,7 +360,7 @@ impl Conn {
     /// The active task of that tag and a kind that `fits`.
     pub(super) fn active(&self, itt: u32, fits: impl Fn(Kind) -> bool) -> Option<u16> {
         let raw = u16::try_from(itt).ok()?;
-        let index = hsi::bits::Itt::from_raw(raw).index();
+        let index = hsi::iscsi::bits::Itt::from_raw(raw).index();
         let task = self.tasks.get(index)?;
         matches!(task.state, State::Active(kind) if task.itt == raw && fits(kind)).then_some(index)
     }

@@ -1,7 +1,7 @@
 //! Completion-queue entries from received headers (BNX2I-CNIC 5.4, A.2). The ring fills in the sequence number.
 
-use hsi::bits::{Itt, Lun};
-use hsi::cq::{
+use hsi::iscsi::bits::{Itt, Lun};
+use hsi::iscsi::cq::{
     AsyncMsg, CleanupResponse, CmdRespTaskStat, CmdResponse, CqOpcode, Cqe, LoginResponse, LogoutResponse,
     NopInMsg, RejectMsg, TextResponse, TmfResponse,
 };

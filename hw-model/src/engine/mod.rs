@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use bus::pci::{DevCx, ResetReport};
 use bus::{Budget, Instant, Progress};
-use hsi::kcq::CompletionStatus;
+use hsi::kernel::kcq::CompletionStatus;
 
 use crate::config::ChipConfig;
 use crate::fault::Faults;

@@ -2,8 +2,8 @@
 //! completion queue's producer side, the receive queue's buffers (BNX2I-CNIC 4.3, 4.5, 5.5, 5.7).
 
 use bus::pci::{DevCx, DmaFault, Grant, Word};
-use hsi::cq::{CqSequence, Cqe};
-use hsi::rq::RqProducer;
+use hsi::iscsi::cq::{CqSequence, Cqe};
+use hsi::iscsi::rq::RqProducer;
 
 /// Bytes of an SQ entry and of a CQ entry.
 pub(super) const ENTRY: usize = 64;

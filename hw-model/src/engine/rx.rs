@@ -6,8 +6,8 @@
 
 use bus::pci::{DevCx, DmaFault};
 use bus::trace::EventKind;
-use hsi::bits::Itt;
-use hsi::kcq::CompletionStatus;
+use hsi::iscsi::bits::Itt;
+use hsi::kernel::kcq::CompletionStatus;
 use iscsi::framing::{Event, Framer, FramingError};
 use iscsi::pdu::{self, BHS_LEN, Bhs, Header, MAX_DATA_SEGMENT_LEN, Opcode, RejectReason, flags};
 

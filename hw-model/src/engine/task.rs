@@ -1,6 +1,6 @@
 //! Task contexts of a connection, one for each ITT index, made when the connection is offloaded.
 
-use hsi::bits::Itt;
+use hsi::iscsi::bits::Itt;
 
 use super::MAX_R2TS;
 use super::bd::BdList;

@@ -7,8 +7,8 @@
 
 use bus::pci::{DevCx, DmaFault};
 use bus::trace::EventKind;
-use hsi::kcq::CompletionStatus;
-use hsi::sq::Sqe;
+use hsi::iscsi::sq::Sqe;
+use hsi::kernel::kcq::CompletionStatus;
 use iscsi::digest::{data_digest, header_digest};
 use iscsi::pdu::{BHS_LEN, Bhs, DataOut, Header, RESERVED_TAG, flags, wire_len};
 

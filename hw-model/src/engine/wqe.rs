@@ -3,13 +3,13 @@
 //! An entry that makes no sense puts the connection in error with a completion status; nothing of it was sent.
 
 use bus::pci::DevCx;
-use hsi::bits::Itt;
-use hsi::kcq::CompletionStatus;
-use hsi::sq::{
+use hsi::iscsi::bits::Itt;
+use hsi::iscsi::sq::{
     CleanupRequest, CmdRequest, FwMpRequest, ISCSI_FW_MP_REQUEST_LOCAL_COMPLETION,
     ISCSI_FW_MP_REQUEST_UPDATE_EXP_STAT_SN, LoginRequest, LogoutRequest, NopOutRequest, RespBuffer, SqOpcode,
     Sqe, TextRequest, TmfRequest,
 };
+use hsi::kernel::kcq::CompletionStatus;
 use iscsi::pdu::{self, Bhs, Header, RESERVED_TAG, flags};
 use iscsi::serial::Sn;
 

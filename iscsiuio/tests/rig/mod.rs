@@ -15,7 +15,7 @@ use bus::uio::{
 };
 use bus::wake::WakeSet;
 use bus::{ActorId, Instant, Progress};
-use hsi::l2::{L2_FHDR_STATUS_L2_VLAN_TAG, L2Fhdr, RxBd, TX_BD_FLAGS_VLAN_TAG, TxBd};
+use hsi::bcm5709::l2::{L2_FHDR_STATUS_L2_VLAN_TAG, L2Fhdr, RxBd, TX_BD_FLAGS_VLAN_TAG, TxBd};
 use iscsiuio::ipc::{self, field};
 use iscsiuio::log::Level;
 use iscsiuio::{Helper, IfaceConfig};

@@ -15,7 +15,7 @@ use bus::uio::{
 };
 use bus::wake::WakeSet;
 use bus::{ActorId, Instant};
-use hsi::l2::{L2Fhdr, RxBd, TxBd};
+use hsi::bcm5709::l2::{L2Fhdr, RxBd, TxBd};
 use iscsiuio::helper::Reply;
 use iscsiuio::ipc::{PING, Request};
 use iscsiuio::log::Level;

@@ -19,7 +19,7 @@ use bus::wake::WakeSet;
 use bus::{Budget, Progress};
 use driver::adapter::{AdapterState, OperatorRequest};
 use driver::user::Op;
-use hsi::{ctx, doorbell, regs};
+use hsi::bcm5709::{ctx, doorbell, regs};
 use hw_model::bcm5709::regs::{REGISTERS, Space};
 use hw_model::config::ChipConfig;
 use hw_model::tcp::memory::{MemoryPeer, PeerEvent, PeerReceived, StreamId};

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use bus::trace::EventKind;
 use driver::iscsid::{MgmtError, NodeRecord};
-use hsi::kwq::Layer;
-use hsi::l4::L4KcqeOpcode;
+use hsi::kernel::kwq::Layer;
+use hsi::kernel::l4::L4KcqeOpcode;
 use lab::world::WorldError;
 use tests::rig::Rig;
 

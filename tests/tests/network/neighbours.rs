@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use driver::iscsid::NodeRecord;
-use hsi::l4::L4KcqeOpcode;
+use hsi::kernel::l4::L4KcqeOpcode;
 use lab::world::{static_v4, static_v6};
 use tests::rig::{Rig, RigConfig, TARGET, prompt_recovery_bound};
 

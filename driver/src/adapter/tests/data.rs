@@ -1,9 +1,11 @@
 use core::time::Duration;
 
 use bus::actor::{Actor, Budget};
-use hsi::bits::Itt;
-use hsi::cq::{CleanupResponse, CmdResponse, CqOpcode, LoginResponse, NopInMsg, TextResponse, TmfResponse};
-use hsi::sq::SqOpcode;
+use hsi::iscsi::bits::Itt;
+use hsi::iscsi::cq::{
+    CleanupResponse, CmdResponse, CqOpcode, LoginResponse, NopInMsg, TextResponse, TmfResponse,
+};
+use hsi::iscsi::sq::SqOpcode;
 use hsi::{U32, View};
 
 use super::fake::{answer, op};
@@ -396,10 +398,10 @@ fn a_nop_in_of_the_target_is_answered_and_its_buffer_returned() {
 fn errors_of_the_card_are_classed_by_the_mask() {
     for (status, lost) in [(0x0f, 0), (0x1b, 0), (0x20, 0), (0x05, 1), (0x0e, 1), (0x40, 1), (0x43, 1)] {
         let (mut rig, _, ep, _) = ready();
-        let error = hsi::kcq::IscsiKcqe::new(
-            hsi::kcq::IscsiKcqeOpcode::ISCSI_ERROR,
+        let error = hsi::kernel::kcq::IscsiKcqe::new(
+            hsi::kernel::kcq::IscsiKcqeOpcode::ISCSI_ERROR,
             ep.cid.into(),
-            hsi::kcq::CompletionStatus(status),
+            hsi::kernel::kcq::CompletionStatus(status),
         );
         rig.card.borrow_mut().send.extend([error.into_element(); 2]);
         rig.settle();

@@ -10,17 +10,18 @@ use bus::pci::{
     Width, Word,
 };
 use bus::{Budget, Progress};
-use hsi::bd::IscsiBd;
-use hsi::cq::{CmdResponse, CqOpcode, CqSequence, Cqe};
-use hsi::kcq::{CompletionStatus, IscsiKcqe, IscsiKcqeOpcode, Kcqe};
-use hsi::kwq::{IscsiKwqeConnDestroy, IscsiKwqeConnOffload1, IscsiKwqeConnOffload2, Kwqe};
-use hsi::l4::{
+use hsi::bcm5709::pte::IscsiPte;
+use hsi::bcm5709::{ctx, regs as r, shmem as s};
+use hsi::iscsi::bd::IscsiBd;
+use hsi::iscsi::cq::{CmdResponse, CqOpcode, CqSequence, Cqe};
+use hsi::iscsi::sq::{CmdRequest, SqOpcode, Sqe};
+use hsi::kernel::kcq::{CompletionStatus, IscsiKcqe, IscsiKcqeOpcode, Kcqe};
+use hsi::kernel::kwq::{IscsiKwqeConnDestroy, IscsiKwqeConnOffload1, IscsiKwqeConnOffload2, Kwqe};
+use hsi::kernel::l4::{
     L4_FLAGS, L4Kcq, L4KcqUploadPg, L4KcqeOpcode, L4KwqConnectReq1, L4KwqOffloadPg, L4KwqUpdatePg,
     L4KwqUpload,
 };
-use hsi::pte::IscsiPte;
-use hsi::sq::{CmdRequest, SqOpcode, Sqe};
-use hsi::{U16, U32, View, ctx, regs as r, shmem as s};
+use hsi::{U16, U32, View};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// KWQ opcodes with their layer, as events name them: layer << 8 | opcode.
@@ -56,7 +57,7 @@ pub(super) struct Conn {
     pub(crate) sq_done: u16,
     pub(crate) next: CqSequence,
     /// RQ buffers that the host gave, and the slot to use next.
-    pub(crate) rq_given: hsi::rq::RqProducer,
+    pub(crate) rq_given: hsi::iscsi::rq::RqProducer,
     pub(crate) rq_left: u16,
     pub(crate) rq_slot: u16,
 }
@@ -296,7 +297,7 @@ impl Fake {
             rq,
             sq_done: 0,
             next: CqSequence::new(128),
-            rq_given: hsi::rq::RqProducer::INITIAL,
+            rq_given: hsi::iscsi::rq::RqProducer::INITIAL,
             rq_left: 16,
             rq_slot: 0,
         };
@@ -421,7 +422,7 @@ impl Fake {
             (0x100.., 8) => {
                 let cid = (cid - 0x100) as u16;
                 if let Some(conn) = self.card.borrow_mut().conns.get_mut(&cid) {
-                    let given = hsi::rq::RqProducer(value);
+                    let given = hsi::iscsi::rq::RqProducer(value);
                     conn.rq_left += given.since(conn.rq_given, 16);
                     conn.rq_given = given;
                 }

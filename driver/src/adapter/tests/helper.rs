@@ -5,9 +5,9 @@ use zerocopy::IntoBytes;
 use bus::uio::{
     BUFFER_BYTES, FromHelper, OpenRefused, PathHandle, PathUpdate, RX_BUFFERS, ToHelper, UioMaps, Value,
 };
-use hsi::l2::{RxBd, TxBd};
-use hsi::l4::{L4KwqConnectReq3, L4KwqOffloadPg};
-use hsi::{ctx, regs as r};
+use hsi::bcm5709::l2::{RxBd, TxBd};
+use hsi::bcm5709::{ctx, regs as r};
+use hsi::kernel::l4::{L4KwqConnectReq3, L4KwqOffloadPg};
 
 use super::fake::op;
 use super::rig::Rig;

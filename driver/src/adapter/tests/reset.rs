@@ -1,8 +1,8 @@
 use core::time::Duration;
 
 use hsi::View;
-use hsi::kcq::{CompletionStatus, IscsiKcqe, IscsiKcqeOpcode};
-use hsi::l4::L4KwqUpdatePg;
+use hsi::kernel::kcq::{CompletionStatus, IscsiKcqe, IscsiKcqeOpcode};
+use hsi::kernel::l4::L4KwqUpdatePg;
 
 use super::fake::{answer, op};
 use super::rig::Rig;

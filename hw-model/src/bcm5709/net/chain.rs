@@ -3,7 +3,7 @@
 //! Indexes are free-running 16-bit counts that count the last descriptor of a page too; hosts and chip step over it.
 
 use bus::pci::{DevCx, DmaFault, Grant};
-use hsi::l2::RxBd;
+use hsi::bcm5709::l2::RxBd;
 
 /// Bytes of a descriptor.
 pub(super) const BD: u64 = 16;

@@ -3,8 +3,8 @@
 //! Sort rule 0 feeds the netdev (CID 0 and the rings of RSS), sort rule 2 the helper (CID 2); a frame may match both. Rules
 //! 1 and 3 have no ring behind them. Not modelled: VLAN filters (every tag passes), RSS of older chips.
 
-use hsi::l2::L2Fhdr;
-use hsi::regs as hw;
+use hsi::bcm5709::l2::L2Fhdr;
+use hsi::bcm5709::regs as hw;
 
 use crate::bcm5709::regs::RegisterFile;
 use crate::ether::{self, FCS, TCP, UDP, VLAN_TAG};
@@ -130,7 +130,7 @@ impl RssTable {
 /// Marks a frame header with the hash.
 pub(super) fn mark(header: &mut L2Fhdr, hash: u32) {
     header.l2_fhdr_hash.set(hash);
-    let status = header.l2_fhdr_status.get() | hsi::l2::L2_FHDR_STATUS_RSS_HASH;
+    let status = header.l2_fhdr_status.get() | hsi::bcm5709::l2::L2_FHDR_STATUS_RSS_HASH;
     header.l2_fhdr_status.set(status);
 }
 

@@ -28,10 +28,10 @@ mod tx;
 
 use bus::pci::{DevCx, Grant};
 use bus::{Budget, Instant, Progress};
-use hsi::ctx;
-use hsi::l2::L2Fhdr;
-use hsi::regs as hw;
-use hsi::status_block::{
+use hsi::bcm5709::ctx;
+use hsi::bcm5709::l2::L2Fhdr;
+use hsi::bcm5709::regs as hw;
+use hsi::bcm5709::status_block::{
     STATUS_ATTN_BITS_RX_BD_CACHE_ABORT, STATUS_ATTN_BITS_RX_DMA_ABORT, STATUS_ATTN_BITS_TX_BD_READ_ABORT,
     STATUS_ATTN_BITS_TX_DMA_ABORT,
 };

@@ -5,8 +5,8 @@
 //! frame for which there are not enough descriptors is dropped.
 
 use bus::pci::{DevCx, DmaFault, Grant};
-use hsi::ctx;
-use hsi::l2::{
+use hsi::bcm5709::ctx;
+use hsi::bcm5709::l2::{
     L2_FHDR_ERRORS_TCP_XSUM, L2_FHDR_ERRORS_UDP_XSUM, L2_FHDR_STATUS_IP_DATAGRAM, L2_FHDR_STATUS_L2_VLAN_TAG,
     L2_FHDR_STATUS_TCP_SEGMENT, L2_FHDR_STATUS_UDP_DATAGRAM, L2Fhdr, RxBd,
 };

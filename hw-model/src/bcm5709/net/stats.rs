@@ -8,8 +8,8 @@ use std::time::Duration;
 use bus::Instant;
 use bus::pci::{DevCx, DmaFault};
 use hsi::U32;
-use hsi::regs as hw;
-use hsi::statistics::{CHIP_BYTES, StatisticsBlock};
+use hsi::bcm5709::regs as hw;
+use hsi::bcm5709::statistics::{CHIP_BYTES, StatisticsBlock};
 
 use crate::bcm5709::regs::RegisterFile;
 use crate::ether::{FCS, SHORTEST};

@@ -6,8 +6,8 @@
 //! ring does not stop over it.
 
 use bus::pci::{DevCx, DmaFault, Grant};
-use hsi::ctx;
-use hsi::l2::{
+use hsi::bcm5709::ctx;
+use hsi::bcm5709::l2::{
     TX_BD_FLAGS_END, TX_BD_FLAGS_IP_CKSUM, TX_BD_FLAGS_START, TX_BD_FLAGS_SW_LSO, TX_BD_FLAGS_TCP_UDP_CKSUM,
     TX_BD_FLAGS_VLAN_TAG, TX_BD_TCP6_OFF2_SHL, TxBd,
 };

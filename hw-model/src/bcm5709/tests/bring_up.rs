@@ -2,8 +2,8 @@
 
 use bus::config::{MSIX_ENABLE, STATUS_INTERRUPT};
 use bus::pci::Vector;
-use hsi::regs::config_space as cs;
-use hsi::{doorbell, regs, shmem};
+use hsi::bcm5709::regs::config_space as cs;
+use hsi::bcm5709::{doorbell, regs, shmem};
 
 use super::host::{Host, init};
 use crate::config::{ChipConfig, DoorbellLayout};
@@ -121,7 +121,7 @@ fn kernel_queues_can_have_a_vector_of_their_own() {
     h.config_write(0xa0, MSIX_ENABLE);
     h.write(regs::PCI_GRC_WINDOW2_BASE + 3 * 16 + 12, 0);
     h.reset_handshake();
-    h.context_write(hsi::ctx::KCQ_CID, hsi::ctx::L5_KRNLQ_HOST_QIDX, (3 + 7) << 16);
+    h.context_write(hsi::bcm5709::ctx::KCQ_CID, hsi::bcm5709::ctx::L5_KRNLQ_HOST_QIDX, (3 + 7) << 16);
     h.producer_at = 3 * 128 + 6;
     h.start();
     h.submit(&init(64, 128));

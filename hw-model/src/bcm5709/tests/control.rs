@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use hsi::kwq::{IscsiKwqeConnDestroy, IscsiKwqeConnUpdate, IscsiKwqeInit1, Kwqe, L2KwqeOpcode};
-use hsi::l4::{
+use hsi::kernel::kwq::{IscsiKwqeConnDestroy, IscsiKwqeConnUpdate, IscsiKwqeInit1, Kwqe, L2KwqeOpcode};
+use hsi::kernel::l4::{
     L4_KWQ_CONNECT_REQ1_IP_V6, L4KcqUploadPg, L4KwqCloseReq, L4KwqConnectReq1, L4KwqConnectReq2,
     L4KwqResetReq, L4KwqUpdatePg, L4KwqUpload,
 };
@@ -141,10 +141,10 @@ fn offload_refuses_what_cannot_be() {
     assert_eq!(h.offload(3), Err(0x80), "in use");
     assert_eq!(h.offload(256), Err(1), "no such index");
     let (mut kwqes, _buffers) = h.offload_kwqes(4);
-    kwqes[1].view_mut::<hsi::kwq::IscsiKwqeConnOffload2>().num_additional_wqes = U32::new(9);
+    kwqes[1].view_mut::<hsi::kernel::kwq::IscsiKwqeConnOffload2>().num_additional_wqes = U32::new(9);
     h.submit(&kwqes);
     let (mut kwqes, _buffers) = h.offload_kwqes(5);
-    kwqes[0].view_mut::<hsi::kwq::IscsiKwqeConnOffload1>().set_cq_page_table_addr(0x66_0000_0000);
+    kwqes[0].view_mut::<hsi::kernel::kwq::IscsiKwqeConnOffload1>().set_cq_page_table_addr(0x66_0000_0000);
     h.submit(&kwqes);
     assert_eq!(h.answers(), [(0x610, 1), (0x610, 4)], "additional KWQEs; a page table outside memory");
     assert_eq!(h.card.with(|c| c.in_use().0), 1, "nothing leaked");
@@ -209,8 +209,8 @@ fn path_groups_follow_their_neighbour() {
     wrong.pg_cid = U32::new(0x5_0000);
     h.submit(&[e.into_element(), wrong.into_element(), upload(0x5_0000)]);
     let answers = h.reap();
-    assert_eq!(answers[0].view::<hsi::l4::L4Kcq>().status.get(), 0);
-    assert_eq!(answers[1].view::<hsi::l4::L4Kcq>().status.get(), 4);
+    assert_eq!(answers[0].view::<hsi::kernel::l4::L4Kcq>().status.get(), 0);
+    assert_eq!(answers[1].view::<hsi::kernel::l4::L4Kcq>().status.get(), 4);
     assert_eq!(answers[2].view::<L4KcqUploadPg>().pg_status.get(), 4);
     h.submit(&connect(c));
     h.reap();

@@ -12,11 +12,12 @@ use bus::streams::Seeded;
 use bus::trace::Trace;
 use bus::wake::WakeSet;
 use bus::{Actor, ActorId, Budget, Cx, Instant, Progress};
-use hsi::kcq::{IscsiKcqe, Kcqe};
-use hsi::kwq::{IscsiKwqeConnOffload1, IscsiKwqeConnOffload2, IscsiKwqeInit1, IscsiKwqeInit2, Kwqe};
-use hsi::l4::{L4Kcq, L4KwqConnectReq1, L4KwqConnectReq3, L4KwqOffloadPg};
-use hsi::pte::IscsiPte;
-use hsi::{U16, U32, View, ctx, doorbell, regs, shmem};
+use hsi::bcm5709::pte::IscsiPte;
+use hsi::bcm5709::{ctx, doorbell, regs, shmem};
+use hsi::kernel::kcq::{IscsiKcqe, Kcqe};
+use hsi::kernel::kwq::{IscsiKwqeConnOffload1, IscsiKwqeConnOffload2, IscsiKwqeInit1, IscsiKwqeInit2, Kwqe};
+use hsi::kernel::l4::{L4Kcq, L4KwqConnectReq1, L4KwqConnectReq3, L4KwqOffloadPg};
+use hsi::{U16, U32, View};
 
 use super::nic::Cable;
 use crate::bcm5709::{Bcm5709, Card};
@@ -536,10 +537,10 @@ pub(super) fn init(sq: u16, cq: u16) -> [Kwqe; 2] {
     (one.sq_num_wqes, one.cq_num_wqes, one.rq_num_wqes) = (U16::new(sq), U16::new(cq), U16::new(16));
     (one.num_tasks_per_conn, one.num_ccells_per_conn) = (U16::new(sq), U16::new(sq / 2));
     (one.sq_wqes_per_page, one.cq_log_wqes_per_page, one.rq_buffer_size) = (U16::new(64), 6, U16::new(256));
-    one.flags = hsi::kwq::ISCSI_PAGE_SIZE_4K;
+    one.flags = hsi::kernel::kwq::ISCSI_PAGE_SIZE_4K;
     let mut two = IscsiKwqeInit2::blank();
     two.max_cq_sqn = U16::new(cq.wrapping_mul(2).wrapping_add(1));
-    two.set_error_mask(hsi::limits::DEFAULT_ERROR_MASK);
+    two.set_error_mask(hsi::bcm5709::limits::DEFAULT_ERROR_MASK);
     [one.into_element(), two.into_element()]
 }
 

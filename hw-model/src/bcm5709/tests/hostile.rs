@@ -4,8 +4,8 @@
 use bus::inproc::Violation;
 use bus::pci::{DmaFault, ResetKind, Width};
 use bus::streams::{Seeded, Streams};
-use hsi::kwq::Kwqe;
-use hsi::{ctx, doorbell, regs};
+use hsi::bcm5709::{ctx, doorbell, regs};
+use hsi::kernel::kwq::Kwqe;
 
 use super::control::{close, destroy, reset, update, upload};
 use super::host::{Conn, Host, connect, init, offload_pg};

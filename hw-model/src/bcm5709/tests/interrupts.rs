@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bus::pci::Vector;
 use bus::streams::{Seeded, Streams};
-use hsi::{ctx, regs};
+use hsi::bcm5709::{ctx, regs};
 
 use super::host::{Host, init};
 use crate::config::ChipConfig;

@@ -2,14 +2,15 @@
 
 use bus::config::MSIX_ENABLE;
 use bus::pci::Vector;
-use hsi::kwq::Kwqe;
-use hsi::l2::{
+use hsi::U32;
+use hsi::bcm5709::l2::{
     L2_FHDR_ERRORS_TCP_XSUM, L2_FHDR_STATUS_IP_DATAGRAM, L2_FHDR_STATUS_L2_VLAN_TAG, L2_FHDR_STATUS_RSS_HASH,
     L2_FHDR_STATUS_TCP_SEGMENT, TX_BD_FLAGS_END, TX_BD_FLAGS_IP_CKSUM, TX_BD_FLAGS_START, TX_BD_FLAGS_SW_LSO,
     TX_BD_FLAGS_TCP_UDP_CKSUM, TX_BD_FLAGS_VLAN_TAG, TxBd,
 };
-use hsi::statistics::StatisticsBlock;
-use hsi::{U32, ctx, regs};
+use hsi::bcm5709::statistics::StatisticsBlock;
+use hsi::bcm5709::{ctx, regs};
+use hsi::kernel::kwq::Kwqe;
 use proptest::prelude::*;
 
 use super::host::Host;
@@ -394,8 +395,8 @@ fn a_reset_in_the_middle_forgets_the_rings() {
         tx.post(&frame_to([4; 6], 100), 114, Orders::default());
         h.cable.arrive(&frame_to(MAC, n));
     }
-    h.write16(hsi::doorbell::mailbox(ctx::TX_CID) + ctx::BNX2_L2CTX_TX_HOST_BIDX, tx.producer);
-    h.write(hsi::doorbell::mailbox(ctx::TX_CID) + ctx::BNX2_L2CTX_TX_HOST_BSEQ, 1);
+    h.write16(hsi::bcm5709::doorbell::mailbox(ctx::TX_CID) + ctx::BNX2_L2CTX_TX_HOST_BIDX, tx.producer);
+    h.write(hsi::bcm5709::doorbell::mailbox(ctx::TX_CID) + ctx::BNX2_L2CTX_TX_HOST_BSEQ, 1);
     h.step(10);
     h.reset_handshake();
     let sent = h.cable.sent().len();
@@ -458,7 +459,7 @@ fn descriptors_that_are_no_frame_cost_a_counter_and_not_the_ring() {
     tx.put(&bd(start | end, 60, 0xdead_0000));
     tx.ring(&mut h);
     tx.send_nothing(&mut h);
-    assert_ne!(h.status.load32(0) & hsi::status_block::STATUS_ATTN_BITS_TX_DMA_ABORT, 0);
+    assert_ne!(h.status.load32(0) & hsi::bcm5709::status_block::STATUS_ATTN_BITS_TX_DMA_ABORT, 0);
     let mut tx = Tx::new(&mut h, ctx::TX_CID, TX0);
     tx.send(&mut h, &frame_to([4; 6], 60));
 }
@@ -506,8 +507,8 @@ proptest! {
         for (cid, word, value) in indexes {
             let offset = [ctx::BNX2_L2CTX_TX_HOST_BIDX, ctx::BNX2_L2CTX_TX_HOST_BSEQ, ctx::BNX2_L2CTX_HOST_BDIDX,
                 ctx::BNX2_L2CTX_HOST_PG_BDIDX][word];
-            h.write16(hsi::doorbell::mailbox(cid) + offset, value);
-            h.write(hsi::doorbell::mailbox(cid) + ctx::BNX2_L2CTX_TX_HOST_BSEQ, value.into());
+            h.write16(hsi::bcm5709::doorbell::mailbox(cid) + offset, value);
+            h.write(hsi::bcm5709::doorbell::mailbox(cid) + ctx::BNX2_L2CTX_TX_HOST_BSEQ, value.into());
             frames.iter().for_each(|f| h.cable.arrive(f));
             h.run();
         }

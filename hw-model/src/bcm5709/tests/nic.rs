@@ -7,8 +7,10 @@ use std::rc::Rc;
 use bus::Instant;
 use bus::mem::DmaBuf;
 use bus::pci::DevCx;
-use hsi::l2::{L2Fhdr, RX_BD_FLAGS_END, RX_BD_FLAGS_START, RxBd, TX_BD_FLAGS_END, TX_BD_FLAGS_START, TxBd};
-use hsi::{ctx, doorbell, regs};
+use hsi::bcm5709::l2::{
+    L2Fhdr, RX_BD_FLAGS_END, RX_BD_FLAGS_START, RxBd, TX_BD_FLAGS_END, TX_BD_FLAGS_START, TxBd,
+};
+use hsi::bcm5709::{ctx, doorbell, regs};
 
 use super::host::Host;
 use crate::wire::{Responder, Wire};

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bus::pci::Vector;
-use hsi::regs::{self, mii};
-use hsi::{ctx, shmem};
+use hsi::bcm5709::regs::{self, mii};
+use hsi::bcm5709::{ctx, shmem};
 
 use super::host::{Host, init};
 use super::nic::{MAC, Orders, Rx, Tx, open_filter};

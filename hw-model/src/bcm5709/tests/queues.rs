@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use bus::mem::DmaBuf;
-use hsi::bits::{Itt, TaskType};
-use hsi::pte::IscsiPte;
-use hsi::sq::CleanupRequest;
-use hsi::status_block::{STATUS_ATTN_BITS_CMD_PROCESSOR_ABORT, STATUS_ATTN_BITS_COMPLETION_ABORT};
-use hsi::{View, ctx, doorbell, regs};
+use hsi::View;
+use hsi::bcm5709::pte::IscsiPte;
+use hsi::bcm5709::status_block::{STATUS_ATTN_BITS_CMD_PROCESSOR_ABORT, STATUS_ATTN_BITS_COMPLETION_ABORT};
+use hsi::bcm5709::{ctx, doorbell, regs};
+use hsi::iscsi::bits::{Itt, TaskType};
+use hsi::iscsi::sq::CleanupRequest;
 
 use super::host::{Conn, Host, connect, init};
 use crate::config::ChipConfig;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bus::inproc::{Timing, Violation};
 use bus::pci::{DmaFault, Platform, ResetKind};
-use hsi::{ctx, doorbell, regs, shmem};
+use hsi::bcm5709::{ctx, doorbell, regs, shmem};
 
 use super::control::{close, destroy, update, upload};
 use super::host::{Conn, Host, connect, init, offload_pg};

@@ -1,7 +1,7 @@
 //! Every check of received PDUs: what is wrong with it, the status that says so, as an error and as a warning.
 
-use hsi::bits::{Itt, TaskType};
-use hsi::sq::{LogoutRequest, NopOutRequest, SqOpcode, TmfRequest};
+use hsi::iscsi::bits::{Itt, TaskType};
+use hsi::iscsi::sq::{LogoutRequest, NopOutRequest, SqOpcode, TmfRequest};
 use iscsi::pdu::{self, Bhs, Header, RESERVED_TAG, flags};
 
 use super::super::*;
@@ -203,7 +203,7 @@ fn as_warnings_they_are_reported_once_and_reception_goes_on() {
         n.stat_sn = rig.stat_sn.into();
         rig.send(&n, &[]);
         let opcode = rig.reap().map(|c| c.opcode());
-        assert_eq!(opcode, Some(hsi::cq::CqOpcode::NOP_IN), "{name}");
+        assert_eq!(opcode, Some(hsi::iscsi::cq::CqOpcode::NOP_IN), "{name}");
     }
 }
 
@@ -249,7 +249,7 @@ fn violations_that_need_a_history() {
     // 0x2d: a text response longer than its buffer; in the login phase, digests and StatSN are not judged.
     let mut rig = Rig::connected();
     let mut wqe = rig.login_request(b"");
-    wqe.resp_buffer = hsi::sq::RespBuffer { length: 100, num_bds: 1 }.to_word();
+    wqe.resp_buffer = hsi::iscsi::sq::RespBuffer { length: 100, num_bds: 1 }.to_word();
     rig.post(wqe);
     rig.received();
     let mut r = pdu::LoginResponse::new();

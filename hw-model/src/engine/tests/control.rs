@@ -1,11 +1,11 @@
 //! Login, the requests that are not SCSI commands, unsolicited PDUs, and the life of a connection.
 
-use hsi::bits::{Itt, Lun, TaskType};
-use hsi::cq::{
+use hsi::iscsi::bits::{Itt, Lun, TaskType};
+use hsi::iscsi::cq::{
     AsyncMsg, CmdResponse, CqOpcode, LoginResponse, LogoutResponse, NopInMsg, RejectMsg, TextResponse,
     TmfResponse,
 };
-use hsi::sq::{LogoutRequest, NopOutRequest, RespBuffer, SqOpcode, TextRequest, TmfRequest};
+use hsi::iscsi::sq::{LogoutRequest, NopOutRequest, RespBuffer, SqOpcode, TextRequest, TmfRequest};
 use iscsi::pdu::{self, Header, RESERVED_TAG, flags};
 
 use bus::Budget;

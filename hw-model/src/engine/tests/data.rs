@@ -1,8 +1,8 @@
 //! Reads and writes over all data paths, and what can go wrong on the way.
 
-use hsi::bits::{Itt, TaskType};
-use hsi::cq::{CmdResponse, CqOpcode};
-use hsi::sq::{CleanupRequest, SqOpcode};
+use hsi::iscsi::bits::{Itt, TaskType};
+use hsi::iscsi::cq::{CmdResponse, CqOpcode};
+use hsi::iscsi::sq::{CleanupRequest, SqOpcode};
 use iscsi::pdu;
 
 use super::super::*;

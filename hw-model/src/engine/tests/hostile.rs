@@ -1,7 +1,7 @@
 //! What a broken host or target writes ends in a status and a counter: never in a panic, an endless loop, or bytes
 //! outside a task's buffer.
 
-use hsi::sq::{SqOpcode, Sqe};
+use hsi::iscsi::sq::{SqOpcode, Sqe};
 use iscsi::pdu::Bhs;
 use proptest::prelude::*;
 
@@ -11,12 +11,12 @@ use crate::tcp::memory::MemoryNet;
 use crate::testing::BASE;
 
 /// A change to a sound write of 4096 bytes in four pieces that makes it unsound, and the status.
-struct Case(&'static str, u32, fn(&mut Rig, &mut hsi::sq::CmdRequest));
+struct Case(&'static str, u32, fn(&mut Rig, &mut hsi::iscsi::sq::CmdRequest));
 
 const CASES: &[Case] = &[
     Case("no opcode", 1, |_, w| w.op_code = SqOpcode(0x1f)),
-    Case("an index beyond the tasks", 4, |_, w| w.itt = hsi::bits::Itt::from_raw(0x4040)),
-    Case("the reserved tag", 4, |_, w| w.itt = hsi::bits::Itt::RESERVED),
+    Case("an index beyond the tasks", 4, |_, w| w.itt = hsi::iscsi::bits::Itt::from_raw(0x4040)),
+    Case("the reserved tag", 4, |_, w| w.itt = hsi::iscsi::bits::Itt::RESERVED),
     Case("both directions", 4, |_, w| w.op_attr |= 0x60),
     Case("data without a direction", 4, |_, w| w.op_attr = 1),
     Case("no list", 4, |_, w| w.num_bds = 0),

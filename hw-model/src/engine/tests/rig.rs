@@ -3,12 +3,12 @@
 use bus::Budget;
 use bus::wake::WakeSet;
 use hsi::View;
-use hsi::bd::{ISCSI_BD_FIRST_IN_BD_CHAIN, ISCSI_BD_LAST_IN_BD_CHAIN, IscsiBd};
-use hsi::bits::{Cdb, Itt, Lun, TaskType};
-use hsi::cq::{CqOpcode, CqSequence, Cqe};
-use hsi::pte::IscsiPte;
-use hsi::rq::RqProducer;
-use hsi::sq::{CmdRequest, LoginRequest, RespBuffer, SqOpcode, Sqe};
+use hsi::bcm5709::pte::IscsiPte;
+use hsi::iscsi::bd::{ISCSI_BD_FIRST_IN_BD_CHAIN, ISCSI_BD_LAST_IN_BD_CHAIN, IscsiBd};
+use hsi::iscsi::bits::{Cdb, Itt, Lun, TaskType};
+use hsi::iscsi::cq::{CqOpcode, CqSequence, Cqe};
+use hsi::iscsi::rq::RqProducer;
+use hsi::iscsi::sq::{CmdRequest, LoginRequest, RespBuffer, SqOpcode, Sqe};
 use hsi::{U16, U32};
 use iscsi::digest::{data_digest, header_digest};
 use iscsi::framing::{Event, Framer};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bus::Budget;
-use hsi::cq::{CqOpcode, NopInMsg};
+use hsi::iscsi::cq::{CqOpcode, NopInMsg};
 use iscsi::pdu::{self, Header};
 use os::net::{Received, TcpListener, TcpStream};
 use os::reactor::Reactor;

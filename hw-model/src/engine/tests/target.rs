@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use hsi::bits::{Cdb, Itt, Lun, TaskType};
-use hsi::cq::{CmdResponse, CqOpcode, LoginResponse};
-use hsi::sq::{LogoutRequest, SqOpcode};
+use hsi::iscsi::bits::{Cdb, Itt, Lun, TaskType};
+use hsi::iscsi::cq::{CmdResponse, CqOpcode, LoginResponse};
+use hsi::iscsi::sq::{LogoutRequest, SqOpcode};
 use iscsi::target::{Auth, ConnId, Disk, RamBackend, ServerConfig, TargetServer};
 
 use super::super::*;

@@ -93,7 +93,7 @@ fn one_seed_is_one_history() {
 #[test]
 fn jumbo_frames_are_used_where_they_fit() {
     let mut rig = Rig::new(Direction::default(), 1);
-    let jumbo = crate::tcp::ConnectRequest { mss: 8960, pmtu: 9000, ..request() };
+    let jumbo = ConnectRequest { mss: 8960, pmtu: 9000, ..request() };
     rig.terms = jumbo.clone();
     rig.connect(&jumbo);
     rig.wait_for(TcpEvent::Connected);

@@ -3,8 +3,8 @@
 //! The driver builds them, the chip fetches them after a doorbell. Reserved fields may hold remnants of the previous
 //! lap, so the chip ignores them. The PDU's wire order is not theirs: multi-byte fields are little-endian words.
 
-use crate::bits::{Cdb, Itt, Lun};
 use crate::facts::{addr64, blank, byte_enum, facts, views, wire};
+use crate::iscsi::bits::{Cdb, Itt, Lun};
 use crate::{U16, U32};
 
 wire! {
@@ -548,7 +548,7 @@ impl LogoutRequest {
 }
 
 impl NopOutRequest {
-    /// The chip itself completes it, with [`crate::cq::CqOpcode::NOPOUT_LOCAL_COMPLETION`]: an answer to a NOP-In.
+    /// The chip itself completes it, with [`crate::iscsi::cq::CqOpcode::NOPOUT_LOCAL_COMPLETION`]: an answer to a NOP-In.
     pub const fn local_completion(&self) -> bool {
         self.flags & ISCSI_NOP_OUT_REQUEST_LOCAL_COMPLETION != 0
     }
@@ -558,7 +558,7 @@ impl NopOutRequest {
 mod tests {
     use super::*;
     use crate::View;
-    use crate::bits::TaskType;
+    use crate::iscsi::bits::TaskType;
 
     #[test]
     fn opcode_and_itt_are_found_before_the_kind_is_known() {

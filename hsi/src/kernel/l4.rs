@@ -4,8 +4,8 @@
 //! order. Beware: KWQE 53 is RESET and 54 CLOSE, but KCQE 53 is CLOSE_COMP and 54 RESET_COMP.
 
 use crate::facts::{blank, byte_enum, facts, open_enum, views, wire};
-use crate::kcq::Kcqe;
-use crate::kwq::{Kwqe, Layer};
+use crate::kernel::kcq::Kcqe;
+use crate::kernel::kwq::{Kwqe, Layer};
 use crate::{U16, U32};
 
 wire! {

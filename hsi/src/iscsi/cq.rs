@@ -3,8 +3,8 @@
 //! Ownership is told by the sequence number in the last word, which the chip writes last; no consumer index is ever
 //! returned. [`CqSequence`] is that rule, for both sides.
 
-use crate::bits::{Itt, Lun};
 use crate::facts::{Field, Shape, Wire, blank, byte_enum, facts, views, wire};
+use crate::iscsi::bits::{Itt, Lun};
 use crate::{U16, U32};
 
 wire! {
@@ -574,7 +574,7 @@ impl CqSequence {
 mod tests {
     use super::*;
     use crate::View;
-    use crate::bits::TaskType;
+    use crate::iscsi::bits::TaskType;
 
     /// BNX2I-CNIC B.6: slot 0 of 192 carries 1, 193, 1; slot 191 carries 192, 384, 192.
     #[test]

@@ -1,7 +1,7 @@
 //! Doorbells: where in BAR0 the mailbox of a connection lies (BNX2I-CNIC 4.5).
 
+use crate::bcm5709::regs::{MQ_CONFIG2_CONT_SZ, MQ_CONFIG2_FIRST_L4L5};
 use crate::facts::facts;
-use crate::regs::{MQ_CONFIG2_CONT_SZ, MQ_CONFIG2_FIRST_L4L5};
 
 facts! {
     prefix "";

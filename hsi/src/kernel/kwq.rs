@@ -1,9 +1,9 @@
 //! Kernel work queue: 32-byte control requests, host to chip (BNX2I-CNIC 0.3, 0.4, 2.5, 4.4 to 4.8, A.4).
 //!
-//! One ring per function, context 24. Layer 6 (iSCSI) and the generic element are here, layer 4 (TCP) in [`crate::l4`].
+//! One ring per function, context 24. Layer 6 (iSCSI) and the generic element are here, layer 4 (TCP) in [`crate::kernel::l4`].
 
+use crate::bcm5709::pte::IscsiPte;
 use crate::facts::{addr64, blank, byte_enum, facts, views, wire};
-use crate::pte::IscsiPte;
 use crate::{U16, U32};
 
 wire! {

@@ -93,7 +93,7 @@ pub const DEFAULT_ERROR_MASK: u64 = 0x0000_0001_0800_8000;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kcq::CompletionStatus;
+    use crate::kernel::kcq::CompletionStatus;
 
     /// The three statuses that 6.2 marks as warnings are the bits of the mask in B.6.
     #[test]
@@ -108,11 +108,11 @@ mod tests {
 
     #[test]
     fn sizes_agree_with_the_structures() {
-        assert_eq!(size_of::<crate::sq::Sqe>(), BNX2I_SQ_WQE_SIZE);
-        assert_eq!(size_of::<crate::cq::Cqe>(), BNX2I_CQE_SIZE);
-        assert_eq!(size_of::<crate::rq::Rqe>(), BNX2I_RQ_WQE_SIZE);
-        assert_eq!(size_of::<crate::kwq::Kwqe>(), KERNEL_QUEUE_ELEMENT_BYTES);
-        assert_eq!(size_of::<crate::bd::IscsiBd>(), BD_BYTES);
+        assert_eq!(size_of::<crate::iscsi::sq::Sqe>(), BNX2I_SQ_WQE_SIZE);
+        assert_eq!(size_of::<crate::iscsi::cq::Cqe>(), BNX2I_CQE_SIZE);
+        assert_eq!(size_of::<crate::iscsi::rq::Rqe>(), BNX2I_RQ_WQE_SIZE);
+        assert_eq!(size_of::<crate::kernel::kwq::Kwqe>(), KERNEL_QUEUE_ELEMENT_BYTES);
+        assert_eq!(size_of::<crate::iscsi::bd::IscsiBd>(), BD_BYTES);
         assert_eq!(MAX_TRANSFER_BYTES, 65_024);
     }
 }
