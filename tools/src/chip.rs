@@ -15,6 +15,7 @@ use serde::Serialize;
 use crate::cli;
 use crate::failure::Failure;
 use crate::plug::Recorded;
+use crate::say;
 use crate::trace::{TraceFile, Traced};
 
 /// What was served, printed at the end.
@@ -94,11 +95,11 @@ pub(crate) fn run(options: &cli::Chip, json: bool) -> Result<(), Failure> {
     host.borrow_mut().set_sink(Box::new(log));
     world.watch_cable(cable).map_err(broken)?;
 
-    println!(
+    say::announce(format!(
         "listening on {}, BCM5709, licence for {} connection(s)",
         options.socket.display(),
         options.connections
-    );
+    ));
     world.exec.run(Instant::from_nanos(u64::MAX), |_| host.borrow().stopped());
 
     let host = host.borrow();
@@ -124,11 +125,7 @@ pub(crate) fn run(options: &cli::Chip, json: bool) -> Result<(), Failure> {
         }
     });
     let report = Report { pcap: options.plug.recorded(recording.as_ref()), ..report };
-    if json {
-        crate::print_json(&report);
-    } else {
-        print!("{}", report.summary());
-    }
+    say::last(json, &report, Report::summary)?;
     report.trace.as_ref().map_or(Ok(()), Traced::check)?;
     report.pcap.as_ref().map_or(Ok(()), Recorded::whole)
 }
@@ -159,18 +156,14 @@ impl Report {
 
 /// What an operator wants to see: who comes and who goes.
 fn log(event: ClientEvent) {
-    match event {
-        ClientEvent::Attached => eprintln!("a client has attached"),
-        ClientEvent::Left => eprintln!("the client has left; the card was reset"),
-        ClientEvent::Expelled => {
-            eprintln!("the client broke the protocol and was shut out; the card was reset")
-        }
+    say::log(match event {
+        ClientEvent::Attached => "a client has attached",
+        ClientEvent::Left => "the client has left; the card was reset",
+        ClientEvent::Expelled => "the client broke the protocol and was shut out; the card was reset",
         ClientEvent::Silent => {
-            eprintln!(
-                "the client did not greet, or stopped in a message, and was shut out; the card was reset"
-            )
+            "the client did not greet, or stopped in a message, and was shut out; the card was reset"
         }
-        ClientEvent::Cable(false) => eprintln!("the cable is out"),
-        ClientEvent::Cable(true) => eprintln!("the cable is in"),
-    }
+        ClientEvent::Cable(false) => "the cable is out",
+        ClientEvent::Cable(true) => "the cable is in",
+    });
 }

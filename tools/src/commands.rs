@@ -11,9 +11,10 @@ use crate::cli;
 use crate::confirm;
 use crate::failure::Failure;
 use crate::io::{self, IoReport, Plan};
-use crate::perf;
+use crate::perf::{self, PerfReport};
 use crate::plug::Plug;
 use crate::remote::Remote;
+use crate::say;
 use crate::size;
 use crate::split;
 use crate::trace::{TraceFile, Traced};
@@ -31,7 +32,7 @@ pub(crate) fn demo(options: &cli::Demo, json: bool) -> Result<(), Failure> {
     let started = Instant::now();
     let say = |line: &str| {
         if started.elapsed() >= QUIET {
-            eprintln!("{line}");
+            say::complain(line);
         }
     };
     let trace = options.trace.as_deref().map(TraceFile::create).transpose()?;
@@ -43,13 +44,9 @@ pub(crate) fn demo(options: &cli::Demo, json: bool) -> Result<(), Failure> {
     };
     let trace = trace.as_ref().map(TraceFile::end);
     let report = report.map_err(|e| Failure::other(format!("the demo could not begin: {e}")))?;
-    if json {
-        crate::print_json(&report);
-    } else {
-        println!("{}", demo_summary(&report));
-    }
+    say::report(json, &report, demo_summary)?;
     if let Some(trace) = &trace {
-        eprintln!("{}", trace.summary());
+        say::complain(&trace.summary());
     }
     if !report.verified {
         return Err(Failure::reported(demo_failure(&report)));
@@ -159,16 +156,10 @@ pub(crate) fn discover(options: &cli::Discover, json: bool) -> Result<(), Failur
         };
         return Err(Failure::new(ExitCode::NoObjectsFound, text));
     }
-    if json {
-        crate::print_json(&report);
-    } else {
-        for target in &report.targets {
-            for portal in &target.portals {
-                println!("{}", discovered(&target.name, portal));
-            }
-        }
-    }
-    Ok(())
+    say::report(json, &report, |report| {
+        let portals = report.targets.iter().flat_map(|t| t.portals.iter().map(|p| discovered(&t.name, p)));
+        portals.collect::<Vec<_>>().join("\n")
+    })
 }
 
 /// As `iscsiadm -m discovery` prints it: the tag is -1 where the target says none.
@@ -221,12 +212,7 @@ pub(crate) fn info(options: &cli::Info, json: bool) -> Result<(), Failure> {
         login_ms,
     };
     remote.logout(&options.stack.plug)?;
-    if json {
-        crate::print_json(&report);
-    } else {
-        println!("{}", info_summary(&report));
-    }
-    Ok(())
+    say::report(json, &report, info_summary)
 }
 
 fn info_summary(r: &InfoReport) -> String {
@@ -261,12 +247,7 @@ pub(crate) fn io(options: &cli::Io, json: bool) -> Result<(), Failure> {
     let mut remote = Remote::connect(&url, &options.stack, e.iodepth, false)?;
     let outcome = io_on(&mut remote, options, &url);
     let report = finish(remote, &options.stack.plug, outcome)?;
-    if json {
-        crate::print_json(&report);
-    } else {
-        println!("{}", report.summary());
-    }
-    Ok(())
+    say::report(json, &report, IoReport::summary)
 }
 
 fn io_on(remote: &mut Remote, options: &cli::Io, url: &DiskUrl) -> Result<IoReport, Failure> {
@@ -295,11 +276,7 @@ pub(crate) fn perf(options: &cli::Perf, json: bool) -> Result<(), Failure> {
     });
     let logout = remote.logout(&options.stack.plug);
     let (report, ended) = outcome?;
-    if json {
-        crate::print_json(&report);
-    } else {
-        println!("{}", report.summary());
-    }
+    say::report(json, &report, PerfReport::summary)?;
     ended?;
     logout.map_err(Failure::already_reported)
 }

@@ -4,7 +4,6 @@
 //! with `--json` one object, on standard output. A failure is one line on standard error that says what to do, and an exit code of
 //! `iscsiadm`. Secrets are taken off the process title before anything else happens, and no text that leaves here repeats one.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "talking to people is the job of this crate")]
 #![allow(clippy::disallowed_methods, reason = "progress is shown by the wall clock")]
 
 mod chip;
@@ -20,6 +19,7 @@ mod plug;
 mod progress;
 mod regs;
 mod remote;
+mod say;
 mod secret;
 mod size;
 mod split;
@@ -42,9 +42,9 @@ fn main() -> ExitCode {
     if shown != args
         && let Err(e) = os::args::show(&shown)
     {
-        eprintln!(
+        say::complain(&format!(
             "cnic: warning: the secret stays visible in the process list ({e}); use a file or the environment"
-        );
+        ));
     }
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
@@ -54,9 +54,13 @@ fn main() -> ExitCode {
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("cnic: {e}");
+            say::complain(&format!("cnic: {e}"));
             if json && !e.is_reported() {
-                println!("{}", serde_json::json!({ "error": e.to_string(), "exit": e.code() }));
+                // Its failure has the exit code already.
+                let _ = say::write(&format!(
+                    "{}\n",
+                    serde_json::json!({ "error": e.to_string(), "exit": e.code() })
+                ));
             }
             ExitCode::from(e.code())
         }
@@ -68,18 +72,17 @@ fn misuse(e: &clap::Error, args: &[OsString]) -> ExitCode {
     let text = secret::scrub(&e.render().to_string(), args);
     match e.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            print!("{text}");
-            ExitCode::SUCCESS
+            say::write(&text).map_or_else(|e| ExitCode::from(e.code()), |()| ExitCode::SUCCESS)
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            eprint!("{text}");
+            say::complain(text.trim_end());
             ExitCode::from(Failure::usage("").code())
         }
         _ => {
             let line =
                 text.lines().take_while(|l| !l.is_empty()).map(str::trim).collect::<Vec<_>>().join(" ");
             let line = line.strip_prefix("error: ").unwrap_or(&line);
-            eprintln!("cnic: {line}; try `cnic --help` for more information");
+            say::complain(&format!("cnic: {line}; try `cnic --help` for more information"));
             ExitCode::from(Failure::usage("").code())
         }
     }
@@ -95,13 +98,5 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Perf(options) => commands::perf(&options, cli.json),
         Command::Chip(options) => chip::run(&options, cli.json),
         Command::Regs => regs::run(cli.json),
-    }
-}
-
-/// One object on one line, the last of standard output.
-fn print_json(value: &impl serde::Serialize) {
-    match serde_json::to_string(value) {
-        Ok(line) => println!("{line}"),
-        Err(e) => eprintln!("cnic: the report cannot be printed as JSON: {e}"),
     }
 }

@@ -1,11 +1,10 @@
 //! `cnic regs`: the register table of the modelled card.
 
-use std::io::{ErrorKind, Write};
-
 use hw_model::bcm5709::regs::{Access, Effect, REGISTERS, Register, Space};
 use serde::Serialize;
 
 use crate::failure::Failure;
+use crate::say;
 
 #[derive(Debug, Serialize)]
 struct Row {
@@ -66,14 +65,12 @@ fn words(name: &str) -> String {
 /// Prints the table.
 pub(crate) fn run(json: bool) -> Result<(), Failure> {
     let rows: Vec<Row> = REGISTERS.iter().map(Row::from).collect();
-    let text = if json {
-        serde_json::to_string(&rows).map_err(|e| Failure::other(e.to_string()))? + "\n"
-    } else {
+    say::report(json, &rows, |rows| {
         let mut text = format!(
             "{:32} {:6} {:>8} {:6} {:>10} effect of a write\n",
             "name", "space", "address", "access", "reset"
         );
-        for r in &rows {
+        for r in rows {
             let effect = r.effect.as_deref().unwrap_or("");
             let line = format!(
                 "{:32} {:6} {:#08x} {:6} {:#010x} {effect}",
@@ -83,12 +80,7 @@ pub(crate) fn run(json: bool) -> Result<(), Failure> {
             text.push('\n');
         }
         text
-    };
-    match std::io::stdout().write_all(text.as_bytes()) {
-        // Whoever reads has seen enough, as `head` has.
-        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
-        other => other.map_err(|e| Failure::other(format!("cannot print: {e}"))),
-    }
+    })
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use serde::Serialize;
 
 use crate::cli;
 use crate::failure::Failure;
-use crate::{lun, secret};
+use crate::{lun, say, secret};
 
 /// An initiator that was silent for so long is pinged.
 const PING_NS: u64 = 30_000_000_000;
@@ -99,7 +99,7 @@ pub(crate) fn run(options: &cli::Target, json: bool) -> Result<(), Failure> {
     executive.install(&place, host.clone());
 
     for portal in &portals {
-        println!("listening on {portal}, target {iqn}, {luns} LUN(s)");
+        say::announce(format!("listening on {portal}, target {iqn}, {luns} LUN(s)"));
     }
     executive.run(Instant::from_nanos(u64::MAX), |_| host.borrow().stopped());
 
@@ -114,12 +114,7 @@ pub(crate) fn run(options: &cli::Target, json: bool) -> Result<(), Failure> {
         bytes_read: c.data_in_bytes,
         bytes_written: c.data_out_bytes,
     };
-    if json {
-        crate::print_json(&report);
-    } else {
-        println!("stopped after {} logins and {} commands", report.logins, report.commands);
-    }
-    Ok(())
+    say::last(json, &report, |r| format!("stopped after {} logins and {} commands", r.logins, r.commands))
 }
 
 fn auth(options: &cli::Target) -> Result<Auth, Failure> {
@@ -139,10 +134,10 @@ fn auth(options: &cli::Target) -> Result<Auth, Failure> {
     }
     let weak = |c: &Option<Credentials>| c.as_ref().is_some_and(|c| c.secret.is_short());
     if weak(&chap) || weak(&mutual) {
-        eprintln!(
+        say::complain(&format!(
             "cnic: warning: a CHAP secret under {} bytes can be guessed from a recorded login",
             iscsi::chap::MIN_SECRET_LEN
-        );
+        ));
     }
     Ok(Auth { chap, mutual })
 }
@@ -159,10 +154,10 @@ fn log(event: &Happened, peer: Option<SocketAddr>) {
     let peer = peer.map_or_else(|| "a closed connection".to_owned(), |p| p.to_string());
     match event {
         Happened::LoggedIn { initiator, target: Some(_), .. } => {
-            eprintln!("login of {} from {peer}", initiator.escape_debug())
+            say::log(&format!("login of {} from {peer}", initiator.escape_debug()));
         }
         Happened::Closed { reason: CloseReason::LoginFailed(status), .. } => {
-            eprintln!("login from {peer} refused: {status:?}");
+            say::log(&format!("login from {peer} refused: {status:?}"));
         }
         Happened::Closed { reason: CloseReason::Logout | CloseReason::Lost, .. } => {}
         Happened::Trouble { lun, storage, trouble, unreported, .. } => {
@@ -170,9 +165,9 @@ fn log(event: &Happened, peer: Option<SocketAddr>) {
             let place = if *len == 0 { String::new() } else { format!(" of {len} bytes at {at}") };
             let more =
                 if *unreported == 0 { String::new() } else { format!(" ({unreported} more before it)") };
-            eprintln!("LUN {lun}, {storage}: {doing}{place} failed: {reason}{more}");
+            say::log(&format!("LUN {lun}, {storage}: {doing}{place} failed: {reason}{more}"));
         }
-        Happened::Closed { reason, .. } => eprintln!("connection of {peer} ended: {reason:?}"),
+        Happened::Closed { reason, .. } => say::log(&format!("connection of {peer} ended: {reason:?}")),
         _ => {}
     }
 }
