@@ -70,7 +70,8 @@ pub(crate) fn run(options: &cli::Chip, json: bool) -> Result<(), Failure> {
     let broken = |e: std::io::Error| Failure::new(ExitCode::Internal, format!("cannot serve: {e}"));
     let listener = ChannelListener::bind(&options.socket)
         .map_err(|e| Failure::new(ExitCode::Transport, e.to_string()))?;
-    let outside = options.plug.outside()?;
+    let plug = &options.plug;
+    let outside = if options.nat_local { plug.outside()? } else { plug.guarded()? };
     let signals = StopSignals::new().map_err(broken)?;
     let recording = options.plug.recording()?;
     let cable = CableSignals::new().map_err(broken)?;

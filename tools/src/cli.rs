@@ -116,6 +116,10 @@ pub(crate) struct Chip {
     pub(crate) autoneg_ms: u32,
     #[command(flatten)]
     pub(crate) plug: Plug,
+    /// Let offloaded connections reach this machine without a rule of `--nat`: its own addresses, loopback, and link-local ones
+    /// such as a cloud's metadata service.
+    #[arg(long)]
+    pub(crate) nat_local: bool,
     /// Whether the function has MSI-X; without it the stock driver takes MSI.
     #[arg(long, default_value = "on")]
     pub(crate) msix: Switch,

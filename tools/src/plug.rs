@@ -1,6 +1,6 @@
 //! What the card is plugged into, and whose addresses it has: the options that `chip` and the commands with a driver share.
 
-use std::fs::File;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 use crate::trace::cannot_write;
+use crate::{say, size};
 
 /// Where viewers expect iSCSI.
 const ISCSI_PORT: u16 = 3260;
@@ -53,9 +54,26 @@ pub(crate) struct Plug {
     /// connections (with `nat`, those that they amount to).
     #[arg(long, value_name = "FILE")]
     pub(crate) pcap: Option<PathBuf>,
+    /// Largest size of that file; the recording ends there, and the card goes on. The file is the user's alone: it holds proofs of
+    /// secrets, and the data.
+    #[arg(long, value_name = "SIZE", default_value = "4G", value_parser = size::parse, requires = "pcap")]
+    pub(crate) pcap_limit: u64,
 }
 
 impl Plug {
+    /// The network, for a driver that somebody else brings: without a rule it does not get at this machine.
+    pub(crate) fn guarded(&self) -> Result<Outside, Failure> {
+        let told = |to: SocketAddr| {
+            say::log(&format!(
+                "a connection to {to} was refused: it leads to this machine; --nat {to}={to} or --nat-local allows it"
+            ));
+        };
+        Ok(match self.outside()? {
+            Outside::Nat(nat) => Outside::Nat(nat.guard(told)),
+            tap @ Outside::Tap(_) => tap,
+        })
+    }
+
     /// The network.
     pub(crate) fn outside(&self) -> Result<Outside, Failure> {
         match &self.wire {
@@ -74,8 +92,8 @@ impl Plug {
         let Some(path) = &self.pcap else { return Ok(None) };
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let origin = (now.as_nanos() as u64).wrapping_sub(os::clock::now_ns());
-        let recording = File::create(path).and_then(|file| Recording::new(file, origin));
-        recording.map(Some).map_err(|e| cannot_write(path, &e))
+        let recording = os::file::create_private(path).and_then(|file| Recording::new(file, origin));
+        recording.map(|r| Some(r.limit(self.pcap_limit))).map_err(|e| cannot_write(path, &e))
     }
 
     /// Ends it.

@@ -52,7 +52,8 @@ impl Chip {
         };
         let this = std::env::current_exe().map_err(failed)?;
         let mut command = Command::new(this);
-        command.args(["--json", "chip", "--once", "--socket"]).arg(socket);
+        // The demo's own target is on loopback.
+        command.args(["--json", "chip", "--nat-local", "--once", "--socket"]).arg(socket);
         // What it has to say of its client is in our own report.
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().map_err(failed)?;

@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::str::FromStr;
 
 /// Rules at most.
@@ -91,8 +92,26 @@ impl FromStr for NatRule {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Nat {
     rules: Vec<NatRule>,
-    guarded: bool,
+    guard: Option<Guard>,
 }
+
+/// Who is told of connections that a guarded table refuses.
+#[derive(Clone)]
+struct Guard(Rc<dyn Fn(SocketAddr)>);
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Guard")
+    }
+}
+
+impl PartialEq for Guard {
+    fn eq(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Guard {}
 
 /// Whether an address is this machine's by its form: loopback, unspecified or link-local, in an IPv4-mapped address too; or the
 /// metadata service of a cloud that gave it another one.
@@ -120,19 +139,24 @@ impl Nat {
                 return Err(NatError::Twice(rule.from.to_string()));
             }
         }
-        Ok(Self { rules: rules.to_vec(), guarded: false })
+        Ok(Self { rules: rules.to_vec(), guard: None })
     }
 
-    /// The same table, guarded.
+    /// The same table, guarded. `told` hears of each connection that is refused.
     #[must_use]
-    pub fn guard(self) -> Self {
-        Self { guarded: true, ..self }
+    pub fn guard(self, told: impl Fn(SocketAddr) + 'static) -> Self {
+        Self { guard: Some(Guard(Rc::new(told))), ..self }
     }
 
     /// Whether a connection to `asked` is refused. `own`: whether an address is one of this machine's interfaces.
     #[must_use]
     pub fn refuses(&self, asked: SocketAddr, own: impl FnOnce(IpAddr) -> bool) -> bool {
-        self.guarded && self.rule(asked).is_none() && (is_near(asked.ip()) || own(asked.ip()))
+        let Some(Guard(told)) = &self.guard else { return false };
+        let refused = self.rule(asked).is_none() && (is_near(asked.ip()) || own(asked.ip()));
+        if refused {
+            told(asked);
+        }
+        refused
     }
 
     fn rule(&self, asked: SocketAddr) -> Option<&NatRule> {
@@ -152,6 +176,8 @@ impl Nat {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     fn nat(rules: &[&str]) -> Nat {
@@ -164,13 +190,16 @@ mod tests {
         let near = ["127.0.0.1", "127.9.9.9", "0.0.0.0", "169.254.169.254", "[::1]", "[::]", "[fe80::1]"];
         let mapped = ["[::ffff:127.0.0.1]", "[::ffff:169.254.169.254]", "[fd00:ec2::254]"];
         let open = nat(&["10.0.0.2=127.0.0.1", "127.0.0.1:3260=127.0.0.1:3260"]);
-        let guarded = open.clone().guard();
+        let heard = Rc::new(Cell::new(0));
+        let ear = heard.clone();
+        let guarded = open.clone().guard(move |_| ear.set(ear.get() + 1));
         let refuses = |n: &Nat, a: &str, own| n.refuses(a.parse().expect("an address"), |_| own);
         for a in near.iter().chain(&mapped) {
             let a = format!("{a}:22");
             assert!(refuses(&guarded, &a, false) && !refuses(&open, &a, false), "{a}");
         }
         assert!(refuses(&guarded, "192.0.2.7:22", true), "an address of an interface");
+        assert_eq!(heard.get(), near.len() + mapped.len() + 1);
         for a in ["192.0.2.7:22", "[2001:db8::1]:3260", "10.0.0.2:22", "127.0.0.1:3260"] {
             assert!(!refuses(&guarded, a, false), "{a}");
         }

@@ -7,7 +7,7 @@
 //! The file has one section, two Ethernet interfaces and one enhanced packet block per frame (draft-ietf-opsawg-pcapng 4),
 //! little-endian. The card's view decides the direction: what it sends is outbound. Blocks are handed to the writer whole and
 //! in batches, at the latest [`FLUSH_AFTER`] after the first of a batch when somebody calls [`Recording::turn`]. A writer that
-//! fails ends the recording and nothing else.
+//! fails ends the recording and nothing else, and so does its limit: the file ends with a whole block.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -71,6 +71,8 @@ struct Pcapng {
     /// When the batch is due.
     due: Option<Instant>,
     frames: u64,
+    /// Bytes that the writer may still get.
+    room: u64,
     ports: BTreeSet<u16>,
     failure: Option<io::Error>,
 }
@@ -112,10 +114,18 @@ impl Recording {
             batched: 0,
             due: None,
             frames: 0,
+            room: u64::MAX,
             ports: BTreeSet::new(),
             failure: None,
         };
         Ok(Self(Rc::new(RefCell::new(inner))))
+    }
+
+    /// Ends the recording before the file has more than `bytes`, its header not counted.
+    #[must_use]
+    pub fn limit(self, bytes: u64) -> Self {
+        self.0.borrow_mut().room = bytes;
+        self
     }
 
     /// Records a frame.
@@ -193,8 +203,17 @@ impl Pcapng {
     }
 
     fn flush(&mut self) {
-        match self.out.write_all(&self.batch).and_then(|()| self.out.flush()) {
-            Ok(()) => self.frames += self.batched,
+        let bytes = self.batch.len() as u64;
+        let written = if bytes > self.room {
+            Err(io::Error::other("it has reached its limit"))
+        } else {
+            self.out.write_all(&self.batch).and_then(|()| self.out.flush())
+        };
+        match written {
+            Ok(()) => {
+                self.frames += self.batched;
+                self.room -= bytes;
+            }
             Err(e) => self.failure = Some(e),
         }
         self.batch.clear();

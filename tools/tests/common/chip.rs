@@ -13,11 +13,16 @@ const LIMIT: Duration = Duration::from_secs(10);
 pub(crate) struct Chip(Child);
 
 impl Chip {
-    /// Starts it and waits until it is ready.
+    /// Starts it and waits until it is ready. Targets of tests are on loopback.
     pub(crate) fn start(path: &Path, args: &[&str]) -> Self {
+        Self::spawn(path, &[&["--nat-local"], args].concat(), Stdio::null())
+    }
+
+    /// The same without further options, with a standard error.
+    pub(crate) fn spawn(path: &Path, args: &[&str], err: Stdio) -> Self {
         let mut command = cnic();
         command.args(["chip", "--model", "bcm5709", "--socket"]).arg(path).args(args);
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("cnic starts");
+        let mut child = command.stdout(Stdio::piped()).stderr(err).spawn().expect("cnic starts");
         let mut line = String::new();
         let mut out = BufReader::with_capacity(1, child.stdout.take().expect("piped"));
         out.read_line(&mut line).expect("cnic chip prints a line");

@@ -86,7 +86,7 @@ facts! {
         MQ_MAP_L2_5_ARM = 0xc000000,
     }
     Register(Grc): u32 {
-        /// Bin mode: context size and first L4/L5 CID; see [`crate::bcm5709::doorbell`].
+        /// Bin mode of the doorbells: context size and first L4/L5 CID.
         MQ_CONFIG2 = 0x3d00,
     }
     Constant(): u32 {
