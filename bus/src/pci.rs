@@ -493,13 +493,12 @@ pub trait Platform {
     /// [`DmaExhausted`] beyond the platform's limit.
     fn dma_alloc(&mut self, len: usize, tag: &'static str) -> Result<DmaBuf, DmaExhausted>;
 
-    /// DMA memory for a third party, such as the helper: where it lives in a file, the file holds nothing else.
+    /// DMA memory for a third party, such as the helper: where it lives in a file, the file holds nothing else. A platform that
+    /// wraps another one hands this on; that is why there is no default.
     ///
     /// # Errors
     /// As [`Platform::dma_alloc`].
-    fn dma_alloc_apart(&mut self, len: usize, tag: &'static str) -> Result<DmaBuf, DmaExhausted> {
-        self.dma_alloc(len, tag)
-    }
+    fn dma_alloc_apart(&mut self, len: usize, tag: &'static str) -> Result<DmaBuf, DmaExhausted>;
 
     /// Frees DMA memory. Every loan of it must have been reclaimed; freeing lent memory is a violation that the
     /// strict bus records.

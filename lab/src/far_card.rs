@@ -132,6 +132,10 @@ impl Platform for FarCard {
         self.with(|c| c.dma_alloc(len, tag))
     }
 
+    fn dma_alloc_apart(&mut self, len: usize, tag: &'static str) -> Result<DmaBuf, DmaExhausted> {
+        self.with(|c| c.dma_alloc_apart(len, tag))
+    }
+
     fn dma_free(&mut self, buf: DmaBuf) {
         self.with(|c| c.dma_free(buf));
     }

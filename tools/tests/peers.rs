@@ -9,10 +9,17 @@ mod common;
 
 use std::fs::{self, File};
 use std::io::{PipeReader, Read, Write, pipe};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
+
+use bus::uio::socket::UioClient;
+use bus::uio::{BUFFERS_BYTES, FromHelper, RING_BYTES, STATUS_BYTES, ToHelper};
+use os::net::Received;
+use os::unix::Channel;
 
 use common::chip::Chip;
 use common::{IQN, Target, cnic, run};
@@ -139,4 +146,53 @@ fn a_recording_is_its_owners_and_has_a_limit() {
         data.len(),
         "a link of somebody is not followed"
     );
+}
+
+/// The driver's memory is one file when the card is in another process; the helper gets another one.
+#[test]
+fn a_helper_gets_its_own_memory_and_no_more() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (card, export) = (dir.path().join("chip"), dir.path().join("uio"));
+    let _chip = Chip::start(&card, &[]);
+    let mut driver = cnic()
+        .args(["io", "iscsi://192.0.2.1/iqn.2026-01.org.example:disk/0", "read", "--card"])
+        .arg(&card)
+        .arg("--export-uio")
+        .arg(&export)
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("cnic starts");
+    let channel = until(|| Channel::connect(&export).ok());
+    let mut helper = UioClient::default();
+    helper.say(&FromHelper::Hello).expect("room");
+    let mut sizes = Vec::new();
+    until(|| {
+        helper.outbox.flush(&channel).expect("it reads");
+        let (mut bytes, mut fds, mut heard) = ([0; 4096], Vec::new(), Vec::new());
+        let Ok(Received::Bytes(n)) = channel.recv(&mut bytes, &mut fds) else { return None };
+        let size = |fd: &OwnedFd| {
+            File::from(fd.try_clone().expect("a descriptor")).metadata().expect("a file").len()
+        };
+        sizes.extend(fds.iter().map(size));
+        helper.received(&bytes[..n], fds, &mut heard).expect("messages");
+        if heard.iter().any(|m| matches!(m, ToHelper::IfUp { .. } | ToHelper::OpenRefused(_))) {
+            helper.say(&FromHelper::Open).expect("room");
+        }
+        heard.iter().any(|m| matches!(m, ToHelper::Opened(_))).then_some(())
+    });
+    driver.kill().expect("it runs");
+    driver.wait().expect("it ends");
+    let most = STATUS_BYTES + RING_BYTES + BUFFERS_BYTES;
+    assert!(sizes.iter().any(|&s| s > 0) && sizes.iter().all(|&s| s <= most as u64), "{sizes:?}");
+}
+
+/// Asks again until there is an answer.
+fn until<T>(mut ask: impl FnMut() -> Option<T>) -> T {
+    for _ in 0..1000 {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("no answer");
 }
