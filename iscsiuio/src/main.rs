@@ -40,6 +40,9 @@ struct Options {
     /// commas between. One of each family and VLAN, up to eight; without it iscsid names the interfaces.
     #[arg(long = "iface", value_name = "DESCRIPTION")]
     ifaces: Vec<IfaceConfig>,
+    /// Give up the rights of root and run as this user, whom the driver's socket must let in.
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
     /// The abstract socket at which iscsid asks.
     #[arg(long, value_name = "NAME", default_value = SOCKET)]
     ipc: String,
@@ -74,6 +77,13 @@ fn outcome() -> ExitCode {
         && let Err(e) = std::fs::write(path, format!("{}\n", std::process::id()))
     {
         say(Level::Error, &format!("cannot write {}: {e}; choose another file with --pid", path.display()));
+        return ExitCode::FAILURE;
+    }
+    // No socket of ours needs rights, and no program that we start may have more of them.
+    let renounced =
+        options.user.as_deref().map_or_else(os::privileges::renounce, os::privileges::become_user);
+    if let Err(e) = renounced {
+        say(Level::Error, &format!("--user: {e}"));
         return ExitCode::FAILURE;
     }
     let outcome = service::run(&options.driver, options.ifaces, &options.ipc, level);

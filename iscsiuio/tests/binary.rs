@@ -252,3 +252,46 @@ fn readiness_is_told_and_a_name_that_is_taken_is_explained() {
     assert_eq!(bad.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&bad.stderr).contains("gateway 10.9.0.1 is not in the network"));
 }
+
+/// A field of `/proc/PID/status`.
+fn status(pid: u32, field: &str) -> String {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = text.lines().find_map(|l| l.strip_prefix(field)?.strip_prefix(':'));
+    line.unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn roots_rights_are_given_up_for_good() {
+    let start = |user: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_iscsiuio"));
+        command
+            .args(["--driver", "/nowhere/uio", "--user", user, "--ipc"])
+            .arg(format!("iscsiuio-{}", std::process::id()));
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let out = start("nobody-of-that-name").wait_with_output().unwrap();
+    let err = String::from_utf8_lossy(&out.stderr);
+    assert!(!out.status.success() && err.contains("there is no user nobody-of-that-name"), "{err}");
+
+    if status(std::process::id(), "Uid") != "0 0 0 0" {
+        let out = start("root").wait_with_output().unwrap();
+        assert!(!out.status.success(), "only root can become somebody");
+        let _ = writeln!(std::io::stderr(), "SKIPPED: giving up the rights of root needs root");
+        return;
+    }
+    let mut child = start("nobody");
+    let (pid, end) = (child.id(), Instant::now() + PATIENCE);
+    while status(pid, "Uid").starts_with("0 ") {
+        assert!(Instant::now() < end, "it stays root");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let user = status(pid, "Uid");
+    let ids: Vec<&str> = user.split(' ').collect();
+    assert!(ids.iter().all(|id| *id == ids[0]), "saved ids too: {user}");
+    assert!(!status(pid, "Groups").split(' ').any(|g| g == "0"), "no group of root");
+    let none = |field: &str| u64::from_str_radix(&status(pid, field), 16).unwrap() == 0;
+    assert!(none("CapEff") && none("CapPrm") && none("CapInh") && none("CapAmb"));
+    assert_eq!(status(pid, "NoNewPrivs"), "1");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}

@@ -23,6 +23,7 @@ pub mod local;
 pub mod log;
 pub mod memory;
 pub mod net;
+pub mod privileges;
 pub mod reactor;
 pub mod shm;
 pub mod signals;
