@@ -16,8 +16,17 @@ pub const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the adapter may take to release a connection or a session: its own bound for a whole stop, and a margin. An answer
 /// that was dropped costs less: after Resync the request is repeated.
 pub const RELEASE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest Time2Wait that a target may state in an asynchronous message or a logout response: the largest that can be negotiated
+/// (RFC 7143 13.15). The field has room for 18 hours.
+pub const LONGEST_TIME2WAIT: Duration = Duration::from_secs(3600);
 /// How long a discovery session may take to list its targets (`discovery.sendtargets.timeo.active_timeout`).
 pub const DISCOVERY_ACTIVE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The Time2Wait of a message, as far as it counts.
+#[must_use]
+pub fn time2wait(seconds: u16) -> Duration {
+    Duration::from_secs(seconds.into()).min(LONGEST_TIME2WAIT)
+}
 
 /// Whether an initial login that began at `first` may be tried again at `now`: attempts times the timeout of each is the
 /// total time, so fast failures may exceed the count (ISCSID 4, step 6).

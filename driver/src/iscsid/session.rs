@@ -94,8 +94,12 @@ pub(super) struct Session {
     redirects: u8,
     /// Not to connect before this time.
     resume_at: Instant,
-    /// As negotiated, or as the target last said.
+    /// As negotiated.
     time2wait: Duration,
+    /// The target has said that nobody may connect before this time. No other event cuts it short.
+    stated_until: Instant,
+    /// The target has asked for a logout before the session was started here; it goes out then.
+    leave_at_start: bool,
     /// What went wrong last.
     pub(super) last_failure: Option<Cause>,
     /// How it will end.
@@ -165,6 +169,8 @@ impl Session {
             detour: None,
             redirects: 0,
             resume_at: Instant::ZERO,
+            stated_until: Instant::ZERO,
+            leave_at_start: false,
             last_failure: None,
             ending: None,
         }
@@ -386,6 +392,9 @@ impl Session {
             self.attempts = 0;
             self.mode = Mode::Recovery;
             self.set(State::LoggedIn(ep), None);
+            if std::mem::take(&mut self.leave_at_start) {
+                self.send_logout(ep, true, env);
+            }
         }
     }
 
@@ -413,14 +422,20 @@ impl Session {
     }
 
     fn async_message(&mut self, message: &AsyncMessage, env: &mut Env<'_>) {
-        let State::LoggedIn(ep) = self.state else { return };
-        match message.kind() {
-            Some(AsyncEvent::LogoutRequested) => self.send_logout(ep, true, env),
-            Some(AsyncEvent::ConnectionDropped | AsyncEvent::SessionDropped) => {
-                self.time2wait = Duration::from_secs(message.parameter2.get().into());
-                self.lost(Cause::AsyncEvent(message.event), env);
+        let cause = Cause::AsyncEvent(message.event);
+        match (message.kind(), &self.state) {
+            (Some(AsyncEvent::LogoutRequested), State::LoggedIn(ep)) => self.send_logout(*ep, true, env),
+            // The target has logged us in already; the answer to StartConn comes first.
+            (Some(AsyncEvent::LogoutRequested), State::Starting(_)) => self.leave_at_start = true,
+            (Some(AsyncEvent::LogoutRequested), State::Asking(..)) => self.broken(cause, env),
+            (Some(AsyncEvent::ConnectionDropped | AsyncEvent::SessionDropped), _) => {
+                self.stated_until = env.now + policy::time2wait(message.parameter2.get());
+                match self.state {
+                    State::LoggedIn(_) => self.lost_until(self.stated_until, cause, env),
+                    _ => self.broken(cause, env),
+                }
             }
-            Some(AsyncEvent::NegotiationRequested) => self.lost(Cause::AsyncEvent(message.event), env),
+            (Some(AsyncEvent::NegotiationRequested), _) => self.broken(cause, env),
             _ => {}
         }
     }
@@ -434,8 +449,7 @@ impl Session {
         match self.state {
             State::LoggingOut { relogin: true, .. } => {
                 // D8: both values are 16 bits wide and in seconds.
-                let asked = Duration::from_secs(response.time2wait.get().into());
-                self.time2wait = self.time2wait.max(asked);
+                self.stated_until = env.now + policy::time2wait(response.time2wait.get());
                 self.lost(Cause::AsyncEvent(AsyncEvent::LogoutRequested.code()), env);
             }
             State::LoggingOut { relogin: false, .. } => self.left(Ok(()), env),
@@ -490,11 +504,15 @@ impl Session {
 
     /// An established session lost its connection: release it, wait Time2Wait once, come back.
     fn lost(&mut self, cause: Cause, env: &mut Env<'_>) {
+        self.lost_until((env.now + self.time2wait).max(self.stated_until), cause, env);
+    }
+
+    fn lost_until(&mut self, resume_at: Instant, cause: Cause, env: &mut Env<'_>) {
         env.effects.push(Effect::Lost);
         self.last_failure = Some(cause);
         self.mode = Mode::Recovery;
         self.attempts = 0;
-        self.release(env.now + self.time2wait, env);
+        self.release(resume_at, env);
     }
 
     /// An attempt failed: release its connection, and try again or give up.
@@ -522,12 +540,13 @@ impl Session {
         }
         self.redirects = 0;
         self.detour = None;
-        self.release(env.now + pause, env);
+        self.release((env.now + pause).max(self.stated_until), env);
     }
 
     /// Releases the connection, if there may be one, and connects again at `resume_at`.
     fn release(&mut self, resume_at: Instant, env: &mut Env<'_>) {
         self.resume_at = resume_at;
+        self.leave_at_start = false;
         if matches!(self.state, State::Connecting(_) | State::Creating) {
             // The answer to EpConnect will find nobody, and its endpoint is disconnected then. A session that could not be
             // created has nothing to release.
@@ -558,7 +577,11 @@ impl Session {
     /// target's and stays.
     pub(super) fn adapter_up(&mut self, env: &mut Env<'_>) {
         if matches!(self.state, State::Waiting) && self.attempts > 0 {
-            self.connect(env);
+            if self.stated_until <= env.now {
+                self.connect(env);
+            } else {
+                self.set(State::Waiting, Some(self.stated_until));
+            }
         }
     }
 

@@ -380,6 +380,48 @@ fn asynchronous_events() {
     }
 }
 
+/// The field has room for 18 hours; what can be negotiated is an hour.
+#[test]
+fn a_stated_time2wait_has_a_limit() {
+    let mut b = Bench::new();
+    b.login_ok(record());
+    b.adapter.event(3, u16::MAX);
+    b.advance_to(3599 * S);
+    assert_eq!(b.adapter.connects.len(), 1);
+    b.advance_to(3601 * S);
+    assert_eq!(b.stage(), Some(SessionStage::LoggedIn));
+
+    b.adapter.target.logout_time2wait = u16::MAX;
+    b.adapter.event(1, 0);
+    b.advance_to(7205 * S);
+    assert_eq!((b.stage(), b.adapter.logouts), (Some(SessionStage::LoggedIn), 1));
+}
+
+/// A target may change its mind between its last login response and the start of the session here.
+#[test]
+fn an_event_while_the_session_starts_counts() {
+    // 1: the logout goes out when the session is there.
+    let mut b = Bench::new();
+    b.adapter.fault = Some(Fault::EventAtStart(1, 0));
+    b.adapter.target.logout_time2wait = 7;
+    b.login_ok(record());
+    b.run();
+    assert_eq!((b.stage(), b.now_s(), b.adapter.logouts), (Some(SessionStage::LoggedIn), 7, 1));
+    // The others end the attempt, and no news of the adapter cuts their time short.
+    for (event, time2wait, back) in [(2, 9, 11), (3, 11, 13), (4, 99, 4)] {
+        let mut b = Bench::new();
+        b.login_ok(record());
+        b.adapter.fault = Some(Fault::EventAtStart(event, time2wait));
+        b.lose(ConnFailure::ConnFailed);
+        b.advance_to(3 * S);
+        b.adapter.up(1);
+        b.advance_to(4 * S);
+        b.run();
+        let seen = (b.stage(), b.now_s(), b.adapter.connects.len());
+        assert_eq!(seen, (Some(SessionStage::LoggedIn), back, 3), "event {event}");
+    }
+}
+
 #[test]
 fn discovery_collects_the_answer_in_pieces_and_leaves_nothing() {
     let mut b = Bench::new();

@@ -45,6 +45,8 @@ pub(super) enum Fault {
     AfterFirstPdu,
     AtStart,
     StartFails,
+    /// The target sends this asynchronous event, with this Time2Wait, right after the login.
+    EventAtStart(u8, u16),
 }
 
 /// How the targets behave.
@@ -304,6 +306,10 @@ impl FakeAdapter {
                 }
                 if self.fault.take_if(|f| *f == Fault::StartFails).is_some() {
                     return self.say(FromAdapter::Started { session, result: Err(ConnFailure::ConnFailed) });
+                }
+                if let Some(Fault::EventAtStart(event, time2wait)) = self.fault {
+                    self.fault = None;
+                    self.event(event, time2wait);
                 }
                 self.started.push(params);
                 self.sessions.get_mut(&session).unwrap().1 = true;
