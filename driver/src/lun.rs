@@ -354,6 +354,13 @@ impl BringUp {
         }
     }
 
+    /// One that has ended like this; with `whole` it had the target's list.
+    #[cfg(test)]
+    pub(crate) fn ended(whole: bool, found: Vec<(Lun, Result<LunInfo, LunError>)>) -> Self {
+        let run = if whole { Self::again() } else { Self::of(Vec::new()) };
+        Self { done: true, found, ..run }
+    }
+
     /// What was found so far, in the order of the target's list.
     pub fn found(&self) -> &[(Lun, Result<LunInfo, LunError>)] {
         &self.found

@@ -6,6 +6,9 @@
 //! reserved, not answered); it is gone from the target's list. Requests for a unit that is away wait for it, others go on,
 //! and it keeps being looked for with a growing pause. A wait ends when the replacement timer of the loss would have ended it,
 //! and for a unit that is gone after [`READY_TIMEOUT`] at the latest.
+//!
+//! A target that says that its units have changed ([`Units::look_soon`]) may have another disk under a number by now: no
+//! command goes out before all units were looked at. That costs a few commands, which have deadlines of their own.
 
 use core::time::Duration;
 
@@ -42,8 +45,18 @@ pub(crate) struct Units {
     away: Vec<Away>,
     next_look: Option<Instant>,
     pause: Duration,
-    /// A whole look is due: the target said that something changed.
-    changed: bool,
+    news: News,
+}
+
+/// Whether the target has said that its units have changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum News {
+    #[default]
+    None,
+    /// It has; the look is due.
+    Told,
+    /// A look is under way that began after it said so.
+    Looking,
 }
 
 impl Units {
@@ -63,7 +76,11 @@ impl Units {
     /// Whether commands to `lun` may go out.
     #[inline]
     pub(crate) fn is_open(&self, lun: Lun) -> bool {
-        self.away.is_empty() || !self.away.iter().any(|a| same(a.lun, lun))
+        self.news == News::None && !self.is_away(lun)
+    }
+
+    fn is_away(&self, lun: Lun) -> bool {
+        self.away.iter().any(|a| same(a.lun, lun))
     }
 
     /// Whether a disk is there, or none ever was: the session is of use.
@@ -118,10 +135,15 @@ impl Units {
                 }
             }
         }
-        self.changed = false;
         let wanted = !self.sought().is_empty();
         self.pause = if self.next_look.is_some() { (self.pause * 2).min(LONGEST_PAUSE) } else { FIRST_PAUSE };
         self.next_look = wanted.then(|| now + self.pause);
+        if self.news == News::Told {
+            // It spoke during the look.
+            self.next_look = Some(now);
+        } else {
+            self.news = News::None;
+        }
         failed
     }
 
@@ -143,20 +165,21 @@ impl Units {
     fn sought(&self) -> Vec<Lun> {
         let never = self.found.iter().filter(|(_, f)| f.as_ref().is_err_and(LunError::is_passing));
         let mut luns: Vec<Lun> = self.away.iter().map(|a| a.lun).collect();
-        luns.extend(never.map(|(l, _)| *l).filter(|l| self.is_open(*l)));
+        luns.extend(never.map(|(l, _)| *l).filter(|l| !self.is_away(*l)));
         luns
     }
 
     /// The target said that its units have changed: all are looked at.
     pub(crate) fn look_soon(&mut self, now: Instant) {
-        self.changed = true;
+        self.news = News::Told;
         self.next_look = Some(now);
     }
 
     /// A look that is due at `now`.
     pub(crate) fn look(&mut self, now: Instant) -> Option<BringUp> {
         self.next_look.filter(|at| *at <= now)?;
-        if self.changed {
+        if self.news != News::None {
+            self.news = News::Looking;
             return Some(BringUp::again());
         }
         Some(BringUp::of(self.sought()))
@@ -179,6 +202,8 @@ impl Units {
     /// A session begins anew after a login: pauses are short again.
     pub(crate) fn logged_in(&mut self) {
         self.next_look = None;
+        // The look that follows a login is a whole one.
+        self.news = News::None;
     }
 }
 
@@ -197,5 +222,146 @@ fn loss(why: &LunError) -> UnitLoss {
         | LunError::BlockSize(_)
         | LunError::Malformed(_)
         | LunError::Command { .. } => UnitLoss::Unusable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use iscsi::scsi::{BlockLimits, Capacity};
+
+    use super::*;
+
+    const A: u16 = 0;
+    const B: u16 = 1;
+
+    fn at(s: u64) -> Instant {
+        Instant::from_nanos(s * 1_000_000_000)
+    }
+
+    fn lun(number: u16) -> Lun {
+        Lun::from_number(number).unwrap()
+    }
+
+    fn disk(number: u16, serial: &str, blocks: u64) -> Found {
+        let info = LunInfo {
+            lun: lun(number),
+            vendor: String::new(),
+            product: String::new(),
+            revision: String::new(),
+            serial: Some(serial.to_owned()),
+            id: None,
+            capacity: Capacity {
+                blocks,
+                block_size: 512,
+                provisioned: false,
+                reads_zeros: false,
+                physical_exponent: 0,
+            },
+            read_only: false,
+            write_cache: false,
+            fua: false,
+            limits: BlockLimits::default(),
+        };
+        (info.lun, Ok(info))
+    }
+
+    /// Two disks, found with the first login.
+    fn two() -> Units {
+        let mut units = Units::default();
+        let run = BringUp::ended(true, vec![disk(A, "a", 100), disk(B, "b", 100)]);
+        assert_eq!(units.compare(&run, None, at(0)), []);
+        assert!(units.is_open(lun(A)) && units.is_open(lun(B)));
+        units
+    }
+
+    /// A login, and what its look finds.
+    fn login(units: &mut Units, now: u64, until: u64, found: Vec<Found>) -> Vec<(Lun, BlockError)> {
+        units.logged_in();
+        units.compare(&BringUp::ended(true, found), Some(at(until)), at(now))
+    }
+
+    #[test]
+    fn the_same_disks_are_back_also_when_one_has_grown() {
+        let mut units = two();
+        assert_eq!(login(&mut units, 5, 125, vec![disk(A, "a", 100), disk(B, "b", 200)]), []);
+        assert_eq!(units.unit(lun(B)).map(|u| u.capacity.blocks), Some(200));
+        assert_eq!((units.deadline(false), units.look(at(1000)).is_some()), (None, false));
+    }
+
+    #[test]
+    fn another_disk_or_a_smaller_one_gets_nothing_that_was_meant_for_the_first() {
+        let mut units = two();
+        let failed = login(&mut units, 5, 125, vec![disk(A, "other", 100), disk(B, "b", 99)]);
+        assert_eq!(failed, [(lun(A), BlockError::DiskChanged), (lun(B), BlockError::DiskChanged)]);
+        assert!(units.is_open(lun(A)), "new requests are for the new disk");
+        assert_eq!(units.unit(lun(A)).and_then(|u| u.serial.as_deref()), Some("other"));
+    }
+
+    #[test]
+    fn a_busy_unit_is_waited_for_alone_with_growing_pauses() {
+        let mut units = two();
+        assert_eq!(login(&mut units, 0, 120, vec![(lun(A), Err(LunError::Busy)), disk(B, "b", 100)]), []);
+        assert!(!units.is_open(lun(A)) && units.is_open(lun(B)) && units.any_open());
+        assert!(units.unit(lun(A)).is_some(), "requests are still accepted for it");
+        let (mut now, mut pauses) = (0, Vec::new());
+        while now < 60 {
+            now += 1;
+            if let Some(look) = units.look(at(now)) {
+                assert!(!look.has_list(), "it alone is asked");
+                pauses.push(now);
+                let still = BringUp::ended(false, vec![(lun(A), Err(LunError::Busy))]);
+                assert_eq!(units.compare(&still, Some(at(now + 120)), at(now)), []);
+            }
+        }
+        assert_eq!(pauses, [1, 3, 7, 15, 31], "1, 2, 4, 8, 16 s apart");
+        assert_eq!(
+            (units.expired(at(119)), units.deadline(true)),
+            (None, Some(at(120))),
+            "later looks prolong nothing"
+        );
+        let lost = BlockError::UnitLost(UnitLoss::Busy);
+        assert_eq!((units.expired(at(120)), units.expired(at(120))), (Some((lun(A), lost)), None));
+        assert!(units.unit(lun(A)).is_none(), "given up: new requests are refused");
+        let back = BringUp::ended(false, vec![disk(A, "other", 1)]);
+        assert_eq!(units.compare(&back, None, at(130)), [], "it has no requests any more");
+        assert!(units.is_open(lun(A)) && units.unit(lun(A)).is_some());
+    }
+
+    #[test]
+    fn a_unit_that_is_not_listed_any_more_is_gone_soon() {
+        let mut units = two();
+        assert_eq!(login(&mut units, 0, 120, vec![disk(B, "b", 100)]), []);
+        assert_eq!(units.found().len(), 2, "users still see it");
+        let limit = at(READY_TIMEOUT.as_secs());
+        assert_eq!(units.deadline(true), Some(limit));
+        assert_eq!(units.expired(limit), Some((lun(A), BlockError::UnitLost(UnitLoss::Gone))));
+    }
+
+    #[test]
+    fn without_a_list_a_unit_that_was_not_asked_is_no_news() {
+        let mut units = two();
+        assert_eq!(units.compare(&BringUp::ended(false, vec![disk(A, "a", 100)]), None, at(1)), []);
+        assert!(units.is_open(lun(B)));
+    }
+
+    #[test]
+    fn news_of_the_target_close_every_unit_until_all_were_looked_at() {
+        let mut units = two();
+        units.look_soon(at(1));
+        assert!(!units.is_open(lun(A)) && !units.is_open(lun(B)) && units.deadline(false) == Some(at(1)));
+        assert!(units.unit(lun(A)).is_some(), "requests are accepted, and wait");
+        let same = || BringUp::ended(true, vec![disk(A, "a", 100), disk(B, "b", 100)]);
+        assert!(units.look(at(1)).is_some_and(|run| run.has_list()));
+        // It speaks again during the look: what that look has found may be old.
+        units.look_soon(at(2));
+        assert_eq!(units.compare(&same(), None, at(3)), []);
+        assert!(!units.is_open(lun(A)));
+        assert!(units.look(at(3)).is_some());
+        assert_eq!(units.compare(&same(), None, at(4)), []);
+        assert!(units.is_open(lun(A)) && units.deadline(false).is_none());
+        // A login brings a whole look of its own.
+        units.look_soon(at(5));
+        assert_eq!(login(&mut units, 6, 126, vec![disk(A, "a", 100), disk(B, "b", 100)]), []);
+        assert!(units.is_open(lun(A)) && units.look(at(1000)).is_none());
     }
 }

@@ -101,6 +101,7 @@ impl Sense {
     pub const BUS_RESET: Sense = Self::new(SenseKey::UNIT_ATTENTION, 0x29, 2);
     pub const DEVICE_RESET: Sense = Self::new(SenseKey::UNIT_ATTENTION, 0x29, 3);
     pub const NEXUS_LOSS: Sense = Self::new(SenseKey::UNIT_ATTENTION, 0x29, 7);
+    pub const INQUIRY_DATA_CHANGED: Sense = Self::new(SenseKey::UNIT_ATTENTION, 0x3F, 3);
     pub const MODE_CHANGED: Sense = Self::new(SenseKey::UNIT_ATTENTION, 0x2A, 1);
     pub const RESERVATIONS_PREEMPTED: Sense = Self::new(SenseKey::UNIT_ATTENTION, 0x2A, 3);
     pub const RESERVATIONS_RELEASED: Sense = Self::new(SenseKey::UNIT_ATTENTION, 0x2A, 4);

@@ -20,6 +20,7 @@ use crate::names::{NameError, normalize, same};
 use crate::negotiate::LOGIN_DATA_SEGMENT_LEN;
 use crate::pdu::{AsyncEvent, AsyncMessage, Header, NopIn};
 use crate::scsi::Lun;
+use crate::scsi::Sense;
 use crate::sendtargets::TargetAddress;
 use crate::serial::Sn;
 use std::collections::VecDeque;
@@ -202,6 +203,16 @@ impl TargetServer {
     pub fn disk(&mut self, target: &str, lun: u16) -> Option<&mut Disk> {
         let target = self.targets.iter_mut().find(|t| same(&t.name, target))?;
         target.units.iter_mut().find(|unit| unit.number == lun).map(|unit| &mut unit.disk)
+    }
+
+    /// Puts another disk under the number of one, and tells every session so (INQUIRY DATA HAS CHANGED). Returns the old one; `None`:
+    /// there is no such unit, and `disk` is dropped.
+    pub fn exchange(&mut self, target: &str, lun: u16, disk: Disk) -> Option<Disk> {
+        let index = self.targets.iter().position(|t| same(&t.name, target))?;
+        let at = self.targets[index].units.iter().position(|unit| unit.number == lun)?;
+        let old = std::mem::replace(&mut self.targets[index].units[at].disk, disk);
+        self.for_sessions_of(index, |_, session| session.establish(at, Sense::INQUIRY_DATA_CHANGED));
+        Some(old)
     }
 
     /// A TCP connection was accepted. `local` is the address that the initiator connected to (`host:port`), as SendTargets lists it.
