@@ -94,6 +94,7 @@ mod tests {
     #[test]
     fn the_window_wraps() {
         let mut w = window(u32::MAX - 1, u32::MAX - 1, 1);
+        assert_eq!((w.is_open(), w.room()), (true, 4));
         let taken: Vec<u32> = core::iter::from_fn(|| w.take()).map(|s| s.0).collect();
         assert_eq!(taken, [u32::MAX - 1, u32::MAX, 0, 1]);
         assert!(!w.update(Sn(u32::MAX), Sn(1)), "still closed");

@@ -357,7 +357,8 @@ mod tests {
             let h = t.alloc(TaskClass::Mgmt, TaskKind::Mpath, Lun::default(), Instant::ZERO, 1).unwrap();
             if h.index == a.index {
                 assert_ne!(h.generation, a.generation);
-                assert!(t.get(a).is_none());
+                assert!(t.get(a).is_none() && t.get_mut(a).is_none() && t.free(a).is_none());
+                assert!(t.get(h).is_some(), "the old handle frees nobody else's task");
                 return;
             }
             t.free(h);

@@ -159,6 +159,7 @@ fn a_slow_iscsid_is_told_to_start_over() {
     }
     rig.settle();
     assert!(rig.adapter.counters().control_dropped > 0);
+    assert!(matches!(rig.heard.last(), Some(FromAdapter::Resync)), "it is the last that iscsid hears");
     rig.heard.clear();
     rig.say(ToAdapter::Hello { serial: 7 });
     let sessions = rig.heard.iter().filter(|m| matches!(m, FromAdapter::Session { .. })).count();

@@ -3,7 +3,8 @@ use core::time::Duration;
 use bus::actor::{Actor, Budget};
 use hsi::iscsi::bits::Itt;
 use hsi::iscsi::cq::{
-    CleanupResponse, CmdResponse, CqOpcode, LoginResponse, NopInMsg, TextResponse, TmfResponse,
+    CleanupResponse, CmdResponse, CqOpcode, LoginResponse, LogoutResponse, NopInMsg, TextResponse,
+    TmfResponse,
 };
 use hsi::iscsi::sq::SqOpcode;
 use hsi::{U32, View};
@@ -199,6 +200,108 @@ fn d1_d2_impossible_completions_fail_the_connection() {
         rig.settle();
         assert_eq!(rig.adapter.counters().connections_lost, 1, "{opcode:?}");
     }
+}
+
+/// D3: an answer of a kind that nobody asked for under this tag completes nothing, and the session is recovered.
+#[test]
+fn d3_an_answer_of_another_kind_completes_nothing() {
+    let (mut rig, session, ep, buf) = ready();
+    rig.card.borrow_mut().answer_sense = None;
+    rig.raw(session, buf, false);
+    rig.run(Duration::from_secs(30));
+    let tmf = itts(&rig, SqOpcode::TMF)[0];
+    // The abort of the command is answered as if it had been a command itself.
+    let mut wrong = CmdResponse::default();
+    (wrong.op_code, wrong.itt) = (CqOpcode::SCSI_RSP, tmf);
+    rig.card.borrow_mut().send_cqes.push((ep.cid, wrong.into_element()));
+    rig.settle();
+    assert_eq!(rig.adapter.counters().connections_lost, 1);
+    assert!(
+        reap(&mut rig).iter().all(|c| matches!(c.result, Err(BlockError::Transport { .. }))),
+        "the loss ends it"
+    );
+    let cause = rig.take(|m| match m {
+        FromAdapter::ConnError { cause, .. } => Some(*cause),
+        _ => None,
+    });
+    assert_eq!(cause, Some(Cause::BadItt));
+
+    // And the other way round.
+    let (mut rig, session, ep, buf) = ready();
+    rig.card.borrow_mut().answer_sense = None;
+    rig.raw(session, buf, false);
+    rig.settle();
+    let mut wrong = TmfResponse::default();
+    (wrong.op_code, wrong.itt) = (CqOpcode::TMF_RSP, itts(&rig, SqOpcode::SCSI_CMD)[0]);
+    rig.card.borrow_mut().send_cqes.push((ep.cid, wrong.into_element()));
+    rig.settle();
+    assert_eq!(rig.adapter.counters().connections_lost, 1);
+    assert!(
+        reap(&mut rig).iter().all(|c| matches!(c.result, Err(BlockError::Transport { .. }))),
+        "the loss ends it"
+    );
+}
+
+/// R8: a command that is answered while its abort waits to be sent is not aborted, and the error handler has nothing left to do.
+#[test]
+fn r8_an_abort_of_a_command_that_is_gone_is_not_sent() {
+    let (mut rig, session, ep, buf) = ready();
+    rig.card.borrow_mut().answer_sense = None;
+    let ticket = rig.raw(session, buf, false);
+    rig.run(Duration::from_secs(29));
+    let mut done = CmdResponse::default();
+    (done.op_code, done.itt) = (CqOpcode::SCSI_RSP, itts(&rig, SqOpcode::SCSI_CMD)[0]);
+    let slot = rig.adapter.slot_of(session).unwrap();
+    let s = rig.adapter.session(slot).unwrap();
+    let task = s.tasks.next_from(0).unwrap();
+    // The abort is decided on, and the answer arrives with the very step that would send it.
+    s.ladder.abort(task, Default::default());
+    rig.card.borrow_mut().send_cqes.push((ep.cid, done.into_element()));
+    rig.settle();
+    let all = reap(&mut rig);
+    assert_eq!((all.len(), all[0].ticket), (1, ticket));
+    rig.run(MINUTE);
+    assert_eq!(itts(&rig, SqOpcode::TMF).len(), 0, "nothing was sent");
+    assert_eq!(rig.adapter.counters().connections_lost, 0, "and nobody waits for an answer to it");
+}
+
+/// L1: the card's word that TCP has failed ends the connection at once.
+#[test]
+fn l1_a_tcp_error_is_a_loss() {
+    let (mut rig, _, ep, _) = ready();
+    let error = hsi::kernel::kcq::IscsiKcqe::new(
+        hsi::kernel::kcq::IscsiKcqeOpcode::TCP_ERROR,
+        ep.cid.into(),
+        hsi::kernel::kcq::CompletionStatus(0x93),
+    );
+    rig.card.borrow_mut().send.push(error.into_element());
+    rig.settle();
+    assert_eq!(rig.adapter.counters().connections_lost, 1);
+    let cause = rig.take(|m| match m {
+        FromAdapter::ConnError { cause, .. } => Some(*cause),
+        _ => None,
+    });
+    assert_eq!(cause, Some(Cause::TcpError(0x93)));
+}
+
+/// D8: iscsid gets both times of a logout response, each where RFC 7143 11.15 has it.
+#[test]
+fn d8_the_times_of_a_logout_response_reach_iscsid() {
+    let (mut rig, _, ep, _) = ready();
+    let mut bhs = [0; 48];
+    (bhs[0], bhs[1]) = (0x46, 0x80);
+    rig.say(ToAdapter::SendPdu { ep, bhs, data: Vec::new() });
+    let mut response = LogoutResponse::default();
+    (response.op_code, response.itt) = (CqOpcode::LOGOUT_RSP, itts(&rig, SqOpcode::LOGOUT)[0]);
+    response.time_to_wait.set(0x1234);
+    response.time_to_retain.set(0x5678);
+    rig.card.borrow_mut().send_cqes.push((ep.cid, response.into_element()));
+    rig.settle();
+    let times = rig.take(|m| match m {
+        FromAdapter::RecvPdu { bhs, .. } if bhs[0] == 0x26 => Some(bhs[40..44].to_vec()),
+        _ => None,
+    });
+    assert_eq!(times, Some(vec![0x12, 0x34, 0x56, 0x78]));
 }
 
 #[test]
