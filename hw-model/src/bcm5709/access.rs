@@ -128,6 +128,7 @@ impl<T: TcpEngine> Bcm5709<T> {
             }
             Effect::KwqGo => self.kwq_go(cx, value),
             Effect::KcqGo => self.kcq_go(cx, value),
+            Effect::CpStart => self.regs.start_cp(),
             Effect::DriverMailbox => self.regs.set_shmem(hsi::bcm5709::shmem::FW_MB, shmem::answer(value)),
         }
     }

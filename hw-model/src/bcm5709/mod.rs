@@ -130,6 +130,8 @@ counters! {
     rx_filtered,
     /// Frames for which a ring had no descriptor.
     rx_no_buffer,
+    /// Times that the partner was paused because a ring was full.
+    rx_paused,
     /// Frames longer than the driver allows, or than its buffer.
     rx_oversize,
     /// Frames too short to have a header.

@@ -70,6 +70,7 @@ effects! {
     KwqGo: "Starts or stops the kernel work queue.",
     KcqGo: "Starts or stops the kernel completion queue.",
     DriverMailbox: "A driver message for boot code.",
+    CpStart: "Starts the command processor, whose firmware says in its scratchpad how many connections there are and where.",
 }
 
 /// Where a register lies.
@@ -196,7 +197,7 @@ const BEFORE_VECTORS: &[Register] = table! {
         MISC_ECO_HW_CTL ReadWrite, 0, None;
         MISC_DUAL_MEDIA_CTRL ReadOnly, regs::MISC_DUAL_MEDIA_CTRL_BOND_ID_C, None;
         DMA_CONFIG ReadWrite, 0, None;
-        CTX_COMMAND SelfClearing(regs::CTX_COMMAND_MEM_INIT), 0, ContextInit;
+        CTX_COMMAND SelfClearing(regs::CTX_COMMAND_MEM_INIT), regs::CTX_COMMAND_ENABLED, ContextInit;
         CTX_STATUS ReadOnly, 0, None;
         CTX_CTX_CTRL SelfClearing(regs::CTX_CTX_CTRL_WRITE_REQ | regs::CTX_CTX_CTRL_READ_REQ), 0, Context;
         CTX_CTX_DATA ReadWrite, 0, None;
@@ -329,10 +330,11 @@ const AFTER_VECTORS: &[Register] = table! {
         DRV_MB ReadWrite, 0, DriverMailbox;
     }
     Grc {
+        CP_CPU_MODE ReadWrite, 0, CpStart;
         CP_DOORBELL_ENABLE ReadWrite, 0, KwqGo;
-        PG_CTX_MAP ReadOnly, 0, None;
-        ISCSI_CTX_MAP ReadOnly, 0, None;
-        FW_MAX_ISCSI_CONN ReadOnly, 0, None;
+        PG_CTX_MAP ReadWrite, 0, None;
+        ISCSI_CTX_MAP ReadWrite, 0, None;
+        FW_MAX_ISCSI_CONN ReadWrite, 0, None;
         RBUF_COMMAND ReadWrite, 0, None;
         RBUF_CONFIG ReadWrite, 0, None;
         RBUF_CONFIG2 ReadWrite, 0, None;
@@ -424,6 +426,18 @@ pub struct RegisterFile {
     memory: SparseMem,
     unmodelled: BTreeMap<u32, Unmodelled>,
     unlisted: u64,
+}
+
+/// Bits that no write changes: register, bits. The self test of the stock driver (`ethtool -t`, offline) writes all zeros and all ones
+/// to 60 registers and wants these bits as they were; it was the judge that they were found with.
+const FIXED: &[(u32, u32)] = &[
+    (regs::CTX_COMMAND, regs::CTX_COMMAND_ENABLED),
+    (0x14a8, 0x1ff),
+    (regs::EMAC_MDIO_COMM, regs::EMAC_MDIO_COMM_FAIL),
+];
+
+fn fixed(at: u32) -> u32 {
+    FIXED.iter().find(|(register, _)| *register == at).map_or(0, |(_, bits)| *bits)
 }
 
 fn find(space: Space, at: u32) -> Option<usize> {
@@ -520,13 +534,23 @@ impl RegisterFile {
         }
     }
 
+    /// The firmware of the command processor has started: its words of the scratchpad say what they said after the reset.
+    pub(super) fn start_cp(&mut self) {
+        for at in [regs::PG_CTX_MAP, regs::ISCSI_CTX_MAP, regs::FW_MAX_ISCSI_CONN] {
+            let i = index(Space::Grc, at);
+            self.value[i] = self.reset[i];
+        }
+    }
+
     /// A host writes. Returns what else has to happen.
     pub(super) fn write(&mut self, space: Space, at: u32, value: u32) -> Effect {
+        let fixed = if space == Space::Grc { fixed(at) } else { 0 };
         let Some(i) = find(space, at) else {
             self.count(at, |u| u.writes += 1);
-            self.memory.write(at, value);
+            self.memory.write(at, value & !fixed | self.memory.read(at) & fixed);
             return Effect::None;
         };
+        let value = value & !fixed | self.value[i] & fixed;
         let r = &REGISTERS[i];
         match r.access {
             ReadOnly => return Effect::None,

@@ -26,6 +26,8 @@ mod rx;
 mod stats;
 mod tx;
 
+use std::time::Duration;
+
 use bus::pci::{DevCx, Grant};
 use bus::{Budget, Instant, Progress};
 use hsi::bcm5709::ctx;
@@ -51,6 +53,11 @@ use tx::{Fetched, TxRing};
 const PER_VECTOR: usize = VECTORS - 1;
 /// Frames that a loop holds.
 const LOOPED: usize = 64;
+/// Type of MAC control frames, and their opcode for a pause (IEEE 802.3 annex 31A).
+const MAC_CONTROL: [u8; 2] = [0x88, 0x08];
+const PAUSE: u16 = 1;
+/// The unit of a pause: 512 bits at 1 Gbit/s.
+const QUANTUM: Duration = Duration::from_nanos(512);
 /// Position of the first receive ring of RSS.
 const FIRST_RSS: usize = 2;
 
@@ -84,6 +91,10 @@ pub(super) struct Rings {
     wire: Box<dyn Wire>,
     /// Frames on their way back from the MAC or the PHY.
     looped: FrameQueue,
+    /// A frame that waits for a buffer of its ring, while the partner is paused. Empty: there is none.
+    held: Vec<u8>,
+    /// When the partner lets us send again.
+    paused_until: Option<Instant>,
     /// The frame in hand.
     frame: Vec<u8>,
     /// A segment of it, or what goes to the host.
@@ -107,6 +118,8 @@ impl Rings {
             stats: Stats::default(),
             wire,
             looped: FrameQueue::new(LOOPED),
+            held: Vec::with_capacity(LARGEST_FRAME),
+            paused_until: None,
             frame: Vec::with_capacity(LARGEST_FRAME),
             scratch: Vec::with_capacity(LARGEST_FRAME),
         }
@@ -130,6 +143,8 @@ impl Rings {
         self.rss = RssTable::new();
         self.stats = Stats::default();
         self.looped.clear();
+        self.held.clear();
+        self.paused_until = None;
     }
 
     /// Context memory was zeroed.
@@ -195,13 +210,16 @@ impl Rings {
 
     /// Sends, receives, and writes statistics; `budget` frames, and one that arrives beyond if sending took all of it.
     pub(super) fn step(&mut self, cx: &mut DevCx<'_>, chip: &mut Chip<'_>, budget: Budget) -> Progress {
-        let sent = self.transmit(cx, chip, budget.0);
+        self.paused_until = self.paused_until.filter(|at| *at > cx.now && chip.link);
+        let sent = if self.paused_until.is_some() { 0 } else { self.transmit(cx, chip, budget.0) };
         // However much the host has to send, it is not deaf meanwhile.
         let received = self.receive(cx, chip, budget.0.saturating_sub(sent).max(1));
         if self.stats.write_due(cx, chip.regs).is_err() {
             chip.counters.status_faults += 1;
         }
-        let next = Instant::earliest(self.wire.next_deadline(), self.stats.next_deadline());
+        // A paused partner has nothing new; the mailbox write that gives buffers makes the card step.
+        let wire = if self.held.is_empty() { self.wire.next_deadline() } else { None };
+        let next = Instant::earliest(Instant::earliest(wire, self.stats.next_deadline()), self.paused_until);
         Progress { done: sent + received, next }
     }
 
@@ -290,13 +308,52 @@ impl Rings {
             done += 1;
             self.accept(cx, chip);
         }
-        while done < budget && self.wire.recv(cx, &mut self.frame) {
+        while done < budget {
+            if !self.held.is_empty() {
+                std::mem::swap(&mut self.frame, &mut self.held);
+                self.held.clear();
+                if self.pauses(chip) {
+                    std::mem::swap(&mut self.frame, &mut self.held);
+                    break;
+                }
+                self.stats.resumed();
+            } else if !self.wire.recv(cx, &mut self.frame) {
+                break;
+            } else if self.pauses(chip) {
+                chip.counters.rx_paused += 1;
+                self.stats.paused();
+                std::mem::swap(&mut self.frame, &mut self.held);
+                break;
+            }
             done += 1;
             if chip.link && !loops {
                 self.accept(cx, chip);
             }
         }
         done
+    }
+
+    /// Whether the frame in hand has to wait because its ring is full. The MAC then pauses the partner (IEEE 802.3 annex 31B); here
+    /// the frame stays with us and the others on the wire. Without flow control, or without a ring, it is dropped.
+    fn pauses(&mut self, chip: &Chip<'_>) -> bool {
+        if chip.regs.get(hw::EMAC_TX_MODE) & hw::EMAC_TX_MODE_FLOW_EN == 0 || !chip.link || chip.loops() {
+            return false;
+        }
+        let users = filter::users(chip.regs, &self.frame);
+        let bytes = self.frame.len();
+        (0..2).filter(|&n| users[n]).any(|n| self.rx[n].is_full(chip.context, bytes))
+    }
+
+    /// A pause of the partner: no frame goes out for so many times 512 bits. Frames of MAC control are never the host's.
+    fn mac_control(&mut self, cx: &DevCx<'_>, chip: &Chip<'_>) {
+        self.stats.mac_control();
+        let word = |at: usize| self.frame.get(at..at + 2).map_or(0, |w| u16::from_be_bytes([w[0], w[1]]));
+        if word(ether::HEADER) != PAUSE || chip.regs.get(hw::EMAC_RX_MODE) & hw::EMAC_RX_MODE_FLOW_EN == 0 {
+            return;
+        }
+        let quanta = word(ether::HEADER + 2);
+        self.stats.pause_received(quanta);
+        self.paused_until = (quanta > 0).then(|| cx.now + QUANTUM * u32::from(quanta));
     }
 
     /// The MAC and the parser take a frame of the wire, and hand it to the rings of the rules that match.
@@ -307,6 +364,9 @@ impl Rings {
         }
         self.frame.resize(self.frame.len().max(ether::SHORTEST), 0);
         self.stats.incoming(&self.frame);
+        if self.frame[12..14] == MAC_CONTROL {
+            return self.mac_control(cx, chip);
+        }
         if self.frame.len() > filter::largest(chip.regs, &self.frame) {
             chip.counters.rx_oversize += 1;
             self.stats.oversize();

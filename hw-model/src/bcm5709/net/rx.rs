@@ -168,6 +168,38 @@ impl RxRing {
         context.read(ctx::address(self.cid) + offset)
     }
 
+    /// Whether a live ring has no buffers for a frame of `bytes`.
+    pub(super) fn is_full(&mut self, context: &SparseMem, bytes: usize) -> bool {
+        if !self.is_live() {
+            return false;
+        }
+        self.begin(context);
+        let (room, page) = self.sizes(context);
+        let rest = if page == 0 { 0 } else { bytes.saturating_sub(room.saturating_sub(FRONT)) };
+        self.buffers.available() == 0 || rest > 0 && self.pages.available() < rest.div_ceil(page)
+    }
+
+    /// Header size and page size; no page size means no page ring.
+    fn sizes(&self, context: &SparseMem) -> (usize, usize) {
+        let sizes = self.word(context, ctx::BNX2_L2CTX_PG_BUF_SIZE);
+        ((sizes >> 16) as usize, (sizes & 0xffff) as usize)
+    }
+
+    /// The first frame finds out where the chains are.
+    fn begin(&mut self, context: &SparseMem) {
+        let address =
+            |hi: u32, lo: u32| u64::from(self.word(context, hi)) << 32 | u64::from(self.word(context, lo));
+        let (first, pages) = (
+            address(ctx::BNX2_L2CTX_NX_BDHADDR_HI, ctx::BNX2_L2CTX_NX_BDHADDR_LO),
+            address(ctx::BNX2_L2CTX_NX_PG_BDHADDR_HI, ctx::BNX2_L2CTX_NX_PG_BDHADDR_LO),
+        );
+        for (ring, base) in [(&mut self.buffers, first), (&mut self.pages, pages)] {
+            if !ring.running {
+                (ring.chain, ring.running) = (Chain::at(base), true);
+            }
+        }
+    }
+
     /// Puts a classified frame into the host's memory; `out` is scratch space.
     pub(super) fn deliver(
         &mut self,
@@ -194,23 +226,11 @@ impl RxRing {
         frame: &[u8],
         out: &mut Vec<u8>,
     ) -> Delivery {
-        let address =
-            |hi: u32, lo: u32| u64::from(self.word(context, hi)) << 32 | u64::from(self.word(context, lo));
-        let (first, pages) = (
-            address(ctx::BNX2_L2CTX_NX_BDHADDR_HI, ctx::BNX2_L2CTX_NX_BDHADDR_LO),
-            address(ctx::BNX2_L2CTX_NX_PG_BDHADDR_HI, ctx::BNX2_L2CTX_NX_PG_BDHADDR_LO),
-        );
-        for (ring, base) in [(&mut self.buffers, first), (&mut self.pages, pages)] {
-            if !ring.running {
-                (ring.chain, ring.running) = (Chain::at(base), true);
-            }
-        }
+        self.begin(context);
         if self.buffers.available() == 0 {
             return Delivery::NoBuffer;
         }
-        // Header size and page size; no page size means no page ring.
-        let sizes = self.word(context, ctx::BNX2_L2CTX_PG_BUF_SIZE);
-        let (room, page) = ((sizes >> 16) as usize, (sizes & 0xffff) as usize);
+        let (room, page) = self.sizes(context);
         let head = match page {
             0 => frame.len(),
             _ => frame.len().min(room.saturating_sub(FRONT)),

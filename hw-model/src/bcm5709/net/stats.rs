@@ -54,12 +54,49 @@ pub(super) struct Stats {
     oversize: u32,
     filtered: u32,
     no_room: u32,
+    pauses: Pauses,
     asked: bool,
     period: Option<Duration>,
     due: Option<Instant>,
 }
 
+/// Flow control, as the statistics block names it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pauses {
+    xoff_sent: u32,
+    xon_sent: u32,
+    xoff_received: u32,
+    xon_received: u32,
+    entered: u32,
+    control: u32,
+}
+
 impl Stats {
+    /// The partner is paused.
+    pub(super) fn paused(&mut self) {
+        self.pauses.xoff_sent = self.pauses.xoff_sent.wrapping_add(1);
+    }
+
+    /// It may send again.
+    pub(super) fn resumed(&mut self) {
+        self.pauses.xon_sent = self.pauses.xon_sent.wrapping_add(1);
+    }
+
+    /// A MAC control frame came.
+    pub(super) fn mac_control(&mut self) {
+        self.pauses.control = self.pauses.control.wrapping_add(1);
+    }
+
+    /// It was a pause of so many quanta; none of them ends a pause.
+    pub(super) fn pause_received(&mut self, quanta: u16) {
+        let p = &mut self.pauses;
+        if quanta == 0 {
+            p.xon_received = p.xon_received.wrapping_add(1);
+        } else {
+            (p.xoff_received, p.entered) = (p.xoff_received.wrapping_add(1), p.entered.wrapping_add(1));
+        }
+    }
+
     /// A frame was sent.
     pub(super) fn out(&mut self, frame: &[u8]) {
         self.outgoing.address(frame);
@@ -158,6 +195,13 @@ impl Stats {
         set(&mut b.stat_EtherStatsOverrsizePkts, self.oversize);
         set(&mut b.stat_IfInFramesL2FilterDiscards, self.filtered);
         set(&mut b.stat_IfInMBUFDiscards, self.no_room);
+        let p = &self.pauses;
+        set(&mut b.stat_OutXoffSent, p.xoff_sent);
+        set(&mut b.stat_OutXonSent, p.xon_sent);
+        set(&mut b.stat_XoffPauseFramesReceived, p.xoff_received);
+        set(&mut b.stat_XonPauseFramesReceived, p.xon_received);
+        set(&mut b.stat_XoffStateEntered, p.entered);
+        set(&mut b.stat_MacControlFramesReceived, p.control);
         let rx = [
             &mut b.stat_EtherStatsPktsRx64Octets,
             &mut b.stat_EtherStatsPktsRx65Octetsto127Octets,

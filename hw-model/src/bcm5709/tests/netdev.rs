@@ -525,3 +525,84 @@ proptest! {
         prop_assert_eq!((h.cable.sent().len(), rx.reap(&mut h).len()), (1, 1));
     }
 }
+
+/// Statistics, as the card writes them on command.
+fn statistics(h: &mut Host) -> StatisticsBlock {
+    let buf = h.lent(4096);
+    h.write(regs::HC_STATISTICS_ADDR_L, buf.addr() as u32);
+    h.write(regs::HC_STATISTICS_ADDR_H, (buf.addr() >> 32) as u32);
+    h.write(regs::HC_COMMAND, regs::HC_COMMAND_STATS_NOW);
+    h.run();
+    let mut bytes = [0; 324];
+    buf.read(0, &mut bytes);
+    StatisticsBlock::from_bytes(bytes)
+}
+
+/// With flow control a full ring loses no frame: the partner waits until the driver gives buffers back.
+#[test]
+fn a_full_ring_pauses_the_partner() {
+    let (mut h, _tx, mut rx) = nic();
+    h.write(regs::EMAC_TX_MODE, regs::EMAC_TX_MODE_FLOW_EN);
+    let frames: Vec<_> = (0..700_usize).map(|n| frame_to(MAC, 50 + n)).collect();
+    frames.iter().for_each(|f| h.cable.arrive(f));
+    let mut got = Vec::new();
+    for _ in 0..4 {
+        h.run();
+        got.extend(rx.reap(&mut h).into_iter().map(|g| g.1));
+    }
+    assert!(got == frames, "{} frames, in order", got.len());
+    let c = h.card.with(|c| c.counters());
+    assert_eq!((c.rx_no_buffer, c.rx_paused, h.indirect(regs::FW_RX_DROP_COUNT)), (0, 2, 0));
+    let s = statistics(&mut h);
+    assert_eq!((s.stat_OutXoffSent.get(), s.stat_OutXonSent.get(), s.stat_IfInMBUFDiscards.get()), (2, 2, 0));
+
+    // A reset lets go of the frame that waits.
+    (0..300_usize).for_each(|_| h.cable.arrive(&frame_to(MAC, 50)));
+    h.run();
+    h.reset_handshake();
+    h.start();
+    let mut rx = Rx::new(&mut h, ctx::RX_CID, RX0, 1);
+    open_filter(&mut h);
+    h.cable.arrive(&frame_to(MAC, 77));
+    h.run();
+    let got = rx.take(&h);
+    assert_eq!((got.len(), &got[0].1), (1, &frame_to(MAC, 77)));
+}
+
+/// A pause frame stops the transmitter for its time, is not the host's, and counts only with flow control.
+#[test]
+fn a_pause_of_the_partner_holds_frames_back() {
+    let pause = |quanta: u16| {
+        let mut f = vec![1, 0x80, 0xc2, 0, 0, 1, 2, 0, 0, 0, 0, 9, 0x88, 8, 0, 1];
+        f.extend(quanta.to_be_bytes());
+        f
+    };
+    let (mut h, mut tx, mut rx) = nic();
+    h.cable.arrive(&pause(1000));
+    h.run();
+    tx.send(&mut h, &frame_to([4; 6], 60));
+    assert_eq!(h.cable.sent().len(), 1, "without flow control nobody is paused");
+    h.write(regs::EMAC_RX_MODE, regs::EMAC_RX_MODE_FLOW_EN);
+    for quanta in [30_000, 0xffff_u16] {
+        h.cable.arrive(&pause(quanta));
+        h.run();
+        tx.post(&frame_to([4; 6], 60), 60, Orders::default());
+        tx.ring(&mut h);
+        // The rig passes over waits of a millisecond by itself.
+        let near = std::time::Duration::from_millis(2);
+        h.now += std::time::Duration::from_nanos(512) * u32::from(quanta) - near;
+        h.run();
+        assert_eq!(h.cable.sent().len(), 0, "{quanta}");
+        h.now += near;
+        h.run();
+        assert_eq!(h.cable.sent().len(), 1, "{quanta}");
+    }
+    h.cable.arrive(&pause(0xffff));
+    h.cable.arrive(&pause(0));
+    h.run();
+    tx.send(&mut h, &frame_to([4; 6], 60));
+    assert_eq!((h.cable.sent().len(), rx.take(&h).len()), (1, 0), "no quanta end it");
+    let s = statistics(&mut h);
+    assert_eq!((s.stat_XoffPauseFramesReceived.get(), s.stat_XonPauseFramesReceived.get()), (3, 1));
+    assert_eq!(s.stat_MacControlFramesReceived.get(), 5);
+}
