@@ -39,10 +39,6 @@ impl<P: Platform> Adapter<P> {
         self.eps.iter().flatten().map(|ep| &**ep)
     }
 
-    pub(super) fn bound_endpoints(&self) -> u64 {
-        self.endpoints().filter(|ep| ep.session.is_some()).count() as u64
-    }
-
     pub(super) fn ep(&mut self, cid: u16) -> Option<&mut Endpoint> {
         self.eps.get_mut(usize::from(cid))?.as_deref_mut()
     }

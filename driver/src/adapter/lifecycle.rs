@@ -269,7 +269,6 @@ impl<P: Platform> Adapter<P> {
         }
         if let Ok(Some(_)) = self.platform.revoked(cx, self.lent_epoch) {
             if self.state == AdapterState::Up {
-                self.counters.connections_lost += self.bound_endpoints();
                 self.go_down_at_once(cx);
             }
             self.shut_ring(cx, false);

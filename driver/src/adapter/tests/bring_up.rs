@@ -113,6 +113,7 @@ fn a_card_that_is_pulled_is_noticed_and_everything_comes_back() {
     let lost =
         |m: &FromAdapter| matches!(m, FromAdapter::ConnError { session: Some(s), .. } if *s == session);
     assert_eq!(rig.heard.iter().filter(|m| lost(m)).count(), 1);
+    assert_eq!(rig.adapter.counters().connections_lost, 1, "counted once");
 }
 
 #[test]
