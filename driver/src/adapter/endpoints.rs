@@ -384,6 +384,20 @@ impl<P: Platform> Adapter<P> {
         let handle = endpoint_handle(update.handle);
         let cid = handle.cid;
         let Some(ep) = self.ep_of(handle) else { return self.stale(cx, 30, cid) };
+        if ep.path_unseen {
+            // That a new helper finds nobody, or has no address yet, is no news of a connection that stands: TCP and its keepalive
+            // know better. Another address of our own is.
+            if !update.resolved() {
+                return;
+            }
+            ep.path_unseen = false;
+            if ep.src != Some(update.src) {
+                return self.fail_endpoint(cx, cid, Cause::PathLost);
+            }
+            if update.mac == ep.next_hop {
+                return;
+            }
+        }
         match ep.phase {
             Phase::Resolving if update.resolved() && update.src.is_ipv4() == ep.portal.is_ipv4() => {
                 (ep.next_hop, ep.vlan, ep.src) = (update.mac, update.vlan, Some(update.src));

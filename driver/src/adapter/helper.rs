@@ -5,7 +5,7 @@
 //! | opens | FLUSH if the card has had the ring since its reset, then both rings start over in a new generation |
 //! | writes | carried out if the generation is current and the register is its own; refused and counted otherwise |
 //! | closes | its generation ends; the card keeps the memory until the next reset |
-//! | says Hello | what the old one had open is closed, IfUp and the waiting path requests are repeated |
+//! | says Hello | what the old one had open is closed, IfUp and the waiting path requests are repeated; it is asked for the paths of standing connections, too, and watches their neighbours from then on |
 //! | is silent | path requests run into their deadline; going down waits `helper_close` for it and then goes on |
 
 use bus::Instant;
@@ -118,9 +118,9 @@ impl<P: Platform> Adapter<P> {
             return;
         }
         for cid in 0..self.eps.len() as u16 {
-            if self.ep(cid).is_some_and(|ep| ep.phase == Phase::Resolving && !ep.doomed) {
-                self.ask_path(cid);
-            }
+            let Some(ep) = self.ep(cid).filter(|ep| !ep.doomed && ep.phase.has_path()) else { continue };
+            ep.path_unseen = ep.phase > Phase::Resolving;
+            self.ask_path(cid);
         }
         cx.event(bus::trace::EventKind::Operator, 16, u64::from(self.age));
     }

@@ -44,6 +44,11 @@ impl Phase {
         (Self::Connecting..=Self::Full).contains(&self)
     }
 
+    /// Whether it has a path, or waits for one.
+    pub(crate) fn has_path(self) -> bool {
+        (Self::Resolving..=Self::Full).contains(&self)
+    }
+
     /// Whether teardown has begun.
     pub(crate) fn is_going(self) -> bool {
         self >= Self::Closing
@@ -113,6 +118,8 @@ pub(crate) struct Endpoint {
     pub(crate) told_hop: [u8; 6],
     /// UPDATE_PG is not answered: the KWQ index behind it. One at a time: each has its own answer and its own deadline.
     pub(crate) telling_hop: Option<u16>,
+    /// A new helper was asked to find the path that the connection has, and has not found it yet.
+    pub(crate) path_unseen: bool,
     /// Tag control information of the path group; 0 for none.
     pub(crate) vlan: u16,
     /// Path MTU, bytes.
@@ -158,6 +165,7 @@ impl Endpoint {
             next_hop: [0; 6],
             told_hop: [0; 6],
             telling_hop: None,
+            path_unseen: false,
             vlan: 0,
             pmtu: 0,
             group: PathGroup::None,

@@ -97,6 +97,50 @@ fn moves(how: Move, adjust: impl Fn(&mut RigConfig)) {
     rig.finish().assert_unharmed();
 }
 
+/// A helper that was started anew is asked for the paths of connections that stand, and watches their neighbours like the old one.
+#[test]
+fn a_new_helper_watches_the_neighbours_of_standing_connections() {
+    for v6_paths in [false, true] {
+        let mut config = RigConfig::frames(SESSIONS);
+        if v6_paths {
+            v6(&mut config);
+        }
+        (config.record.settings.noop_out_interval, config.record.settings.noop_out_timeout) = (0, 0);
+        let mut rig = Rig::start(config);
+        rig.run_ms(3000);
+        rig.world.kill_helper();
+        rig.run_ms(1000);
+        rig.world.start_helper();
+        rig.run_ms(5000);
+        let updates = count(&mut rig, L4KcqeOpcode::UPDATE_PG);
+        for announce in [true, false] {
+            let mac = if announce { NEW } else { [2, 0, 0, 0, 7, 7] };
+            updates.set(0);
+            rig.station().set_mac(mac, announce);
+            let bound = if announce { 2 * SECOND } else { PROBE + 9 * SECOND };
+            assert!(rig.progress(bound).is_some(), "L1, {v6_paths} {announce}");
+            assert_eq!(rig.counters().connections_lost, 0, "no session is lost");
+            assert_eq!(updates.get(), u64::from(SESSIONS), "the card was told, once for each connection");
+        }
+        rig.finish().assert_unharmed();
+    }
+}
+
+/// A new helper that finds nobody is no reason to give up a connection that stands: the cable is out for less than the keepalive.
+#[test]
+fn a_new_helper_that_finds_nobody_costs_no_session() {
+    let mut rig = Rig::start(RigConfig::frames(SESSIONS));
+    rig.run_ms(3000);
+    rig.world.kill_helper();
+    rig.link().set_up(false);
+    rig.world.start_helper();
+    rig.run_ms(9_000);
+    rig.link().set_up(true);
+    rig.run_ms(10_000);
+    assert_eq!(rig.counters().connections_lost, 0);
+    rig.finish().assert_unharmed();
+}
+
 #[test]
 fn a_neighbour_that_moves_and_says_so_costs_no_session() {
     moves(Move::Announced, |_| {});
