@@ -6,7 +6,8 @@
 
 use crate::pci::{Bar, FunctionLayout, Vector, VectorSet};
 
-const COMMAND: u16 = 0x04;
+/// Offset of the command register in configuration space (PCI Local Bus 3.0, 6.2.2).
+pub const COMMAND: u16 = 0x04;
 const BAR0: u16 = 0x10;
 const CAPABILITIES: u16 = 0x34;
 
