@@ -5,6 +5,8 @@
 //!
 //! `cargo run --example own_driver -p lab`
 
+#![allow(clippy::print_stdout, reason = "an example talks to people")]
+
 use bus::actor::{Actor, Budget, Cx};
 use bus::config::{COMMAND, COMMAND_BUS_MASTER, COMMAND_MEMORY};
 use bus::inproc::{CardActor, InProcess, Slot, SlotConfig};

@@ -2,6 +2,8 @@
 //!
 //! `cargo run --example read_a_block -p lab`
 
+#![allow(clippy::print_stdout, reason = "an example talks to people")]
+
 use std::time::Duration;
 
 use driver::adapter::OperatorRequest;
