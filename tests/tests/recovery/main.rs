@@ -12,3 +12,4 @@ mod oracles;
 mod promises;
 mod reset_matrix;
 mod scenarios;
+mod units;
