@@ -1,7 +1,7 @@
 //! The oracle of waiting (S12, L3): looks at the age of every outstanding request and of every session that is not ready.
 //!
 //! A request may wait as long as the session's timers say after the target last answered a command of it
-//! ([`SessionInfo::patience`]); a session may be neither ready nor offline for its replacement timeout. It sits in every
+//! ([`SessionInfo::patience`]), and no longer at all once younger ones overtake it; a session may be neither ready nor offline for its replacement timeout. It sits in every
 //! [`crate::host::Host`], judges nothing that it does not see there, and costs one comparison a step.
 
 use std::collections::BTreeMap;
@@ -70,7 +70,9 @@ impl Ages {
         let before = std::mem::take(&mut self.unsettled);
         for s in sessions {
             if let (Some(accepted), Some(patience)) = (s.oldest_request, s.patience) {
-                self.judge("L3", &s, now - accepted.max(s.answered), patience);
+                // A request that younger ones overtake is starved, however busy the target is with them.
+                let since = if s.overtaken { accepted } else { accepted.max(s.answered) };
+                self.judge("L3", &s, now - since, patience);
             }
             if !matches!(s.phase, SessionPhase::Ready | SessionPhase::Offline) {
                 let since = before.get(&s.tag).copied().unwrap_or(now);
@@ -112,6 +114,7 @@ mod tests {
             phase,
             logins: 1,
             oldest_request: oldest.map(at),
+            overtaken: false,
             answered: at(answered),
             patience: Some(Duration::from_secs(250)),
             replacement_timeout: Some(Duration::from_secs(120)),
@@ -129,6 +132,16 @@ mod tests {
         assert_eq!(ages.count, 0);
         ages.look(at(254), [session(SessionPhase::Ready, Some(1), 0)].into_iter());
         assert_eq!((ages.count, ages.findings[0].invariant), (1, "L3"));
+    }
+
+    #[test]
+    fn a_request_that_is_starved_by_younger_ones_is_overdue() {
+        let mut ages = Ages::default();
+        for now in 1..260 {
+            let busy = session(SessionPhase::Ready, Some(1), now - 1);
+            ages.look(at(now), [SessionInfo { overtaken: true, ..busy }].into_iter());
+        }
+        assert!(ages.count > 0 && ages.findings[0].invariant == "L3");
     }
 
     #[test]

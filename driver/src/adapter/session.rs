@@ -215,6 +215,7 @@ impl<P: Platform> Adapter<P> {
             phase: s.phase(),
             logins: s.logins,
             oldest_request: s.queue.oldest(),
+            overtaken: s.queue.is_overtaken(),
             answered: s.answered,
             patience: s.patience(),
             replacement_timeout: s.params.replacement_timeout,

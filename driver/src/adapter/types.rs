@@ -223,6 +223,8 @@ pub struct SessionInfo {
     pub logins: u32,
     /// When the oldest unfinished request was accepted.
     pub oldest_request: Option<Instant>,
+    /// A younger request was finished before that one.
+    pub overtaken: bool,
     /// When the target last answered a command of a user, or the session was made.
     pub answered: Instant,
     /// Longest time that a request may wait without any command of the session being answered, by the session's timers: the time

@@ -177,6 +177,8 @@ pub struct BlockQueue {
     writes: WriteMap,
     done: VecDeque<Done>,
     next_seq: u64,
+    /// One more than the number of the youngest request that was finished.
+    finished: u64,
     /// What happened so far.
     pub counters: BlockCounters,
 }
@@ -209,6 +211,7 @@ impl BlockQueue {
             writes: WriteMap::default(),
             done: VecDeque::new(),
             next_seq: 0,
+            finished: 0,
             counters: BlockCounters::default(),
         }
     }
@@ -527,6 +530,7 @@ impl BlockQueue {
         let result = req.error.map_or(Ok(()), Err);
         let done = Done { ticket: Ticket(req.ticket), result, bytes: req.bytes, residual: req.residual };
         req.op = None;
+        self.finished = self.finished.max(req.seq + 1);
         self.free_reqs.push(index);
         self.done.push_back(done);
     }
@@ -573,6 +577,12 @@ impl BlockQueue {
     #[must_use]
     pub fn oldest(&self) -> Option<Instant> {
         self.reqs.iter().filter(|r| r.op.is_some()).map(|r| r.accepted).min()
+    }
+
+    /// Whether a younger request was finished before the oldest one.
+    #[must_use]
+    pub fn is_overtaken(&self) -> bool {
+        self.reqs.iter().any(|r| r.op.is_some() && r.seq + 1 < self.finished)
     }
 
     /// The next completed request, in order of completion.

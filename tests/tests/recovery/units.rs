@@ -41,7 +41,7 @@ fn units_of_a_session_fare_each_for_itself() {
             done.len() == tickets.len()
         });
         assert!(all, "each request completes");
-        let result = |t: &Ticket| done.iter().find(|d| d.ticket == *t).expect("once").result.clone();
+        let result = |t: &Ticket| done.iter().find(|d| d.ticket == *t).expect("once").result;
         tickets.iter().map(result).collect::<Vec<_>>()
     };
     let nothing: &dyn Fn(&mut World<InProcess>) = &|_| {};
