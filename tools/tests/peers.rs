@@ -9,8 +9,8 @@ mod common;
 
 use std::fs::{self, File};
 use std::io::{PipeReader, Read, Write, pipe};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Stdio;
@@ -26,9 +26,13 @@ use common::{IQN, Target, cnic, run};
 
 /// The end of a pipe that is full, for a process to write to, and the other end, where nobody reads.
 fn full_pipe() -> (Stdio, PipeReader) {
-    let (reader, mut writer) = pipe().expect("a pipe");
-    // As much as a pipe of Linux holds.
-    writer.write_all(&[b'-'; 65536]).expect("there is room");
+    /// `O_NONBLOCK` of Linux on the common machines.
+    const NONBLOCK: i32 = 0o4000;
+    let (reader, writer) = pipe().expect("a pipe");
+    // Opened once more, so that the flag is not the writer's; how much fits is the system's choice.
+    let path = format!("/proc/self/fd/{}", writer.as_raw_fd());
+    let mut filler = File::options().write(true).custom_flags(NONBLOCK).open(path).expect("it is ours");
+    while filler.write(&[b'-'; 4096]).is_ok() {}
     (writer.into(), reader)
 }
 
