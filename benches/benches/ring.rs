@@ -1,5 +1,5 @@
-//! Ring post and reap over the in-process bus, beside what the machine needs for a plain store and for passing a cache line
-//! to another core and back.
+//! Ring post and reap over the in-process bus, beside what the machine needs for a plain store and for
+//! passing a cache line to another core and back.
 // A bench is where threads may be started and clocks be read.
 #![allow(clippy::disallowed_methods, missing_docs)]
 

@@ -1,5 +1,5 @@
-//! What a simulated minute costs: 16 sessions with a verified request every 100 ms each, an MTU change (a device reset) and
-//! a restart of the target in virtual time; bring-up, login and shutdown included.
+//! What a simulated minute costs: 16 sessions with a verified request every 100 ms each, an MTU change (a
+//! device reset) and a restart of the target in virtual time; bring-up, login and shutdown included.
 #![allow(missing_docs)]
 
 use std::time::Duration;

@@ -1,5 +1,6 @@
-//! A slot between two cores: doorbell through the mapped page, and ring entries there and back, beside a plain store and a cache
-//! line's round trip. `cargo run --release -p benches --example slot` measures the same in pairs and prints the ratios.
+//! A slot between two cores: doorbell through the mapped page, and ring entries there and back, beside a
+//! plain store and a cache line's round trip. `cargo run --release -p benches --example slot` measures the
+//! same in pairs and prints the ratios.
 #![allow(missing_docs)]
 
 use benches::far::{FarPair, ping_pong, plain_stores};

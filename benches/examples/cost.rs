@@ -1,5 +1,5 @@
-//! Runs a number of requests and prints what one cost. A small process for `valgrind --tool=callgrind` and `perf`: the
-//! difference of two runs with different `--ios` is free of bring-up and login.
+//! Runs a number of requests and prints what one cost. A small process for `valgrind --tool=callgrind` and
+//! `perf`: the difference of two runs with different `--ios` is free of bring-up and login.
 #![allow(clippy::print_stdout)]
 
 use std::net::SocketAddr;

@@ -1,5 +1,5 @@
-//! The goals G8 and G9 in one run, each beside what the machine needs for less. Everything is taken in short bursts, of which the
-//! best tenth is reported: on a busy machine those are the bursts that nobody disturbed.
+//! The goals G8 and G9 in one run, each beside what the machine needs for less. Everything is taken in short
+//! bursts, of which the best tenth is reported: on a busy machine those are the bursts that nobody disturbed.
 #![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "a measurement that people start")]
 
 use std::time::{Duration, Instant};

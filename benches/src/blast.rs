@@ -1,7 +1,8 @@
-//! A load for measuring: keeps a fixed number of requests of one size under way and judges nothing but their status.
+//! A load for measuring: keeps a fixed number of requests of one size under way and judges nothing but their
+//! status.
 //!
-//! It allocates nothing once it is attached, and finds the slot of a completion by its ticket: tickets are handed out in
-//! order, so the ones under way form a short window.
+//! It allocates nothing once it is attached, and finds the slot of a completion by its ticket: tickets are
+//! handed out in order, so the ones under way form a short window.
 
 use std::collections::VecDeque;
 

@@ -1,8 +1,8 @@
-//! A card with one ring pair and nothing else: it answers every 64-byte entry of its send ring with one in its completion
-//! ring, the sequence number published last. What a ring costs without an engine behind it.
+//! A card with one ring pair and nothing else: it answers every 64-byte entry of its send ring with one in
+//! its completion ring, the sequence number published last. What a ring costs without an engine behind it.
 //!
-//! It uses the bus as the offload engine does: entries by DMA, a doorbell with the producer index, the last word of a
-//! completion published with release order, no interrupt (the host polls).
+//! It uses the bus as the offload engine does: entries by DMA, a doorbell with the producer index, the last
+//! word of a completion published with release order, no interrupt (the host polls).
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -148,7 +148,8 @@ impl Pair {
         Self { platform, card: CardActor(slot), rings, doorbell, producer: 0, consumer: 0, rng, trace }
     }
 
-    /// Posts `batch` entries, rings once, lets the card run, and reaps the answers. `batch` is at most [`ENTRIES`].
+    /// Posts `batch` entries, rings once, lets the card run, and reaps the answers. `batch` is at most
+    /// [`ENTRIES`].
     ///
     /// # Panics
     /// When an answer is missing or is not the entry that was posted.

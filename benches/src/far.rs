@@ -1,5 +1,5 @@
-//! The echo card on another core: what a doorbell and a ring entry cost when the slot is a vfio-user socket with mapped pages,
-//! and what the machine itself needs for less.
+//! The echo card on another core: what a doorbell and a ring entry cost when the slot is a vfio-user socket
+//! with mapped pages, and what the machine itself needs for less.
 //!
 //! The card's thread never parks and looks at the socket once in many turns, as a chip under load does.
 // Whoever measures starts threads and reads clocks.

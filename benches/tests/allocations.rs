@@ -1,4 +1,5 @@
-//! Promise: nothing is allocated per I/O in steady state, by driver, card, transport, runner and embedded target alike.
+//! Promise: nothing is allocated per I/O in steady state, by driver, card, transport, runner and embedded
+//! target alike.
 
 use benches::blast::Shape;
 use benches::rig::{Rig, RigConfig};

@@ -4,7 +4,8 @@ use benches::blast::Shape;
 use benches::rig::{Rig, RigConfig};
 
 const LIMIT: u64 = 256 << 20;
-/// The embedded target's disk: touched by the few requests that follow the login, and not the chip's or the driver's.
+/// The embedded target's disk: touched by the few requests that follow the login, and not the chip's or the
+/// driver's.
 const DISK: u64 = 16 << 20;
 
 #[test]

@@ -1,4 +1,5 @@
-//! Promise: with mapped pages and an awake chip, a doorbell and a ring entry there and back cost no system call and no message.
+//! Promise: with mapped pages and an awake chip, a doorbell and a ring entry there and back cost no system
+//! call and no message.
 
 use benches::far::FarPair;
 

@@ -39,8 +39,8 @@ pub struct Budget(pub u32);
 
 /// What a step did and when the actor wants to run again.
 ///
-/// An actor that returns `done >= budget` is run again at once. Otherwise it sleeps until something wakes it or
-/// `next` arrives, whichever is first. A deadline in the past counts as now.
+/// An actor that returns `done >= budget` is run again at once. Otherwise it sleeps until something wakes it
+/// or `next` arrives, whichever is first. A deadline in the past counts as now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     /// Work items done in this step.

@@ -1,5 +1,6 @@
-//! Which IP addresses a host can have: one judgement for everybody who is given one, by configuration, by a record, or by the network
-//! (DHCP, router advertisements). It sees the prefix, because the first and the last address of a network are nobody's.
+//! Which IP addresses a host can have: one judgement for everybody who is given one, by configuration, by a
+//! record, or by the network (DHCP, router advertisements). It sees the prefix, because the first and the
+//! last address of a network are nobody's.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -31,8 +32,8 @@ pub enum NotHost {
     Broadcast,
 }
 
-/// Judges the address of a host in a network of `prefix` bits. Networks of two addresses (/31, RFC 3021; /127, RFC 6164) and of one have
-/// neither a network's nor a broadcast address.
+/// Judges the address of a host in a network of `prefix` bits. Networks of two addresses (/31, RFC 3021;
+/// /127, RFC 6164) and of one have neither a network's nor a broadcast address.
 ///
 /// # Errors
 /// Why it is not a host's.
@@ -68,8 +69,8 @@ fn host6(a: Ipv6Addr, prefix: u8) -> Result<(), NotHost> {
     }
 }
 
-/// Judges an address that a connection shall go to, whose network is not known. Loopback is another matter: a network of this
-/// machine may lead there.
+/// Judges an address that a connection shall go to, whose network is not known. Loopback is another matter: a
+/// network of this machine may lead there.
 ///
 /// # Errors
 /// Why nobody can have it.

@@ -1,8 +1,8 @@
 //! The part of config space that the bus owns: header, BARs, power management, MSI, MSI-X and PCI Express
 //! capabilities, and with them the switches for memory decode, bus mastering and interrupts.
 //!
-//! A card never sees these registers. Dwords that no capability covers are the card's. Not modelled: expansion ROM,
-//! power states other than D0 and D3hot, PCIe link registers.
+//! A card never sees these registers. Dwords that no capability covers are the card's. Not modelled:
+//! expansion ROM, power states other than D0 and D3hot, PCIe link registers.
 
 use crate::pci::{Bar, FunctionLayout, Vector, VectorSet};
 
@@ -180,7 +180,8 @@ impl ConfigSpace {
             || self.table[usize::from(v.0)][3] & 1 == 1
     }
 
-    /// A message-signalled interrupt: which vector to deliver now, if any. A masked MSI-X vector is remembered.
+    /// A message-signalled interrupt: which vector to deliver now, if any. A masked MSI-X vector is
+    /// remembered.
     pub(crate) fn signal(&mut self, v: Vector) -> Option<Vector> {
         if !self.masters_bus() {
             return None;

@@ -1,5 +1,5 @@
-//! What stands between a card and its host on every bus: the switches of config space, the epoch, and whether the card is
-//! there at all. Each back end owns one and asks it before it lets anything through.
+//! What stands between a card and its host on every bus: the switches of config space, the epoch, and whether
+//! the card is there at all. Each back end owns one and asks it before it lets anything through.
 
 use crate::config::ConfigSpace;
 use crate::pci::{Bar, DmaFault, Epoch, FunctionLayout, Grant, Width};

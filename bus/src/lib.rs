@@ -2,9 +2,9 @@
 //!
 //! A card implements [`pci::PciFunction`] and reaches host memory only through [`pci::HostPort`]; a driver
 //! is generic over [`pci::Platform`]. Between them stands a bus back end: [`inproc`] joins both in one thread
-//! (virtual and inline runs), [`vfio_user`] joins processes (QEMU, or our driver apart from the card). The rest of the
-//! crate is what every running part shares: time as a parameter ([`time`]), the [`actor`] contract, wake-ups and bounded
-//! [`port`]s, named random [`streams`], and the one event model ([`trace`]).
+//! (virtual and inline runs), [`vfio_user`] joins processes (QEMU, or our driver apart from the card). The
+//! rest of the crate is what every running part shares: time as a parameter ([`time`]), the [`actor`]
+//! contract, wake-ups and bounded [`port`]s, named random [`streams`], and the one event model ([`trace`]).
 //!
 //! Not modelled: PCI enumeration and bridges (a slot holds one function), PCIe completion timeouts, AER.
 //!

@@ -1,8 +1,9 @@
 //! DMA memory: bytes that host and card share.
 //!
-//! Either side may touch it at any time, so no reference into it ever exists: small values go through volatile
-//! or atomic accesses, bulk data is copied. In-process memory is page-aligned heap; with vfio-user it is part of a mapped
-//! file that both processes share. A [`DmaBuf`] is the host's handle to one allocation and knows its bus address.
+//! Either side may touch it at any time, so no reference into it ever exists: small values go through
+//! volatile or atomic accesses, bulk data is copied. In-process memory is page-aligned heap; with vfio-user
+//! it is part of a mapped file that both processes share. A [`DmaBuf`] is the host's handle to one allocation
+//! and knows its bus address.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::io;
@@ -109,7 +110,8 @@ impl SharedMem {
 
     pub(crate) fn read(&self, offset: usize, out: &mut [u8]) {
         let p = self.at(offset, out.len());
-        // SAFETY: `p` is valid for `out.len()` bytes, and `out` cannot overlap: nobody holds references into DMA memory.
+        // SAFETY: `p` is valid for `out.len()` bytes, and `out` cannot overlap: nobody holds references into
+        // DMA memory.
         unsafe { p.copy_to_nonoverlapping(out.as_mut_ptr(), out.len()) }
     }
 
@@ -166,8 +168,8 @@ impl Drop for SharedMem {
     }
 }
 
-/// The host's handle to one allocation of DMA memory. Bus addresses of one buffer are contiguous; the buffer is
-/// page-aligned on both sides. Give it back with [`crate::pci::Platform::dma_free`].
+/// The host's handle to one allocation of DMA memory. Bus addresses of one buffer are contiguous; the buffer
+/// is page-aligned on both sides. Give it back with [`crate::pci::Platform::dma_free`].
 #[must_use]
 pub struct DmaBuf {
     pub(crate) addr: u64,
@@ -235,7 +237,8 @@ impl DmaBuf {
     }
 }
 
-/// Part of an allocation as a third party sees it: no bus address, nothing to free. The bytes live as long as the view.
+/// Part of an allocation as a third party sees it: no bus address, nothing to free. The bytes live as long as
+/// the view.
 #[derive(Clone)]
 pub struct View {
     mem: Rc<SharedMem>,

@@ -1,9 +1,10 @@
-//! The PCI seam: what a card offers ([`PciFunction`]), what a card may do to the host ([`HostPort`]), and what a
-//! driver may do to a card ([`Platform`]).
+//! The PCI seam: what a card offers ([`PciFunction`]), what a card may do to the host ([`HostPort`]), and
+//! what a driver may do to a card ([`Platform`]).
 //!
-//! **Grants make revocation checkable.** A card takes a [`Grant`] when it creates a ring, a context or a task,
-//! and names it in every DMA, publish and interrupt. Every reset, by register write too, advances the [`Epoch`];
-//! whatever still carries an old grant is refused. A driver frees quarantined memory only against [`Revoked`].
+//! **Grants make revocation checkable.** A card takes a [`Grant`] when it creates a ring, a context or a
+//! task, and names it in every DMA, publish and interrupt. Every reset, by register write too, advances the
+//! [`Epoch`]; whatever still carries an old grant is refused. A driver frees quarantined memory only against
+//! [`Revoked`].
 //!
 //! **Ordering.** Register writes and DMA writes are posted in order per direction, possibly late. A read is
 //! answered only after all earlier writes, DMA included, have taken effect.
@@ -241,15 +242,15 @@ pub trait HostPort {
     /// See [`DmaFault`]; nothing is written. A misaligned address counts as unmapped.
     fn publish(&mut self, addr: u64, word: Word, grant: Grant) -> Result<(), DmaFault>;
 
-    /// Raises a message-signalled interrupt after all earlier DMA writes. With plain MSI any vector is vector 0;
-    /// a masked MSI-X vector stays pending. Without a current grant nothing happens.
+    /// Raises a message-signalled interrupt after all earlier DMA writes. With plain MSI any vector is vector
+    /// 0; a masked MSI-X vector stays pending. Without a current grant nothing happens.
     fn msi(&mut self, vector: Vector, grant: Grant);
 
     /// Sets the level of INTx.
     fn intx(&mut self, asserted: bool);
 
-    /// A config dword that the bus owns, for a card that mirrors config space in a BAR. `None`: the bus does not own it,
-    /// or this back end does not show it.
+    /// A config dword that the bus owns, for a card that mirrors config space in a BAR. `None`: the bus does
+    /// not own it, or this back end does not show it.
     fn config(&self, _at: u16) -> Option<u32> {
         None
     }
@@ -326,8 +327,8 @@ impl DevCx<'_> {
     }
 }
 
-/// A card: device-specific registers and behaviour. The standard part of config space, the MSI-X table and the
-/// interrupt switches are the bus's.
+/// A card: device-specific registers and behaviour. The standard part of config space, the MSI-X table and
+/// the interrupt switches are the bus's.
 pub trait PciFunction {
     /// Identity, BARs and capabilities. Constant.
     fn layout(&self) -> &FunctionLayout;
@@ -493,22 +494,22 @@ pub trait Platform {
     /// [`DmaExhausted`] beyond the platform's limit.
     fn dma_alloc(&mut self, len: usize, tag: &'static str) -> Result<DmaBuf, DmaExhausted>;
 
-    /// DMA memory for a third party, such as the helper: where it lives in a file, the file holds nothing else. A platform that
-    /// wraps another one hands this on; that is why there is no default.
+    /// DMA memory for a third party, such as the helper: where it lives in a file, the file holds nothing
+    /// else. A platform that wraps another one hands this on; that is why there is no default.
     ///
     /// # Errors
     /// As [`Platform::dma_alloc`].
     fn dma_alloc_apart(&mut self, len: usize, tag: &'static str) -> Result<DmaBuf, DmaExhausted>;
 
-    /// Frees DMA memory. Every loan of it must have been reclaimed; freeing lent memory is a violation that the
-    /// strict bus records.
+    /// Frees DMA memory. Every loan of it must have been reclaimed; freeing lent memory is a violation that
+    /// the strict bus records.
     fn dma_free(&mut self, buf: DmaBuf);
 
     /// Lets the card touch `range` of `buf` in this epoch. Panics when the range leaves the buffer.
     fn lend(&mut self, buf: &DmaBuf, range: Range<usize>, dir: Dir) -> Loan;
 
-    /// Takes a loan back. With [`Proof::Revoked`] the proof must be younger than the loan; the strict bus records
-    /// a violation otherwise.
+    /// Takes a loan back. With [`Proof::Revoked`] the proof must be younger than the loan; the strict bus
+    /// records a violation otherwise.
     fn reclaim(&mut self, loan: Loan, proof: Proof);
 
     /// Takes the interrupts that arrived. A level interrupt is reported for as long as it is asserted.

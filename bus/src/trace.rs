@@ -1,8 +1,8 @@
 //! The one event model.
 //!
-//! Everything that crosses a seam is an [`Event`]: time, actor, kind and two numbers, never a secret. The rolling
-//! history hash, the ring of last events for failure reports, and the counters are sinks of it, and so is whatever
-//! [`Trace::set_sink`] is given. Switched off, an event costs one branch.
+//! Everything that crosses a seam is an [`Event`]: time, actor, kind and two numbers, never a secret. The
+//! rolling history hash, the ring of last events for failure reports, and the counters are sinks of it, and
+//! so is whatever [`Trace::set_sink`] is given. Switched off, an event costs one branch.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -65,8 +65,9 @@ event_kinds! {
     Submit,
     /// A block request completed: (ticket, 0 for success or the error's number).
     Complete,
-    /// A session changed state: (session, state number). The adapter's are 0 new, 1 gone, 2 logged in, 3 connection lost, 4 its
-    /// endpoint was released, 6 replacement timeout, 8 disks ready; iscsid's are its stages.
+    /// A session changed state: (session, state number). The adapter's are 0 new, 1 gone, 2 logged in, 3
+    /// connection lost, 4 its endpoint was released, 6 replacement timeout, 8 disks ready; iscsid's are its
+    /// stages.
     Session,
     /// An adapter changed state: (state number, generation).
     Adapter,
@@ -135,8 +136,8 @@ impl Trace {
         Self { on: true, ring: VecDeque::with_capacity(RING), ..Self::off() }
     }
 
-    /// Hands every event from now on to `sink`, too. A trace that was off keeps its hash, counters and last events
-    /// from now on as well.
+    /// Hands every event from now on to `sink`, too. A trace that was off keeps its hash, counters and last
+    /// events from now on as well.
     pub fn set_sink(&mut self, sink: Sink) {
         self.on = true;
         self.sink = Some(sink);

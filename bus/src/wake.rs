@@ -1,7 +1,8 @@
 //! Wake-ups: how a message, a doorbell or an interrupt makes an actor ready.
 //!
-//! A runner owns a [`WakeSet`]; each actor has an index in it, and whoever feeds the actor holds a [`Wake`]. The
-//! set keeps a FIFO of ready indexes with each index at most once, so its cost is proportional to ready work.
+//! A runner owns a [`WakeSet`]; each actor has an index in it, and whoever feeds the actor holds a [`Wake`].
+//! The set keeps a FIFO of ready indexes with each index at most once, so its cost is proportional to ready
+//! work.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

@@ -21,8 +21,8 @@ pub const RQ_BUFFER: usize = 256;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RingSizes {
-    /// Send queue: a power of two, 64 to 128. Also the number of tasks. With the completion queue of the 5709, 128 entries at
-    /// most, only 64 ever passes the check; 128 is for a chip of the class with more.
+    /// Send queue: a power of two, 64 to 128. Also the number of tasks. With the completion queue of the
+    /// 5709, 128 entries at most, only 64 ever passes the check; 128 is for a chip of the class with more.
     pub sq: u16,
     /// Receive queue: a power of two, 16 or 32.
     pub rq: u16,
@@ -32,8 +32,8 @@ pub struct RingSizes {
 
 /// Send queue entries kept free of commands, for CLEANUP requests (BNX2I-CNIC 13.5, D10).
 pub const CLEANUP_SLOTS: u16 = 8;
-/// Tasks and send queue entries kept free of commands, for login, NOP, TMF and logout: with the cleanup slots they
-/// make sure that the error handler always finds room.
+/// Tasks and send queue entries kept free of commands, for login, NOP, TMF and logout: with the cleanup slots
+/// they make sure that the error handler always finds room.
 pub const MANAGEMENT_TASKS: u16 = crate::libiscsi::MGMT_TASKS;
 
 impl Default for RingSizes {
@@ -142,7 +142,8 @@ pub struct Deadlines {
     pub update: Duration,
     /// CLOSE_COMP or RESET_COMP.
     pub close: Duration,
-    /// The answers to DESTROY_CONN, which is repeated after half of it, and UPLOAD_PG; then the connection's memory is in quarantine until the chip is reset.
+    /// The answers to DESTROY_CONN, which is repeated after half of it, and UPLOAD_PG; then the connection's
+    /// memory is in quarantine until the chip is reset.
     pub destroy: Duration,
     /// All cleanup completions of one batch.
     pub cleanup: Duration,

@@ -226,7 +226,8 @@ pub enum ToAdapter {
         ep: EpHandle,
     },
     /// Sends a Login, Text or Logout request on a bound endpoint; one at a time. The adapter fills in the
-    /// CmdSN and puts its own ITT on the wire, one for a whole login or text exchange; the answer carries the ITT given here.
+    /// CmdSN and puts its own ITT on the wire, one for a whole login or text exchange; the answer carries the
+    /// ITT given here.
     SendPdu {
         /// The endpoint.
         ep: EpHandle,

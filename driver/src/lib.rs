@@ -1,9 +1,9 @@
 //! The host: adapter, sessions and the block API.
 //!
 //! [`adapter`] is one actor with the roles of the kernel modules: `l2` owns the function, `cnic` the kernel
-//! queues and TCP connections, `bnx2i` endpoints and their rings. It talks to iscsid through [`control`] and to
-//! the path helper through [`bus::uio`]; users hold what [`user`] defines. [`config`] has every choice and every
-//! deadline.
+//! queues and TCP connections, `bnx2i` endpoints and their rings. It talks to iscsid through [`control`] and
+//! to the path helper through [`bus::uio`]; users hold what [`user`] defines. [`config`] has every choice and
+//! every deadline.
 
 pub mod adapter;
 pub mod block;

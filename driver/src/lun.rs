@@ -1,9 +1,10 @@
-//! LUN bring-up: what a SCSI disk driver asks before it lets I/O through (SCSI.md 3). REPORT LUNS, then for each unit
-//! INQUIRY, TEST UNIT READY, the VPD pages 00, 80, 83 and B0, READ CAPACITY and MODE SENSE.
+//! LUN bring-up: what a SCSI disk driver asks before it lets I/O through (SCSI.md 3). REPORT LUNS, then for
+//! each unit INQUIRY, TEST UNIT READY, the VPD pages 00, 80, 83 and B0, READ CAPACITY and MODE SENSE.
 //!
-//! Sans-IO: the adapter runs one [`BringUp`] until it has ended once, posts each [`ScsiCommand`], and feeds the end of it
-//! back; a lost connection makes it begin again after the next login. After a re-login it runs once more, and the adapter
-//! compares with [`LunInfo::same_disk`]. Not modelled: devices other than disks, multipath, protection information.
+//! Sans-IO: the adapter runs one [`BringUp`] until it has ended once, posts each [`ScsiCommand`], and feeds
+//! the end of it back; a lost connection makes it begin again after the next login. After a re-login it runs
+//! once more, and the adapter compares with [`LunInfo::same_disk`]. Not modelled: devices other than disks,
+//! multipath, protection information.
 
 use core::fmt;
 use core::time::Duration;
@@ -22,13 +23,15 @@ use crate::error::BlockError;
 pub const MAX_LUNS: usize = 4096;
 /// Longest read of a bring-up, in bytes: the LUN list.
 pub const MAX_READ: u32 = 8 + 8 * MAX_LUNS as u32;
-/// What is enough for most targets, in bytes: a list of 256 units. A list that says that it is longer is asked for again.
+/// What is enough for most targets, in bytes: a list of 256 units. A list that says that it is longer is
+/// asked for again.
 pub const FIRST_READ: u32 = 8 + 8 * 256;
 /// How often a list is asked for again that grows meanwhile.
 const GROWTH_LIMIT: u8 = 3;
 /// How long a unit may take to become ready.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(30);
-/// The same after a re-login: other units do not wait for one that is not ready, it is looked for again later.
+/// The same after a re-login: other units do not wait for one that is not ready, it is looked for again
+/// later.
 pub const AGAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often one command may end without an answer before the session is recovered.
 pub const UNANSWERED_LIMIT: u8 = 2;
@@ -134,7 +137,8 @@ pub struct LunInfo {
     pub revision: String,
     /// Unit serial number (page 80), without padding.
     pub serial: Option<String>,
-    /// The unit's best designator (page 83): NAA, else EUI-64, else SCSI name, else T10; such as `naa.6001405…`.
+    /// The unit's best designator (page 83): NAA, else EUI-64, else SCSI name, else T10; such as
+    /// `naa.6001405…`.
     pub id: Option<String>,
     /// Logical blocks and their size.
     pub capacity: Capacity,
@@ -160,8 +164,8 @@ impl LunInfo {
         }
     }
 
-    /// Whether `later`, found after a re-login, is the disk that commands were queued for: same identity and block size,
-    /// and not smaller. Repeating a write on another disk would destroy it.
+    /// Whether `later`, found after a re-login, is the disk that commands were queued for: same identity and
+    /// block size, and not smaller. Repeating a write on another disk would destroy it.
     #[must_use]
     pub fn same_disk(&self, later: &Self) -> bool {
         self.lun == later.lun
@@ -225,7 +229,8 @@ impl Step {
         }
     }
 
-    /// How long the whole answer is by its own header: the length is that of the list, not of what was sent (SPC-4 4.2.5.6).
+    /// How long the whole answer is by its own header: the length is that of the list, not of what was sent
+    /// (SPC-4 4.2.5.6).
     fn announced(self, data: &[u8]) -> u64 {
         let be16 = |at: usize| data.get(at..at + 2).map_or(0, |b| u64::from(b[0]) << 8 | u64::from(b[1]));
         match self {
@@ -428,7 +433,8 @@ impl BringUp {
         self.luns.get(self.at).copied().unwrap_or_default()
     }
 
-    /// The command ended without an answer: it says nothing about the unit, and is repeated up to [`UNANSWERED_LIMIT`] times.
+    /// The command ended without an answer: it says nothing about the unit, and is repeated up to
+    /// [`UNANSWERED_LIMIT`] times.
     pub fn unanswered(&mut self) {
         if core::mem::take(&mut self.posted) {
             self.unanswered += 1;
@@ -612,7 +618,8 @@ impl BringUp {
             },
             Step::Capacity10 => match Capacity::parse10(data) {
                 Some(Some(capacity)) => self.draft.capacity = Some(capacity),
-                // Too large for the short form. The long one was refused already if the unit is new enough to know it.
+                // Too large for the short form. The long one was refused already if the unit is new enough to
+                // know it.
                 Some(None) if self.draft.inquiry.is_some_and(|i| i.version < SPC3) => {
                     return self.go(Step::Capacity16);
                 }

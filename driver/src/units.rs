@@ -1,14 +1,16 @@
-//! The logical units of a session over all its logins: what users are told of each, and which of those that were in use are
-//! away.
+//! The logical units of a session over all its logins: what users are told of each, and which of those that
+//! were in use are away.
 //!
-//! A re-login finds out what became of the units ([`Units::compare`]). Four answers are told apart: the unit is back; another
-//! disk answers under its number, and what waits for the old one must not reach it; it is away for now (busy, not ready,
-//! reserved, not answered); it is gone from the target's list. Requests for a unit that is away wait for it, others go on,
-//! and it keeps being looked for with a growing pause. A wait ends when the replacement timer of the loss would have ended it,
-//! and for a unit that is gone after [`READY_TIMEOUT`] at the latest.
+//! A re-login finds out what became of the units ([`Units::compare`]). Four answers are told apart: the unit
+//! is back; another disk answers under its number, and what waits for the old one must not reach it; it is
+//! away for now (busy, not ready, reserved, not answered); it is gone from the target's list. Requests for a
+//! unit that is away wait for it, others go on, and it keeps being looked for with a growing pause. A wait
+//! ends when the replacement timer of the loss would have ended it, and for a unit that is gone after
+//! [`READY_TIMEOUT`] at the latest.
 //!
-//! A target that says that its units have changed ([`Units::look_soon`]) may have another disk under a number by now: no
-//! command goes out before all units were looked at. That costs a few commands, which have deadlines of their own.
+//! A target that says that its units have changed ([`Units::look_soon`]) may have another disk under a number
+//! by now: no command goes out before all units were looked at. That costs a few commands, which have
+//! deadlines of their own.
 
 use core::time::Duration;
 
@@ -88,8 +90,8 @@ impl Units {
         self.away.is_empty() || self.found.iter().any(|(_, f)| f.is_ok())
     }
 
-    /// A bring-up, a comparison after a re-login or a further look has ended. `until`: when requests that wait for a unit fail.
-    /// Tells which requests have to fail at once, and why.
+    /// A bring-up, a comparison after a re-login or a further look has ended. `until`: when requests that
+    /// wait for a unit fail. Tells which requests have to fail at once, and why.
     pub(crate) fn compare(
         &mut self,
         run: &BringUp,
@@ -193,7 +195,8 @@ impl Units {
         Some((away.lun, BlockError::UnitLost(away.why)))
     }
 
-    /// When [`look`](Self::look) or [`expired`](Self::expired) has something to say. `looking`: a look is under way.
+    /// When [`look`](Self::look) or [`expired`](Self::expired) has something to say. `looking`: a look is
+    /// under way.
     pub(crate) fn deadline(&self, looking: bool) -> Option<Instant> {
         let ends = self.away.iter().filter(|a| !a.given_up).filter_map(|a| a.until).min();
         Instant::earliest(ends, self.next_look.filter(|_| !looking))

@@ -1,8 +1,8 @@
 //! What users of the block API hold: buffers, requests, tickets and completions.
 //!
-//! Buffers are DMA memory of the adapter's platform, so that the card places data directly into them. A request
-//! names ranges of them at any alignment and split; each accepted request has a ticket that completes exactly
-//! once.
+//! Buffers are DMA memory of the adapter's platform, so that the card places data directly into them. A
+//! request names ranges of them at any alignment and split; each accepted request has a ticket that completes
+//! exactly once.
 
 use iscsi::scsi::Lun;
 use thiserror::Error;
@@ -100,7 +100,8 @@ pub struct Completion {
     pub ticket: Ticket,
     /// The session it was submitted to.
     pub session: SessionId,
-    /// Success, or the first error. After an error a read buffer's content and the blocks of a write are undefined.
+    /// Success, or the first error. After an error a read buffer's content and the blocks of a write are
+    /// undefined.
     pub result: Result<(), BlockError>,
     /// Bytes that the target did not transfer (`Op::Scsi` only).
     pub residual: u32,

@@ -1,5 +1,5 @@
-//! The register of everything in the data book: what the conformance test compares with the headers' tables, and what
-//! references are generated from.
+//! The register of everything in the data book: what the conformance test compares with the headers' tables,
+//! and what references are generated from.
 
 use crate::facts::{Fact, Layout};
 

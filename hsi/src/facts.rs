@@ -1,9 +1,9 @@
 //! What this crate claims about the hardware/software interface, in a form that can be checked.
 //!
-//! Every structure and constant of the other modules is declared through one of three macros, which emit the Rust
-//! item and, from the same tokens, an entry of the lists below. The conformance test compares the lists with tables
-//! that a compiler took from the vendor's headers, in both directions; register listings and generated references can
-//! read them too. Nothing here runs on the data path.
+//! Every structure and constant of the other modules is declared through one of three macros, which emit the
+//! Rust item and, from the same tokens, an entry of the lists below. The conformance test compares the lists
+//! with tables that a compiler took from the vendor's headers, in both directions; register listings and
+//! generated references can read them too. Nothing here runs on the data path.
 
 /// Which number space an offset belongs to (the `space` column of the register table).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,8 +190,8 @@ macro_rules! facts {
 
 /// Declares an open enumeration: a newtype that keeps unknown values, with named constants.
 ///
-/// `NAME = 1` has the HSI name `prefix + NAME`; `NAME = 1 => "OTHER"` names it; `NAME = 1 => external` is a number that
-/// the HSI tables do not hold.
+/// `NAME = 1` has the HSI name `prefix + NAME`; `NAME = 1 => "OTHER"` names it; `NAME = 1 => external` is a
+/// number that the HSI tables do not hold.
 macro_rules! open_enum {
     (@fact $name:ident, $value:expr, $prefix:literal) => {
         $crate::facts::Fact {

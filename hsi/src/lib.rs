@@ -1,11 +1,12 @@
-//! The data book of the 5709 class: registers, doorbells, rings, buffer descriptors, status blocks and shared memory, as
-//! the chip model and the driver both see them on the iSCSI offload path.
+//! The data book of the 5709 class: registers, doorbells, rings, buffer descriptors, status blocks and shared
+//! memory, as the chip model and the driver both see them on the iSCSI offload path.
 //!
-//! Types, offsets and masks, and nothing that runs: no allocation, no `unsafe`, no standard library. Structures are
-//! little-endian byte images without alignment, so that a `[u8; 64]` of guest memory casts to one and back. Names are
-//! those of the vendor's headers (`regs` and `shmem` leave out their `BNX2_`); every size, offset, mask and number is compared with tables taken from those headers
-//! by a compiler (`tests/conformance.rs`), because a wrong one would be wrong on both sides of the seam and pass
-//! everything else.
+//! Types, offsets and masks, and nothing that runs: no allocation, no `unsafe`, no standard library.
+//! Structures are little-endian byte images without alignment, so that a `[u8; 64]` of guest memory casts to
+//! one and back. Names are those of the vendor's headers (`regs` and `shmem` leave out their `BNX2_`); every
+//! size, offset, mask and number is compared with tables taken from those headers by a compiler
+//! (`tests/conformance.rs`), because a wrong one would be wrong on both sides of the seam and pass everything
+//! else.
 //!
 //! | folder | what | for which chips |
 //! |---|---|---|
@@ -13,8 +14,9 @@
 //! | [`kernel`] | elements of the kernel queues, 32 bytes: KWQ (host to chip), KCQ (chip to host), layers 2, 4 and 6 | all of the family |
 //! | [`bcm5709`] | registers, contexts, doorbells, Ethernet rings, status block, shared memory, page tables, limits | the 5709 class |
 //!
-//! [`book`] lists all of it. A generic element ([`kernel::kwq::Kwqe`], [`kernel::kcq::Kcqe`], [`iscsi::sq::Sqe`], [`iscsi::cq::Cqe`]) becomes a specific one through [`View`],
-//! once layer and opcode are known. Not here: the 57710 class, FCoE, RDMA, and firmware images.
+//! [`book`] lists all of it. A generic element ([`kernel::kwq::Kwqe`], [`kernel::kcq::Kcqe`],
+//! [`iscsi::sq::Sqe`], [`iscsi::cq::Cqe`]) becomes a specific one through [`View`], once layer and opcode are
+//! known. Not here: the 57710 class, FCoE, RDMA, and firmware images.
 #![no_std]
 #![forbid(unsafe_code)]
 

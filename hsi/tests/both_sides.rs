@@ -1,4 +1,5 @@
-//! The crate as its two users see it, from outside: the driver builds an element, bytes cross the seam, the chip parses.
+//! The crate as its two users see it, from outside: the driver builds an element, bytes cross the seam, the
+//! chip parses.
 
 use hsi::iscsi::bits::{Cdb, Itt, Lun, TaskType};
 use hsi::iscsi::sq::{CmdRequest, ISCSI_CMD_REQUEST_READ, SqOpcode, Sqe};

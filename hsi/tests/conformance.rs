@@ -1,7 +1,9 @@
 //! Compares everything that the crate declares with tables that a compiler took from the vendor's headers
-//! (`tables/README.md`), in both directions: a field, mask or number that only one side has is an error like a wrong one.
+//! (`tables/README.md`), in both directions: a field, mask or number that only one side has is an error like
+//! a wrong one.
 //!
-//! Driver and chip model share this crate, so a wrong offset would be wrong on both sides and no other test would see it.
+//! Driver and chip model share this crate, so a wrong offset would be wrong on both sides and no other test
+//! would see it.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -9,7 +11,8 @@ use std::io::Write;
 use hsi::book::{FACTS, LAYOUTS};
 use hsi::facts::{Fact, Field, Kind, Layout, Shape, Space};
 
-/// Facts that the tables held when this was last changed. It may only grow: a table that is dropped must be noticed.
+/// Facts that the tables held when this was last changed. It may only grow: a table that is dropped must be
+/// noticed.
 const KNOWN_FACTS: usize = 3154;
 
 /// The tables as text.

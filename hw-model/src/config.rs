@@ -1,8 +1,8 @@
 //! What a card is built with: identity, licence, limits, and one switch per inferred fact.
 //!
-//! A fact that the host side does not prove (inferred, \[I\] in the specification) is a decision of the model; each has a
-//! field here, with the value that we believe in as the default. The same type is used by command line, plans and
-//! tests.
+//! A fact that the host side does not prove (inferred, \[I\] in the specification) is a decision of the
+//! model; each has a field here, with the value that we believe in as the default. The same type is used by
+//! command line, plans and tests.
 
 use serde::{Deserialize, Serialize};
 
@@ -42,8 +42,8 @@ pub struct ChipConfig {
     pub iscsi_mac: Mac,
     /// The carrier at power-on.
     pub link: LinkSpeed,
-    /// How long autonegotiation takes, in nanoseconds: after a restart, a cable that comes, or another forced speed. Real
-    /// partners take seconds.
+    /// How long autonegotiation takes, in nanoseconds: after a restart, a cable that comes, or another forced
+    /// speed. Real partners take seconds.
     pub autonegotiation_ns: u64,
     /// Whether there is an MSI-X capability. Drivers take MSI without it.
     pub msix: bool,
@@ -58,12 +58,12 @@ pub struct ChipConfig {
     pub path_groups: u16,
     /// How the connection doorbells look.
     pub doorbells: DoorbellLayout,
-    /// KCQEs that the chip keeps back while the host leaves its completion queue full, at least 2. When they are
-    /// reached the chip neither fetches KWQEs nor runs its connections until the host has consumed some: nothing is
-    /// lost, everything waits.
+    /// KCQEs that the chip keeps back while the host leaves its completion queue full, at least 2. When they
+    /// are reached the chip neither fetches KWQEs nor runs its connections until the host has consumed some:
+    /// nothing is lost, everything waits.
     pub kcqe_backlog: u16,
-    /// Inferred: KCQEs that the chip joins into one group (all but the last carry NEXT). 1: no groups. Hosts dispatch at
-    /// most 64 entries at once, so a longer group would never be consumed.
+    /// Inferred: KCQEs that the chip joins into one group (all but the last carry NEXT). 1: no groups. Hosts
+    /// dispatch at most 64 entries at once, so a longer group would never be consumed.
     pub kcqe_group: u8,
     /// How late a delayed KCQE is posted (fault point `delay-kcqe`), in nanoseconds.
     pub delayed_kcqe_ns: u64,
@@ -75,8 +75,8 @@ pub struct ChipConfig {
     pub busy_cid_status: u32,
     /// Inferred: Completion status of a DESTROY_CONN while TCP is still alive.
     pub destroy_alive_status: u32,
-    /// Inferred: A Data-In with status is posted as a SCSI response CQE (0x21) instead of a Data-In CQE (0x25); the S bit is
-    /// in its flags either way.
+    /// Inferred: A Data-In with status is posted as a SCSI response CQE (0x21) instead of a Data-In CQE
+    /// (0x25); the S bit is in its flags either way.
     pub data_in_status_as_response: bool,
 }
 

@@ -1,7 +1,8 @@
 //! Ethernet frames as the card looks at them: where the headers are, checksums, CRC.
 //!
-//! Frames here have neither preamble nor FCS. Parsing goes as deep as the hardware does: one VLAN tag, IPv4 with options,
-//! IPv6 with hop-by-hop, routing and destination options. Not modelled: SNAP, tunnels, nested tags.
+//! Frames here have neither preamble nor FCS. Parsing goes as deep as the hardware does: one VLAN tag, IPv4
+//! with options, IPv6 with hop-by-hop, routing and destination options. Not modelled: SNAP, tunnels, nested
+//! tags.
 
 /// Bytes of destination, source and type.
 pub(crate) const HEADER: usize = 14;

@@ -1,10 +1,11 @@
 //! Named fault points: the one way in which the card misbehaves on purpose.
 //!
-//! The real counterpart is broken silicon, broken firmware and bit flips. The laboratory keeps a [`Faults`] handle and
-//! arms points on it; front end and engine ask it where the defect would sit. There is no second, faulty card: the
-//! code that misbehaves is the code that works, with one branch in it. A disarmed point costs that branch and nothing
-//! else; an armed one counts how often it was passed and how often it really fired, so that a run whose fault never
-//! happened can be told from a run that survived it. Faults of the wire, the bus and the host are not here.
+//! The real counterpart is broken silicon, broken firmware and bit flips. The laboratory keeps a [`Faults`]
+//! handle and arms points on it; front end and engine ask it where the defect would sit. There is no second,
+//! faulty card: the code that misbehaves is the code that works, with one branch in it. A disarmed point
+//! costs that branch and nothing else; an armed one counts how often it was passed and how often it really
+//! fired, so that a run whose fault never happened can be told from a run that survived it. Faults of the
+//! wire, the bus and the host are not here.
 
 use std::cell::Cell;
 use std::fmt;
@@ -38,8 +39,8 @@ macro_rules! fault_points {
 }
 
 fault_points! {
-    /// The payload of a Data-In goes to a wrong offset inside the buffer of its task. A hit is a payload that is
-    /// placed.
+    /// The payload of a Data-In goes to a wrong offset inside the buffer of its task. A hit is a payload that
+    /// is placed.
     MisplacedData = "misplaced-data",
     /// One byte of a Data-In payload is inverted before it is placed. A hit is a payload that is placed.
     CorruptData = "corrupt-data",
@@ -49,16 +50,16 @@ fault_points! {
     DropCqe = "drop-cqe",
     /// A KCQE is never posted. The operand is layer << 8 | opcode; a hit is such a KCQE.
     SwallowKcqe = "swallow-kcqe",
-    /// A KCQE, and all that follow it, are posted late by [`crate::config::ChipConfig::delayed_kcqe_ns`]. The operand
-    /// is layer << 8 | opcode; a hit is such a KCQE.
+    /// A KCQE, and all that follow it, are posted late by [`crate::config::ChipConfig::delayed_kcqe_ns`]. The
+    /// operand is layer << 8 | opcode; a hit is such a KCQE.
     DelayKcqe = "delay-kcqe",
     /// A KWQE is fetched and forgotten. The operand is layer << 8 | opcode; a hit is such a KWQE.
     SwallowKwqe = "swallow-kwqe",
-    /// The chip goes mute: it fetches, sends, completes and interrupts nothing, until it is reset. Register accesses
-    /// are still answered. A hit is a step of the chip.
+    /// The chip goes mute: it fetches, sends, completes and interrupts nothing, until it is reset. Register
+    /// accesses are still answered. A hit is a step of the chip.
     Mute = "mute",
-    /// After a reset, the chip writes once more to its old completion queue, with the grant of the old epoch. A hit
-    /// is a reset with a completion queue set up. A sound bus refuses the write.
+    /// After a reset, the chip writes once more to its old completion queue, with the grant of the old epoch.
+    /// A hit is a reset with a completion queue set up. A sound bus refuses the write.
     LateDmaAfterReset = "late-dma-after-reset",
 }
 
@@ -120,7 +121,8 @@ struct Points {
     slots: [Cell<Slot>; POINTS],
 }
 
-/// The handle on a card's fault points. Clones are the same points: the laboratory keeps one, the card has others.
+/// The handle on a card's fault points. Clones are the same points: the laboratory keeps one, the card has
+/// others.
 #[derive(Clone, Default)]
 pub struct Faults(Rc<Points>);
 

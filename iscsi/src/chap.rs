@@ -1,8 +1,8 @@
-//! CHAP (RFC 7143 12.1.3, RFC 1994) with MD5, SHA-256 and SHA3-256, one-way and mutual, at both ends. login feeds each round's
-//! CHAP keys to [`ChapInitiator`] or [`ChapTarget`] and sends what they write.
+//! CHAP (RFC 7143 12.1.3, RFC 1994) with MD5, SHA-256 and SHA3-256, one-way and mutual, at both ends. login
+//! feeds each round's CHAP keys to [`ChapInitiator`] or [`ChapTarget`] and sends what they write.
 //!
-//! Identifiers and challenges come from the caller, who has to draw them afresh and unpredictably for every login.
-//! SHA-1 (CHAP_A 6) is not modelled: whoever has it has MD5 as well.
+//! Identifiers and challenges come from the caller, who has to draw them afresh and unpredictably for every
+//! login. SHA-1 (CHAP_A 6) is not modelled: whoever has it has MD5 as well.
 
 use crate::text::{MAX_BINARY_LEN, TextError, TextWriter, binary, hex_text, list, number};
 use md5::{Digest, Md5};
@@ -20,8 +20,8 @@ pub enum Algorithm {
     Sha3,
 }
 
-/// What the initiator offers; the target takes the first that it knows. 7 comes last, because targets of the IET family (tgtd)
-/// take it for SHA-1 and refuse the proof: they are to find 5 before it.
+/// What the initiator offers; the target takes the first that it knows. 7 comes last, because targets of the
+/// IET family (tgtd) take it for SHA-1 and refuse the proof: they are to find 5 before it.
 const OFFER: &str = "8,5,7";
 
 impl Algorithm {
@@ -252,8 +252,8 @@ pub struct ChapInitiator {
 }
 
 impl ChapInitiator {
-    /// An initiator that proves `own`, and with `mutual` demands that the target answers the challenge as those
-    /// credentials.
+    /// An initiator that proves `own`, and with `mutual` demands that the target answers the challenge as
+    /// those credentials.
     pub fn new(own: Credentials, mutual: Option<(Credentials, Challenge)>) -> ChapInitiator {
         ChapInitiator { own, mutual, algorithm: Algorithm::Md5, round: Round::Start }
     }
@@ -326,8 +326,8 @@ impl ChapTarget {
         ChapTarget { challenge, algorithm: Algorithm::Md5, round: Round::Start }
     }
 
-    /// Takes the initiator's keys and writes the answer. `lookup` gives the credentials of a CHAP name, `mutual` is what
-    /// the target proves itself with when asked.
+    /// Takes the initiator's keys and writes the answer. `lookup` gives the credentials of a CHAP name,
+    /// `mutual` is what the target proves itself with when asked.
     ///
     /// # Errors
     /// The login has to be refused with status 0201.
@@ -429,7 +429,8 @@ mod tests {
 
     #[test]
     fn known_response() {
-        // digest(0x01 "secretsecret" 0x000102030405060708090a0b0c0d0e0f), computed with other implementations.
+        // digest(0x01 "secretsecret" 0x000102030405060708090a0b0c0d0e0f), computed with other
+        // implementations.
         let challenge = Challenge::new(1, (0..16).collect::<Vec<u8>>()).unwrap();
         let got = |algorithm| hex_text(&challenge.response(algorithm, &Secret::new("secretsecret")));
         assert_eq!(got(Algorithm::Md5), "0x226dc576c33f04ff9c3a200ffe35f442");
@@ -461,7 +462,8 @@ mod tests {
         assert_eq!(run(&user, mutual, Some(&Credentials::new("x", "secret-of-node"))), Err(ChapError::Wrong));
     }
 
-    /// The target takes the first algorithm of the list that it knows; both directions use it, and a proof by another is wrong.
+    /// The target takes the first algorithm of the list that it knows; both directions use it, and a proof by
+    /// another is wrong.
     #[test]
     fn the_algorithm_is_the_first_that_both_know() {
         let (user, node) =

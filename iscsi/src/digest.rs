@@ -1,6 +1,6 @@
-//! CRC32C digests of RFC 7143 13.1: one over the basic and additional headers, one over the data segment with its
-//! padding. The offload engine computes them on both directions, the target on its own; both hand in the bytes in
-//! whatever pieces they have. On the wire the digest is the little-endian CRC value.
+//! CRC32C digests of RFC 7143 13.1: one over the basic and additional headers, one over the data segment with
+//! its padding. The offload engine computes them on both directions, the target on its own; both hand in the
+//! bytes in whatever pieces they have. On the wire the digest is the little-endian CRC value.
 
 use crate::pdu::padding;
 

@@ -1,11 +1,11 @@
-//! From a TCP byte stream to PDUs (RFC 7143 11.1), for both ends. Only headers are collected here; payload is handed
-//! out as slices of the caller's input, with its offset in the data segment, so that the offload engine places it
-//! straight into host memory and the target into its LUN buffers.
+//! From a TCP byte stream to PDUs (RFC 7143 11.1), for both ends. Only headers are collected here; payload is
+//! handed out as slices of the caller's input, with its offset in the data segment, so that the offload
+//! engine places it straight into host memory and the target into its LUN buffers.
 //!
-//! Call [`Framer::next`] until it returns `None`; then feed more bytes. A caller that can receive straight into the
-//! final buffer asks [`Framer::data_remaining`], reads that much there, and feeds the framer the same bytes. Length and
-//! header digest violations are fatal, because the PDU boundary is lost (RFC 7143 7.8); a data digest error is not,
-//! and comes with [`Event::End`]. Markers are not modelled.
+//! Call [`Framer::next`] until it returns `None`; then feed more bytes. A caller that can receive straight
+//! into the final buffer asks [`Framer::data_remaining`], reads that much there, and feeds the framer the
+//! same bytes. Length and header digest violations are fatal, because the PDU boundary is lost (RFC 7143
+//! 7.8); a data digest error is not, and comes with [`Event::End`]. Markers are not modelled.
 
 use crate::digest::{DIGEST_LEN, Digest, header_digest};
 use crate::pdu::{BHS_LEN, Bhs, MAX_AHS_LEN, MAX_DATA_SEGMENT_LEN, padding};
@@ -18,8 +18,8 @@ const TRAILER_CAPACITY: usize = 3 + DIGEST_LEN;
 /// What the stream brought next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Event<'i> {
-    /// The headers are complete and their digest is right: see [`Framer::bhs`] and [`Framer::ahs`]. What the header
-    /// says is not yet judged; that is [`Bhs::pdu`].
+    /// The headers are complete and their digest is right: see [`Framer::bhs`] and [`Framer::ahs`]. What the
+    /// header says is not yet judged; that is [`Bhs::pdu`].
     Header,
     /// Bytes of the data segment, in order and never empty.
     Data {
@@ -87,8 +87,8 @@ pub struct Framer {
 }
 
 impl Framer {
-    /// A parser at the start of a connection: no digests, as login requires. `max_data_len` is the longest data segment
-    /// that this end takes, in bytes.
+    /// A parser at the start of a connection: no digests, as login requires. `max_data_len` is the longest
+    /// data segment that this end takes, in bytes.
     pub fn new(max_data_len: u32) -> Framer {
         Framer {
             header_digest: false,
@@ -106,8 +106,8 @@ impl Framer {
         }
     }
 
-    /// Sets digests and the longest data segment, in bytes: after the final Login Response, or when a text negotiation
-    /// changed MaxRecvDataSegmentLength.
+    /// Sets digests and the longest data segment, in bytes: after the final Login Response, or when a text
+    /// negotiation changed MaxRecvDataSegmentLength.
     ///
     /// # Errors
     /// [`MidPdu`] when part of a PDU has been consumed; nothing changes then.
@@ -148,7 +148,8 @@ impl Framer {
         if self.part == Part::Data { self.data_len - self.data_at } else { 0 }
     }
 
-    /// Bytes that complete the part being received: header, data or trailer. More than that may be of the next part.
+    /// Bytes that complete the part being received: header, data or trailer. More than that may be of the
+    /// next part.
     pub fn wanted(&self) -> usize {
         match self.part {
             Part::Header => self.header_need - self.header_len,

@@ -1,8 +1,9 @@
 //! The iSCSI protocol (RFC 7143) and SCSI for both ends, sans-IO.
 //!
-//! Bytes, headers and text in; bytes, headers and decisions out. Nothing here opens a socket, reads a clock or draws
-//! randomness: challenges, ISIDs and tags come from the caller. The initiator side is used by the driver (login,
-//! discovery) and by the card's offload engine (headers, digests, framing); the target side by the embedded target.
+//! Bytes, headers and text in; bytes, headers and decisions out. Nothing here opens a socket, reads a clock
+//! or draws randomness: challenges, ISIDs and tags come from the caller. The initiator side is used by the
+//! driver (login, discovery) and by the card's offload engine (headers, digests, framing); the target side by
+//! the embedded target.
 //!
 //! | module | what it holds |
 //! |---|---|

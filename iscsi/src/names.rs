@@ -1,12 +1,14 @@
-//! iSCSI names (RFC 7143 4.2.7, RFC 3722) and the URL by which people name a LUN: `iscsi://[user[%secret]@]host[:port]/iqn/lun`,
-//! as libiscsi and QEMU write it. The command line, the target's configuration and discovery use them.
+//! iSCSI names (RFC 7143 4.2.7, RFC 3722) and the URL by which people name a LUN:
+//! `iscsi://[user[%secret]@]host[:port]/iqn/lun`, as libiscsi and QEMU write it. The command line, the
+//! target's configuration and discovery use them.
 //!
-//! What libiscsi reads is read alike: `%3A` and its like in the target name, `user:secret` where there is no `%`, a portal group
-//! tag behind the portal (`host:3260,1`, ignored). Different on purpose: the scheme may be in capitals (RFC 3986 3.1), a secret
-//! may hold `@`, a target or LUN that cannot be is refused here and not at the login.
+//! What libiscsi reads is read alike: `%3A` and its like in the target name, `user:secret` where there is no
+//! `%`, a portal group tag behind the portal (`host:3260,1`, ignored). Different on purpose: the scheme may
+//! be in capitals (RFC 3986 3.1), a secret may hold `@`, a target or LUN that cannot be is refused here and
+//! not at the login.
 //!
-//! Of stringprep only what ASCII needs is done: capital letters become small. Internationalised names are accepted as
-//! they come.
+//! Of stringprep only what ASCII needs is done: capital letters become small. Internationalised names are
+//! accepted as they come.
 
 use crate::chap::Credentials;
 use core::fmt::{Display, Formatter};
@@ -36,8 +38,8 @@ pub enum NameError {
     Digits,
 }
 
-/// Checks `name` and returns its normal form: in small letters. It is for comparing only (RFC 7143 4.2.7.1): what is stored, sent and
-/// shown is the name as it was given, because many peers compare bytes.
+/// Checks `name` and returns its normal form: in small letters. It is for comparing only (RFC 7143 4.2.7.1):
+/// what is stored, sent and shown is the name as it was given, because many peers compare bytes.
 ///
 /// # Errors
 /// [`NameError`] says what a name looks like.
@@ -303,7 +305,8 @@ mod tests {
         assert_eq!(url("iscsi://u@h").unwrap().credentials, Some(Credentials::new("u", "")));
     }
 
-    /// URLs with what `iscsi_parse_full_url` of libiscsi 1.19 makes of them: portal, target, user, secret, LUN.
+    /// URLs with what `iscsi_parse_full_url` of libiscsi 1.19 makes of them: portal, target, user, secret,
+    /// LUN.
     #[test]
     fn what_libiscsi_reads_is_read_alike() {
         const DISK: &str = "iqn.2026-01.org.example:disk";

@@ -1,11 +1,12 @@
-//! The answer to SendTargets (RFC 7143 Appendix C): the target writes it, discovery reads it. A record starts at its
-//! TargetName; a target without TargetAddress is reached where the question was asked (ISCSID 5).
+//! The answer to SendTargets (RFC 7143 Appendix C): the target writes it, discovery reads it. A record starts
+//! at its TargetName; a target without TargetAddress is reached where the question was asked (ISCSID 5).
 
 use crate::names::{HostPort, normalize};
 use crate::text::{Excerpt, Pairs, TextError, TextWriter, number};
 use core::fmt::{Display, Formatter};
 
-/// Most portals (targets times addresses) that one answer may list. An answer of 64 KiB has room for somewhat more.
+/// Most portals (targets times addresses) that one answer may list. An answer of 64 KiB has room for somewhat
+/// more.
 pub const MAX_PORTALS: usize = 2048;
 
 /// A TargetAddress: `host[:port][,tag]`.
@@ -72,7 +73,8 @@ pub enum SendTargetsError {
 /// Adds one target to an answer.
 ///
 /// # Errors
-/// [`TextError::TooLong`] when the answer is full. The whole target is left out then, so the answer stays well-formed.
+/// [`TextError::TooLong`] when the answer is full. The whole target is left out then, so the answer stays
+/// well-formed.
 pub fn write_target(out: &mut TextWriter, name: &str, addresses: &[TargetAddress]) -> Result<(), TextError> {
     let mut record = TextWriter::new();
     record.push("TargetName", name)?;
@@ -82,7 +84,8 @@ pub fn write_target(out: &mut TextWriter, name: &str, addresses: &[TargetAddress
     out.append(record)
 }
 
-/// Reads a complete answer. Names come as the target wrote them; those that name the same target become one record.
+/// Reads a complete answer. Names come as the target wrote them; those that name the same target become one
+/// record.
 ///
 /// # Errors
 /// [`SendTargetsError`]; nothing of a malformed answer is used.

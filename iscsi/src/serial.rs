@@ -1,5 +1,5 @@
-//! 32-bit serial numbers: CmdSN, StatSN, DataSN and R2TSN wrap, and "less than" means "at most half a turn behind"
-//! (RFC 7143 4.2.2.1, RFC 1982). Both ends keep their counters and windows as [`Sn`].
+//! 32-bit serial numbers: CmdSN, StatSN, DataSN and R2TSN wrap, and "less than" means "at most half a turn
+//! behind" (RFC 7143 4.2.2.1, RFC 1982). Both ends keep their counters and windows as [`Sn`].
 //!
 //! `Sn` has deliberately no `Ord`: serial order is not transitive, so sorting by it would be a bug.
 
@@ -40,7 +40,8 @@ impl Sn {
         self.0.wrapping_sub(earlier.0)
     }
 
-    /// Serially less than `other`. Numbers exactly half a turn apart are not comparable: both directions are false.
+    /// Serially less than `other`. Numbers exactly half a turn apart are not comparable: both directions are
+    /// false.
     pub const fn lt(self, other: Sn) -> bool {
         let ahead = other.since(self);
         ahead != 0 && ahead < 1 << 31
@@ -61,13 +62,14 @@ impl Sn {
         other.le(self)
     }
 
-    /// Whether this number lies in the window `first ..= last`; the window is closed when `last` is `first - 1`.
+    /// Whether this number lies in the window `first ..= last`; the window is closed when `last` is `first -
+    /// 1`.
     pub const fn within(self, first: Sn, last: Sn) -> bool {
         self.ge(first) && self.le(last)
     }
 
-    /// Raises this counter to `newer` if that is serially later; tells whether it moved. Older values are ignored, as
-    /// MaxCmdSN, ExpCmdSN and ExpStatSN updates require (RFC 7143 4.2.2.1).
+    /// Raises this counter to `newer` if that is serially later; tells whether it moved. Older values are
+    /// ignored, as MaxCmdSN, ExpCmdSN and ExpStatSN updates require (RFC 7143 4.2.2.1).
     pub const fn raise(&mut self, newer: Sn) -> bool {
         let moves = newer.gt(*self);
         if moves {
@@ -77,8 +79,8 @@ impl Sn {
     }
 }
 
-/// Numbers in a command window: MaxCmdSN - ExpCmdSN + 1, or `None` when `max` lies before `exp - 1`, which a receiver
-/// has to ignore (RFC 7143 4.2.2.1).
+/// Numbers in a command window: MaxCmdSN - ExpCmdSN + 1, or `None` when `max` lies before `exp - 1`, which a
+/// receiver has to ignore (RFC 7143 4.2.2.1).
 pub const fn window(exp: Sn, max: Sn) -> Option<u32> {
     if max.ge(exp.sub(1)) { Some(max.next().since(exp)) } else { None }
 }

@@ -1,6 +1,6 @@
-//! key=value text of login and text PDUs (RFC 7143 6.1): parsing and writing pairs and values, putting a list together
-//! from PDUs with the continue bit, and splitting a long one. Used by login, by discovery, and by the
-//! target's text requests. Every length has a limit, because the text comes from an unauthenticated peer.
+//! key=value text of login and text PDUs (RFC 7143 6.1): parsing and writing pairs and values, putting a list
+//! together from PDUs with the continue bit, and splitting a long one. Used by login, by discovery, and by
+//! the target's text requests. Every length has a limit, because the text comes from an unauthenticated peer.
 
 use base64::Engine;
 use core::fmt::{Display, Write};
@@ -81,8 +81,8 @@ fn value_limit(key: &str) -> usize {
     }
 }
 
-/// Whether `key` is a standard-label (RFC 7143 6.1), the `#` form of registered extension keys, or the one key of the
-/// RFC that begins with a small letter.
+/// Whether `key` is a standard-label (RFC 7143 6.1), the `#` form of registered extension keys, or the one
+/// key of the RFC that begins with a small letter.
 fn is_key(key: &str) -> bool {
     let rest_ok = |byte: u8| byte.is_ascii_alphanumeric() || b".-+@_#".contains(&byte);
     let label = key.starts_with(|c: char| c.is_ascii_uppercase()) && key.bytes().all(rest_ok);
@@ -222,7 +222,8 @@ impl TextCollector {
         TextCollector { bytes: Vec::new() }
     }
 
-    /// Adds one PDU's data; `more` is its continue bit. Returns the whole list when it is complete and starts afresh.
+    /// Adds one PDU's data; `more` is its continue bit. Returns the whole list when it is complete and starts
+    /// afresh.
     ///
     /// # Errors
     /// [`TextError::TooLong`]; what was collected is dropped.
@@ -310,8 +311,8 @@ pub fn list(value: &str) -> impl Iterator<Item = &str> {
     value.split(',')
 }
 
-/// A binary value, hexadecimal (`0x`) or base64 (`0b`), of at most `limit` bytes. An odd number of hexadecimal digits
-/// has an implied leading zero.
+/// A binary value, hexadecimal (`0x`) or base64 (`0b`), of at most `limit` bytes. An odd number of
+/// hexadecimal digits has an implied leading zero.
 pub fn binary(value: &str, limit: usize) -> Option<Vec<u8>> {
     let bytes = match value.get(..2)? {
         "0x" | "0X" => hex(&value.as_bytes()[2..], limit)?,

@@ -70,7 +70,8 @@ impl Out {
         }
     }
 
-    /// A frame with room for `payload` bytes, filled by `fill`. Too long or one too many: dropped and counted.
+    /// A frame with room for `payload` bytes, filled by `fill`. Too long or one too many: dropped and
+    /// counted.
     fn push(
         &mut self,
         link: Link,

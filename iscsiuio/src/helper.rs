@@ -1,13 +1,15 @@
 //! The helper as an actor: the driver's messages, the ring, the stack and the paths of one NIC.
 //!
-//! States of the NIC (ISCSIUIO 7): [`State::Stopped`] without an interface of the driver's or without a description of ours,
-//! [`State::Opening`] until the ring is there, [`State::Acquiring`] until every interface has its address or the time for it is
-//! over, [`State::Running`] from then on. IF_DOWN leads back to Stopped and forgets requests; addresses and leases are kept for
-//! the next IfUp with the same MAC, so that a reset costs no acquisition. Neighbours are asked again. A helper that is made anew
-//! says Hello and comes to the same state by itself.
+//! States of the NIC (ISCSIUIO 7): [`State::Stopped`] without an interface of the driver's or without a
+//! description of ours, [`State::Opening`] until the ring is there, [`State::Acquiring`] until every
+//! interface has its address or the time for it is over, [`State::Running`] from then on. IF_DOWN leads back
+//! to Stopped and forgets requests; addresses and leases are kept for the next IfUp with the same MAC, so
+//! that a reset costs no acquisition. Neighbours are asked again. A helper that is made anew says Hello and
+//! comes to the same state by itself.
 //!
-//! Nothing waits for ever: an open is asked for again after [`OPEN_WAIT`], a refused one after [`REFUSED_WAIT`] up to [`REFUSALS`] times,
-//! and a frame that stays in flight for [`STUCK`] makes the helper open the ring anew.
+//! Nothing waits for ever: an open is asked for again after [`OPEN_WAIT`], a refused one after
+//! [`REFUSED_WAIT`] up to [`REFUSALS`] times, and a frame that stays in flight for [`STUCK`] makes the helper
+//! open the ring anew.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -120,7 +122,8 @@ pub struct Helper {
 }
 
 impl Helper {
-    /// A helper with these interfaces (at most [`INTERFACES`], further ones are left out), or none until iscsid names some.
+    /// A helper with these interfaces (at most [`INTERFACES`], further ones are left out), or none until
+    /// iscsid names some.
     #[must_use]
     pub fn new(
         instance: u32,
@@ -411,7 +414,8 @@ impl Helper {
             self.send(FromHelper::Close { generation });
             return;
         };
-        // A slow driver answers every Open that it was asked for, and each answer ends the ring of the one before.
+        // A slow driver answers every Open that it was asked for, and each answer ends the ring of the one
+        // before.
         if self.ring.take().is_some() {
             self.forget_ring();
         }

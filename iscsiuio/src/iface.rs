@@ -1,6 +1,7 @@
 //! What an interface shall be: decoded from iscsid's records or written on the command line.
 //!
-//! One interface has one address family, as iscsid's records do; a NIC may have several, told apart by family and VLAN.
+//! One interface has one address family, as iscsid's records do; a NIC may have several, told apart by family
+//! and VLAN.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;

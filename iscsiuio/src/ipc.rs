@@ -1,8 +1,9 @@
 //! What iscsid and iscsiadm say on the abstract socket (ISCSIUIO 9): one request, one response, a connection.
 //!
-//! A request is a header, an interface record as iscsid's C compiler lays it out on a 64-bit machine, and for a ping the
-//! destination. Only the fields in [`field`] are looked at. Everything in a record is a claim: strings may lack their end, addresses
-//! may be nonsense; a record that describes no usable interface is refused with an error.
+//! A request is a header, an interface record as iscsid's C compiler lays it out on a 64-bit machine, and for
+//! a ping the destination. Only the fields in [`field`] are looked at. Everything in a record is a claim:
+//! strings may lack their end, addresses may be nonsense; a record that describes no usable interface is
+//! refused with an error.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -306,7 +307,8 @@ impl IfaceRecord {
         }
     }
 
-    /// The mask comes from the address's prefix, the subnet mask, or the class; a gateway outside of the network is ignored.
+    /// The mask comes from the address's prefix, the subnet mask, or the class; a gateway outside of the
+    /// network is ignored.
     fn static_v4(&self) -> Result<Addressing, BadIface> {
         let (IpAddr::V4(address), mut prefix) = address_and_prefix(&self.ipaddress)? else {
             return Err(BadIface::Value(self.ipaddress.clone(), "IPv4 address"));

@@ -1,8 +1,8 @@
 //! iscsid's connections: one request and one response each, several at a time.
 //!
-//! A caller that is not root, or the user that we run as, is refused; one that sends no whole request within [`ARRIVAL`] is
-//! dropped; a user who is not root has half of the places at most. None of them disturbs the others: a turn accepts [`TURN`] connections at
-//! most, and refusals are told once in [`TELL_EVERY`].
+//! A caller that is not root, or the user that we run as, is refused; one that sends no whole request within
+//! [`ARRIVAL`] is dropped; a user who is not root has half of the places at most. None of them disturbs the
+//! others: a turn accepts [`TURN`] connections at most, and refusals are told once in [`TELL_EVERY`].
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;

@@ -1,7 +1,7 @@
 //! `iscsiuio`: the helper in a process of its own, until SIGTERM or Ctrl-C.
 //!
-//! One thread, one epoll set: the driver's export socket, the ring's interrupts, iscsid's connections, signals. It stays in the
-//! foreground, as systemd wants it.
+//! One thread, one epoll set: the driver's export socket, the ring's interrupts, iscsid's connections,
+//! signals. It stays in the foreground, as systemd wants it.
 
 mod ipc_server;
 mod service;
@@ -36,8 +36,9 @@ struct Options {
     /// The socket at which the driver exports its ring.
     #[arg(long, value_name = "SOCKET")]
     driver: PathBuf,
-    /// An interface: dhcp, dhcp6, auto6 or ip=ADDRESS/PREFIX, then gw=ADDRESS, vlan=ID, pcp=PRIORITY, mtu=BYTES, name=TEXT, with
-    /// commas between. One of each family and VLAN, up to eight; without it iscsid names the interfaces.
+    /// An interface: dhcp, dhcp6, auto6 or ip=ADDRESS/PREFIX, then gw=ADDRESS, vlan=ID, pcp=PRIORITY,
+    /// mtu=BYTES, name=TEXT, with commas between. One of each family and VLAN, up to eight; without it iscsid
+    /// names the interfaces.
     #[arg(long = "iface", value_name = "DESCRIPTION")]
     ifaces: Vec<IfaceConfig>,
     /// Give up the rights of root and run as this user, whom the driver's socket must let in.
@@ -48,7 +49,8 @@ struct Options {
     ipc: String,
 }
 
-/// Writes a line to the log: errors to stderr, the rest to stdout. A log that nobody reads, or that cannot be written, is no reason to stop.
+/// Writes a line to the log: errors to stderr, the rest to stdout. A log that nobody reads, or that cannot be
+/// written, is no reason to stop.
 fn say(level: Level, text: &dyn Display) {
     let to = if level == Level::Error { To::Err } else { To::Out };
     os::log::log(to, &format!("{}{text}", level.prefix()));

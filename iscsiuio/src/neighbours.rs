@@ -1,10 +1,12 @@
 //! Who has which address: one table of each family, aged and bounded.
 //!
-//! An entry lives [`LIFE`] after it was last confirmed. ARP and neighbour advertisements overwrite; other packets only confirm
-//! or add, so that one with a wrong sender cannot redirect a path. A full table gives up its oldest entry.
+//! An entry lives [`LIFE`] after it was last confirmed. ARP and neighbour advertisements overwrite; other
+//! packets only confirm or add, so that one with a wrong sender cannot redirect a path. A full table gives up
+//! its oldest entry.
 //!
-//! Who was asked for is remembered for [`ASKED_LIFE`]: the answer counts wherever the neighbour stands, in our network or not. What
-//! is asked for is the sender's decision alone, so that nothing is asked whose answer would not be used.
+//! Who was asked for is remembered for [`ASKED_LIFE`]: the answer counts wherever the neighbour stands, in
+//! our network or not. What is asked for is the sender's decision alone, so that nothing is asked whose
+//! answer would not be used.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -87,7 +89,8 @@ impl Neighbours {
         true
     }
 
-    /// A packet from `ip` came from `mac`: confirms or adds, never overwrites. Returns whether anything changed.
+    /// A packet from `ip` came from `mac`: confirms or adds, never overwrites. Returns whether anything
+    /// changed.
     pub(crate) fn heard(&mut self, iface: usize, ip: IpAddr, mac: Mac, now: Instant) -> bool {
         match self.get(iface, ip, now) {
             Some((known, _)) if known != mac => false,

@@ -1,12 +1,13 @@
 //! Path requests: which next hop, which MAC, and the news when it changes.
 //!
-//! Requests wait in one queue and are resolved side by side; those of one hop share its solicitations. A request is answered at once when
-//! the hop is known, and after [`GIVE_UP`] at the latest, then without a MAC. What was answered is watched: when ARP
-//! or neighbour discovery shows another MAC, or the route another hop, an update goes out unasked.
+//! Requests wait in one queue and are resolved side by side; those of one hop share its solicitations. A
+//! request is answered at once when the hop is known, and after [`GIVE_UP`] at the latest, then without a
+//! MAC. What was answered is watched: when ARP or neighbour discovery shows another MAC, or the route another
+//! hop, an update goes out unasked.
 //!
-//! A neighbour that is silent for [`PROBE_EVERY`] is asked again, it alone, three times a second apart, and then everybody is asked. So
-//! a neighbour that was exchanged without a word is noticed within 14 s. If nobody answers, the path stays as it is, and the
-//! question is repeated.
+//! A neighbour that is silent for [`PROBE_EVERY`] is asked again, it alone, three times a second apart, and
+//! then everybody is asked. So a neighbour that was exchanged without a word is noticed within 14 s. If
+//! nobody answers, the path stays as it is, and the question is repeated.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -285,7 +286,8 @@ impl Paths {
                     self.watched.push_back(w);
                     self.hop(io, r);
                 }
-                // New paths would go another way. This one has its address still, and connections cannot change theirs.
+                // New paths would go another way. This one has its address still, and connections cannot
+                // change theirs.
                 _ if io.stack.addresses(w.route.iface).contains(&w.route.source) => self.watched.push_back(w),
                 // The address is gone, and with it the path.
                 _ => {

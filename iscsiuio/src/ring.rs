@@ -1,13 +1,13 @@
 //! The extra L2 ring of the 5709 class as the helper drives it (ISCSIUIO 5.1).
 //!
-//! Descriptors are the driver's work: every transmit BD points at buffer 0, receive BDs at buffers 1 to 3 in turn, and the last
-//! BD of a page leads back to it. The helper sets length and flags, publishes indexes through register writes
-//! that the driver carries out, and reads consumers from the status block. With one transmit buffer there is one frame in flight;
-//! others wait in the caller's queue.
+//! Descriptors are the driver's work: every transmit BD points at buffer 0, receive BDs at buffers 1 to 3 in
+//! turn, and the last BD of a page leads back to it. The helper sets length and flags, publishes indexes
+//! through register writes that the driver carries out, and reads consumers from the status block. With one
+//! transmit buffer there is one frame in flight; others wait in the caller's queue.
 //!
-//! Memory is shared with a card and a driver that may reset at any time, so nothing read from it is believed: an index that
-//! promises more than was posted is counted and ignored, a frame longer than its buffer is dropped. A zeroed receive BD 0 says
-//! that the driver has shut the ring.
+//! Memory is shared with a card and a driver that may reset at any time, so nothing read from it is believed:
+//! an index that promises more than was posted is counted and ignored, a frame longer than its buffer is
+//! dropped. A zeroed receive BD 0 says that the driver has shut the ring.
 //!
 //! Not modelled: the 57810's ring.
 

@@ -1,7 +1,7 @@
 //! The loop: it feeds the helper and waits.
 //!
-//! When the driver's socket cannot be reached or vanishes, the helper is told that the interface is down and the socket is tried again after
-//! 0.1 s, 0.2 s and so on up to [`SLOWEST`].
+//! When the driver's socket cannot be reached or vanishes, the helper is told that the interface is down and
+//! the socket is tried again after 0.1 s, 0.2 s and so on up to [`SLOWEST`].
 
 use std::collections::VecDeque;
 use std::io;
@@ -297,8 +297,8 @@ impl Service {
 }
 
 impl Link {
-    /// Watches the counter of the ring that was opened last. The driver's process has the same counter, so that closing ours
-    /// would not end the watch.
+    /// Watches the counter of the ring that was opened last. The driver's process has the same counter, so
+    /// that closing ours would not end the watch.
     fn watch(&mut self, owner: &Owner) -> io::Result<()> {
         if let Some(old) = self.event.take() {
             owner.deregister(&old, EVENT)?;

@@ -347,7 +347,8 @@ fn a_ring_that_does_not_send_is_opened_anew_and_a_shut_one_is_not_written_to() {
     assert_eq!((r.take().len(), r.helper.counters().ring.tx_shut), (0, 1));
 }
 
-/// `Rig::run` fails when the helper does not come to rest: without a ring there is no frame whose time could be over.
+/// `Rig::run` fails when the helper does not come to rest: without a ring there is no frame whose time could
+/// be over.
 #[test]
 fn a_stuck_ring_that_cannot_be_opened_again_is_waited_for_quietly() {
     let mut r = Rig::up(&[STATIC]);

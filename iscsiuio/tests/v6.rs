@@ -182,7 +182,8 @@ fn without_a_router_what_is_off_link_fails_at_once() {
     assert!(!r.updates[2].1.resolved());
 }
 
-/// RFC 4861 7.2.5: what we asked is answered by any advertisement for that target, whatever its source and flags.
+/// RFC 4861 7.2.5: what we asked is answered by any advertisement for that target, whatever its source and
+/// flags.
 #[test]
 fn a_router_that_answers_from_another_address_is_heard() {
     let mut r = start("ip=fd00::3/64,gw=fe80::1");

@@ -1,7 +1,8 @@
-//! A driver of one's own: the card in a slot, and nothing of ours on the host's side but the trait [`bus::pci::Platform`].
+//! A driver of one's own: the card in a slot, and nothing of ours on the host's side but the trait
+//! [`bus::pci::Platform`].
 //!
-//! It looks for the card, gives it a status block in DMA memory, asks for it to be published, and takes the interrupt. The same code
-//! would drive a card in another process, over `bus::vfio_user::client`.
+//! It looks for the card, gives it a status block in DMA memory, asks for it to be published, and takes the
+//! interrupt. The same code would drive a card in another process, over `bus::vfio_user::client`.
 //!
 //! `cargo run --example own_driver -p lab`
 

@@ -1,4 +1,5 @@
-//! Opens an offloaded session to an embedded target, writes a block and reads it back, and resets the card in between.
+//! Opens an offloaded session to an embedded target, writes a block and reads it back, and resets the card in
+//! between.
 //!
 //! `cargo run --example read_a_block -p lab`
 

@@ -1,8 +1,10 @@
-//! The oracle of waiting (S12, L3): looks at the age of every outstanding request and of every session that is not ready.
+//! The oracle of waiting (S12, L3): looks at the age of every outstanding request and of every session that
+//! is not ready.
 //!
 //! A request may wait as long as the session's timers say after the target last answered a command of it
-//! ([`SessionInfo::patience`]), and no longer at all once younger ones overtake it; a session may be neither ready nor offline for its replacement timeout. It sits in every
-//! [`crate::host::Host`], judges nothing that it does not see there, and costs one comparison a step.
+//! ([`SessionInfo::patience`]), and no longer at all once younger ones overtake it; a session may be neither
+//! ready nor offline for its replacement timeout. It sits in every [`crate::host::Host`], judges nothing that
+//! it does not see there, and costs one comparison a step.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -76,7 +78,8 @@ impl Ages {
             }
             if !matches!(s.phase, SessionPhase::Ready | SessionPhase::Offline) {
                 let since = before.get(&s.tag).copied().unwrap_or(now);
-                // A session that was never logged in is iscsid's affair: it gives a login up by its own count.
+                // A session that was never logged in is iscsid's affair: it gives a login up by its own
+                // count.
                 if let (Some(bound), true) = (s.replacement_timeout, s.logins > 0) {
                     self.judge("S12", &s, now - since, bound);
                 }

@@ -1,15 +1,17 @@
 //! A card in a process of its own: the slot behind a vfio-user socket, in real time.
 //!
 //! An actor that owns a listening socket, the one client that is attached, and the slot with its card
-//! ([`bus::vfio_user::server::Server`]). It moves bytes between them, steps the card, and before its runner sleeps it
-//! parks the slot, so that a client with mapped doorbells knows that it has to kick. A client that leaves, is lost or
-//! makes no sense costs the card a reset ([`bus::pci::ResetKind::LostConnection`]) and nothing else: the next one is
-//! accepted. Others wait meanwhile.
+//! ([`bus::vfio_user::server::Server`]). It moves bytes between them, steps the card, and before its runner
+//! sleeps it parks the slot, so that a client with mapped doorbells knows that it has to kick. A client that
+//! leaves, is lost or makes no sense costs the card a reset ([`bus::pci::ResetKind::LostConnection`]) and
+//! nothing else: the next one is accepted. Others wait meanwhile.
 //!
-//! A connection is a client when it says something: until then it waits in the lobby, and keeps nobody from the card. A client
-//! has [`GREETING`] to agree on a version, and [`STALL`] to go on with a message that it began or to take what waits for it.
+//! A connection is a client when it says something: until then it waits in the lobby, and keeps nobody from
+//! the card. A client has [`GREETING`] to agree on a version, and [`STALL`] to go on with a message that it
+//! began or to take what waits for it.
 //!
-//! Limits: one client at a time, [`LOBBY`] connections that have said nothing; what a client may hold is the server's business.
+//! Limits: one client at a time, [`LOBBY`] connections that have said nothing; what a client may hold is the
+//! server's business.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -61,7 +63,8 @@ pub enum ClientEvent {
     Attached,
     /// It closed its socket, or its process ended. The card was reset.
     Left,
-    /// It was shut out: what it sent makes no sense, it did not answer, or took its memory away. The card was reset.
+    /// It was shut out: what it sent makes no sense, it did not answer, or took its memory away. The card was
+    /// reset.
     Expelled,
     /// It was shut out: it did not greet, or stopped in the middle of a message. The card was reset.
     Silent,
@@ -96,8 +99,8 @@ pub struct ChipHost {
 }
 
 impl ChipHost {
-    /// Serves `server` at `listener`. The runner wakes the actor for `owner`; `wake` is the actor's own. With `signals`
-    /// it stops on SIGTERM and SIGINT, with `once` when its first client has gone.
+    /// Serves `server` at `listener`. The runner wakes the actor for `owner`; `wake` is the actor's own. With
+    /// `signals` it stops on SIGTERM and SIGINT, with `once` when its first client has gone.
     ///
     /// # Errors
     /// The reactor refuses the descriptors.
@@ -308,7 +311,8 @@ impl ChipHost {
         }
     }
 
-    /// Moves bytes and serves what they bring, until nothing moves or it is the card's turn. Returns what was done.
+    /// Moves bytes and serves what they bring, until nothing moves or it is the card's turn. Returns what was
+    /// done.
     fn converse(&mut self, cx: &mut Cx<'_>, turns: u32) -> u32 {
         let mut done = 0;
         while done < turns

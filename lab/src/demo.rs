@@ -1,6 +1,6 @@
-//! The main job: chip, driver, helper and target in one process with a virtual cable between card and target, or the chip in one
-//! of its own; sessions under verified load;
-//! device resets in the middle of it; and a report that says whether everything came back and nothing was lost.
+//! The main job: chip, driver, helper and target in one process with a virtual cable between card and target,
+//! or the chip in one of its own; sessions under verified load; device resets in the middle of it; and a
+//! report that says whether everything came back and nothing was lost.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -43,7 +43,8 @@ pub struct DemoConfig {
     pub defect: Option<FaultPoint>,
 }
 
-/// Milliseconds of all recoveries: from the operator's request to a session's first completed I/O after the reset.
+/// Milliseconds of all recoveries: from the operator's request to a session's first completed I/O after the
+/// reset.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct RecoveryMs {
     /// Median.
@@ -81,7 +82,8 @@ pub struct DemoReport {
     pub leaked: u64,
     /// Accesses of the card that the bus refused.
     pub refused_dma: u64,
-    /// Breaches of the rules of the slot: memory that was used or given back while it was lent, or in a later epoch.
+    /// Breaches of the rules of the slot: memory that was used or given back while it was lent, or in a later
+    /// epoch.
     pub violations: u64,
     /// Recovery times.
     pub recovery_ms: RecoveryMs,
@@ -93,7 +95,8 @@ pub struct DemoReport {
     /// What the armed defect did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub defect: Option<DefectReport>,
-    /// The first blocks that were wrong, and the check that caught each; then the first violations of the slot.
+    /// The first blocks that were wrong, and the check that caught each; then the first violations of the
+    /// slot.
     pub findings: Vec<String>,
     /// The first request that failed, in words.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -110,8 +113,8 @@ pub struct DefectReport {
     pub name: &'static str,
     /// How often it fired.
     pub fired: u64,
-    /// What the driver noticed: completions for nothing outstanding, gaps in a completion queue, deadlines, and lost
-    /// connections beyond those that the resets cost.
+    /// What the driver noticed: completions for nothing outstanding, gaps in a completion queue, deadlines,
+    /// and lost connections beyond those that the resets cost.
     pub noticed: u64,
 }
 
@@ -150,7 +153,8 @@ pub fn run(
     }
     let (mut report, counters) = play(&mut world, PORTAL, config, say, |world| {
         let Some(point) = config.defect else { return };
-        // Resets and control requests are rare: their faults fire at the first chance. The others wait until the load flows.
+        // Resets and control requests are rare: their faults fire at the first chance. The others wait until
+        // the load flows.
         let rare = matches!(
             point,
             FaultPoint::LateDmaAfterReset
@@ -174,8 +178,8 @@ pub fn run(
     Ok(report)
 }
 
-/// Runs it with the card of the process that listens at `socket`, in real time, with the target on loopback. Seed and
-/// defect of `config` have no effect.
+/// Runs it with the card of the process that listens at `socket`, in real time, with the target on loopback.
+/// Seed and defect of `config` have no effect.
 ///
 /// # Errors
 /// As [`run`], and when the card is lost before the load runs.

@@ -1,9 +1,9 @@
 //! The execution oracle: no CmdSN of a session is executed twice (invariant S5 of ARCHITECTURE 8).
 //!
-//! It is fed the events of the embedded target, which names every SCSI command that it delivers to a logical unit. The
-//! target delivers in CmdSN order, so within one session the numbers of non-immediate commands only rise. What it
-//! cannot see: a command that an earlier session of the same initiator executed and a later one repeats; that is what
-//! the data oracle is for.
+//! It is fed the events of the embedded target, which names every SCSI command that it delivers to a logical
+//! unit. The target delivers in CmdSN order, so within one session the numbers of non-immediate commands only
+//! rise. What it cannot see: a command that an earlier session of the same initiator executed and a later one
+//! repeats; that is what the data oracle is for.
 
 use std::collections::BTreeMap;
 

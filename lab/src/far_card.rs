@@ -1,8 +1,9 @@
 //! A card in another process, as a driver's platform: the client side of a vfio-user socket.
 //!
-//! [`FarCard`] is the handle that an adapter drives, and that its maker keeps for audits; [`FarLink`] is the actor that
-//! has the socket and the interrupts watched while the adapter sleeps. Each access of the driver can be counted and
-//! acted on before it happens ([`FarCard::at_crossing`]): that is where tests pull the plug.
+//! [`FarCard`] is the handle that an adapter drives, and that its maker keeps for audits; [`FarLink`] is the
+//! actor that has the socket and the interrupts watched while the adapter sleeps. Each access of the driver
+//! can be counted and acted on before it happens ([`FarCard::at_crossing`]): that is where tests pull the
+//! plug.
 
 use std::cell::RefCell;
 use std::io;

@@ -18,8 +18,8 @@ pub trait User<P: Platform> {
     fn drive(&mut self, cx: &mut Cx<'_>, adapter: &mut Adapter<P>) -> Progress;
 }
 
-/// Which of a user's slots waits for which ticket. It is found by its ticket without a walk over the slots, and
-/// nothing is allocated once it was as full as it gets.
+/// Which of a user's slots waits for which ticket. It is found by its ticket without a walk over the slots,
+/// and nothing is allocated once it was as full as it gets.
 #[derive(Clone, Debug, Default)]
 pub struct Waiting {
     /// Ascending by ticket, which is the order in which they are given out.
@@ -81,7 +81,8 @@ impl<P: Platform> Actor for Host<P> {
         let Some(user) = &self.user else { return p };
         let u = user.borrow_mut().drive(cx, &mut self.adapter);
         if u.done > 0 {
-            // What was submitted may have armed a timer or fit into a queue that the adapter has looked at already.
+            // What was submitted may have armed a timer or fit into a queue that the adapter has looked at
+            // already.
             let again = self.adapter.step(cx, budget);
             p = Progress { done: p.done + again.done, next: again.next };
         }

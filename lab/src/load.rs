@@ -1,10 +1,10 @@
 //! The verified load: mixed reads and writes of stamped blocks, judged by the data oracle.
 //!
 //! Each session owns a region of a disk. A slot (one of `depth` per session) issues a request of random size,
-//! place, alignment and split over blocks that no other slot of the session is using, waits for its completion,
-//! judges it, thinks, and goes on. First the whole region is written once, so that every later read has something to
-//! say. Every byte of a slot's buffer outside the request is a guard byte that must not change (S6). A completion that
-//! no slot waits for is a duplicate (S1); a slot that never completes is lost.
+//! place, alignment and split over blocks that no other slot of the session is using, waits for its
+//! completion, judges it, thinks, and goes on. First the whole region is written once, so that every later
+//! read has something to say. Every byte of a slot's buffer outside the request is a guard byte that must not
+//! change (S6). A completion that no slot waits for is a duplicate (S1); a slot that never completes is lost.
 
 use std::ops::Range;
 use std::time::Duration;

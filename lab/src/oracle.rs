@@ -1,10 +1,10 @@
 //! The data oracle: what a read may return after everything that was written, acknowledged or lost so far.
 //!
-//! It knows, for each block of a region, the generation of the last completed write, the generations of failed writes
-//! after it, whose effect is undetermined, and those of the failed writes before it, which may never come back. A read
-//! must return one of these, whole (invariants S2, S3 and S4 of ARCHITECTURE 8). The workload never overlaps two
-//! requests on one block, so no order between concurrent requests has to be guessed. Not modelled: other writers of the
-//! same region.
+//! It knows, for each block of a region, the generation of the last completed write, the generations of
+//! failed writes after it, whose effect is undetermined, and those of the failed writes before it, which may
+//! never come back. A read must return one of these, whole (invariants S2, S3 and S4 of ARCHITECTURE 8). The
+//! workload never overlaps two requests on one block, so no order between concurrent requests has to be
+//! guessed. Not modelled: other writers of the same region.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,7 +26,8 @@ pub enum Fault {
         /// The last completed write.
         expected: u32,
     },
-    /// S4: the block carries a failed write that a later completed write had covered, or one that was never completed.
+    /// S4: the block carries a failed write that a later completed write had covered, or one that was never
+    /// completed.
     Resurfaced {
         /// What was read.
         found: u32,
@@ -86,7 +87,8 @@ pub enum Initial {
     Unknown,
 }
 
-/// Covered failed writes of a block that are told apart from writes that completed; older ones count as stale.
+/// Covered failed writes of a block that are told apart from writes that completed; older ones count as
+/// stale.
 const FAILED_KEPT: usize = 16;
 
 /// The expectations for one writer's region of a disk.
@@ -151,8 +153,8 @@ impl Region {
         }
     }
 
-    /// A completed write, or a failed one that was seen on disk, settles the block: from the next completed write on,
-    /// none of the failed ones may come back.
+    /// A completed write, or a failed one that was seen on disk, settles the block: from the next completed
+    /// write on, none of the failed ones may come back.
     fn cover(&mut self, lba: u64) {
         let Some(failed) = self.undetermined.remove(&lba) else { return };
         let covered = self.covered.entry(lba).or_default();
@@ -161,8 +163,8 @@ impl Region {
         covered.drain(..surplus);
     }
 
-    /// Judges what a read from `lba` on returned; the first fault of each block goes to `report`. A failed write
-    /// that is seen on disk has happened from now on.
+    /// Judges what a read from `lba` on returned; the first fault of each block goes to `report`. A failed
+    /// write that is seen on disk has happened from now on.
     pub fn check(&mut self, lba: u64, data: &[u8], mut report: impl FnMut(Finding)) {
         for (lba, b) in (lba..).zip(data.chunks_exact(self.block)) {
             if let Err(fault) = self.check_block(lba, b) {

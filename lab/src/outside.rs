@@ -1,8 +1,8 @@
 //! What a card's port is plugged into when the network behind it is a real one.
 //!
-//! A network is a pair: a transport for offloaded connections, and a wire for the frames of the Ethernet rings. `nat` is
-//! host sockets with the responder, which stands for everybody else; `tap` is the card's own TCP in frames on a TAP device,
-//! which it shares with the rings. Either can be recorded.
+//! A network is a pair: a transport for offloaded connections, and a wire for the frames of the Ethernet
+//! rings. `nat` is host sockets with the responder, which stands for everybody else; `tap` is the card's own
+//! TCP in frames on a TAP device, which it shares with the rings. Either can be recorded.
 
 use std::io;
 
@@ -27,7 +27,8 @@ pub enum Outside {
     Tap(String),
 }
 
-/// The two halves of a network: what carries offloaded connections, and what the Ethernet rings are plugged into.
+/// The two halves of a network: what carries offloaded connections, and what the Ethernet rings are plugged
+/// into.
 pub type Network = (Box<dyn TcpEngine>, Box<dyn Wire>);
 
 /// Why a port could not be plugged in.

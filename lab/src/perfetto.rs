@@ -1,13 +1,15 @@
 //! A trace file for people: every event of a run on a time line, for ui.perfetto.dev or chrome://tracing.
 //!
-//! A sink of [`bus::trace`] that writes the trace event format. Each actor is a process; its lanes are registers, doorbells,
-//! DMA, control queues, events, and one lane per connection and session. What lasts is drawn as a bar: the state of
-//! adapter and sessions, a block request from submit to completion, and a task from its WQE to its CQE, on either side
-//! of the slot. Resets, what an operator does, and a card that is pulled cut across all lanes. Steps of actors are left out.
+//! A sink of [`bus::trace`] that writes the trace event format. Each actor is a process; its lanes are
+//! registers, doorbells, DMA, control queues, events, and one lane per connection and session. What lasts is
+//! drawn as a bar: the state of adapter and sessions, a block request from submit to completion, and a task
+//! from its WQE to its CQE, on either side of the slot. Resets, what an operator does, and a card that is
+//! pulled cut across all lanes. Steps of actors are left out.
 //!
-//! Events go to the file in batches, and after each batch the file is whole: it is valid JSON whatever ends the process, even
-//! SIGKILL. A batch is at most [`FLUSH_AFTER`] of the run's time old when the next event comes. A full disk ends the file,
-//! whole as well, and not the run. Memory does not grow with the length of the run.
+//! Events go to the file in batches, and after each batch the file is whole: it is valid JSON whatever ends
+//! the process, even SIGKILL. A batch is at most [`FLUSH_AFTER`] of the run's time old when the next event
+//! comes. A full disk ends the file, whole as well, and not the run. Memory does not grow with the length of
+//! the run.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,8 +38,8 @@ pub const FLUSH_AFTER: Duration = Duration::from_millis(200);
 pub const FILE_LIMIT: u64 = 4 << 30;
 /// Bytes of a batch.
 const BATCH: usize = 64 * 1024;
-/// Bars that are open at once, and lanes, at most: far more than a card has tasks and connections. Beyond, an event is drawn
-/// as a moment, in the actor's lane of events.
+/// Bars that are open at once, and lanes, at most: far more than a card has tasks and connections. Beyond, an
+/// event is drawn as a moment, in the actor's lane of events.
 const OPEN: usize = 64 * 1024;
 const LANES: usize = 4096;
 

@@ -1,7 +1,8 @@
 //! Stamped blocks: content that says which block it is, who wrote it, and when.
 //!
-//! A stamp fills a whole logical block, so that a misplaced, stale or torn block shows. Layout (little-endian):
-//! 0 magic, 8 LBA, 16 generation, 20 writer, 24 run; then words mixed from these up to the end of the block.
+//! A stamp fills a whole logical block, so that a misplaced, stale or torn block shows. Layout
+//! (little-endian): 0 magic, 8 LBA, 16 generation, 20 writer, 24 run; then words mixed from these up to the
+//! end of the block.
 
 /// Bytes of a stamp's header.
 pub const HEADER: usize = 32;

@@ -1,14 +1,14 @@
 //! A station at the far end of a virtual link: a machine with its own MAC and addresses.
 //!
-//! It answers ARP, neighbour solicitations and echo requests for its addresses, listens, and carries byte streams over
-//! its own TCP ([`Stack`]); a [`Target`](crate::target::Target) is the process on it. Its operator ([`Station`] is a
-//! handle) moves its MAC, silences it, makes it the router for other addresses, makes it claim addresses of others, and
-//! kills the process. It never resolves anybody: answers go back to where the question came from, and streams to where the
-//! last segment came from. A DHCPv4 server may stand beside it on the same segment, with its own MAC; it falls silent when the
-//! station does.
+//! It answers ARP, neighbour solicitations and echo requests for its addresses, listens, and carries byte
+//! streams over its own TCP ([`Stack`]); a [`Target`](crate::target::Target) is the process on it. Its
+//! operator ([`Station`] is a handle) moves its MAC, silences it, makes it the router for other addresses,
+//! makes it claim addresses of others, and kills the process. It never resolves anybody: answers go back to
+//! where the question came from, and streams to where the last segment came from. A DHCPv4 server may stand
+//! beside it on the same segment, with its own MAC; it falls silent when the station does.
 //!
-//! Not modelled: router advertisements, reassembly. Frames for others, with another tag, or that make no sense
-//! are counted and dropped.
+//! Not modelled: router advertisements, reassembly. Frames for others, with another tag, or that make no
+//! sense are counted and dropped.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
@@ -50,10 +50,11 @@ pub struct StationConfig {
     pub ipv6: Ipv6Addr,
     /// Addresses behind it: it is their router. It has streams and echoes for them, and answers no ARP.
     pub behind: Vec<IpAddr>,
-    /// Addresses of others that it says are its own: it answers ARP and solicitations for them, and nothing else.
+    /// Addresses of others that it says are its own: it answers ARP and solicitations for them, and nothing
+    /// else.
     pub claims: Vec<IpAddr>,
-    /// A DHCPv4 server stands beside it, whose leases hold for so many seconds. Its network is that of the [`Responder`],
-    /// 10.0.0.0/24.
+    /// A DHCPv4 server stands beside it, whose leases hold for so many seconds. Its network is that of the
+    /// [`Responder`], 10.0.0.0/24.
     pub dhcp: Option<u32>,
     /// VLAN id of all its frames.
     pub vlan: Option<u16>,
@@ -199,8 +200,9 @@ impl Station {
         self.0.borrow().config.clone()
     }
 
-    /// Its network adapter is exchanged: another MAC. With `announce` it says so, as a failover does (gratuitous ARP,
-    /// unsolicited neighbour advertisement); without, whoever cached the old one has to find out.
+    /// Its network adapter is exchanged: another MAC. With `announce` it says so, as a failover does
+    /// (gratuitous ARP, unsolicited neighbour advertisement); without, whoever cached the old one has to find
+    /// out.
     pub fn set_mac(&self, mac: [u8; 6], announce: bool) {
         let s = &mut *self.0.borrow_mut();
         s.config.mac = mac;
@@ -223,8 +225,8 @@ impl Station {
         self.0.borrow_mut().config.behind = addresses;
     }
 
-    /// Changes the addresses of others that it claims. With `announce` it says so to all, as a host does that takes an
-    /// address without asking.
+    /// Changes the addresses of others that it claims. With `announce` it says so to all, as a host does that
+    /// takes an address without asking.
     pub fn set_claims(&self, addresses: Vec<IpAddr>, announce: bool) {
         let s = &mut *self.0.borrow_mut();
         s.config.claims = addresses;

@@ -1,5 +1,5 @@
-//! What a target on host sockets keeps its blocks in: a file or block device, or memory that goes back to the system when blocks
-//! are unmapped.
+//! What a target on host sockets keeps its blocks in: a file or block device, or memory that goes back to the
+//! system when blocks are unmapped.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
@@ -13,8 +13,8 @@ use os::event::Event;
 use os::file::{self, Flusher};
 use os::memory::Pages;
 
-/// Blocks in a file or block device, reached with positional reads and writes, which may block in the kernel. Flushes do not: a
-/// thread waits for them. Nobody else may use the file meanwhile ([`os::file::open_disk`]).
+/// Blocks in a file or block device, reached with positional reads and writes, which may block in the kernel.
+/// Flushes do not: a thread waits for them. Nobody else may use the file meanwhile ([`os::file::open_disk`]).
 #[derive(Debug)]
 pub struct FileDisk {
     file: File,
@@ -199,7 +199,8 @@ mod tests {
         assert!(out.is_empty(), "a failed read leaves no bytes");
     }
 
-    /// Zeroing frees what was written, and takes nothing for what was not; where the file system frees nothing, too.
+    /// Zeroing frees what was written, and takes nothing for what was not; where the file system frees
+    /// nothing, too.
     #[test]
     fn zeroing_never_takes_room() {
         for no_holes in [false, true] {

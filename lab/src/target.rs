@@ -1,11 +1,11 @@
 //! The embedded target at the far end of a world's network.
 //!
 //! An actor that moves bytes between the streams of a [`Carrier`] (streams in memory, or a
-//! [`Station`](crate::station::Station) with frames) and the sans-IO engine ([`iscsi::target::TargetServer`]). A stream
-//! with work waits in a FIFO; serving it once is one work item. The engine and its disks outlive the process that they
-//! model: [`Target::kill`] resets every stream and stops listening, [`Target::restart`] listens again over the same
-//! blocks. The target on sockets is another actor ([`crate::target_host`]): its carrier has errors, signals and
-//! descriptors that run out.
+//! [`Station`](crate::station::Station) with frames) and the sans-IO engine
+//! ([`iscsi::target::TargetServer`]). A stream with work waits in a FIFO; serving it once is one work item.
+//! The engine and its disks outlive the process that they model: [`Target::kill`] resets every stream and
+//! stops listening, [`Target::restart`] listens again over the same blocks. The target on sockets is another
+//! actor ([`crate::target_host`]): its carrier has errors, signals and descriptors that run out.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -74,8 +74,8 @@ impl Target {
         &self.server
     }
 
-    /// Acts on the engine as an operator of the target does: `f` gets the connections too. Whatever it gave them to say
-    /// is said in the next step.
+    /// Acts on the engine as an operator of the target does: `f` gets the connections too. Whatever it gave
+    /// them to say is said in the next step.
     pub fn operate<R>(&mut self, f: impl FnOnce(&mut TargetServer, &[ConnId]) -> R) -> R {
         let ids: Vec<ConnId> = self.conns.values().map(|c| c.id).collect();
         let r = f(&mut self.server, &ids);

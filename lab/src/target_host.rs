@@ -1,14 +1,14 @@
 //! The embedded target on host sockets: what an initiator anywhere on the network talks to.
 //!
 //! An actor that owns a listening socket and its connections, moves bytes between them and the sans-IO engine
-//! ([`iscsi::target::TargetServer`]), and is woken by the reactor. A connection that has work waits in a FIFO; serving
-//! it is one work item and makes at most one receive and one send. Backpressure goes both ways: what the engine does
-//! not take is kept and nothing more is received, and what the socket does not take stays in the engine, which then
-//! makes no more.
+//! ([`iscsi::target::TargetServer`]), and is woken by the reactor. A connection that has work waits in a
+//! FIFO; serving it is one work item and makes at most one receive and one send. Backpressure goes both ways:
+//! what the engine does not take is kept and nothing more is received, and what the socket does not take
+//! stays in the engine, which then makes no more.
 //!
-//! Limits: connections by the engine's configuration, one receive buffer for all, and one rest of a receive for each
-//! connection that the engine holds back. A connection that ended gets [`CLOSE_TIMEOUT`] to take the last bytes; then
-//! it is reset.
+//! Limits: connections by the engine's configuration, one receive buffer for all, and one rest of a receive
+//! for each connection that the engine holds back. A connection that ended gets [`CLOSE_TIMEOUT`] to take the
+//! last bytes; then it is reset.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -83,8 +83,8 @@ pub struct TargetHost {
 }
 
 impl TargetHost {
-    /// Serves `server` on `listener`. The runner wakes the actor for `owner`. With `signals` it stops on SIGTERM and
-    /// SIGINT.
+    /// Serves `server` on `listener`. The runner wakes the actor for `owner`. With `signals` it stops on
+    /// SIGTERM and SIGINT.
     ///
     /// # Errors
     /// The reactor refuses the descriptors.
@@ -164,8 +164,8 @@ impl TargetHost {
     }
 
     /// Takes no new connection and ends the present ones, sessions with an Asynchronous Message. Ready when
-    /// [`stopped`](Self::stopped) says so, at most [`CLOSE_TIMEOUT`] later. Call it in the actor's own step or before
-    /// it is woken.
+    /// [`stopped`](Self::stopped) says so, at most [`CLOSE_TIMEOUT`] later. Call it in the actor's own step
+    /// or before it is woken.
     pub fn stop(&mut self, now: Instant) {
         for listener in self.listeners.drain(..) {
             // It is closed right after; the kernel forgets it then.
@@ -388,7 +388,8 @@ impl Conn {
         if self.readable && self.rest.is_empty() && (server.wants_input(self.id) || self.closing.is_some()) {
             match self.stream.recv(buffer)? {
                 Received::Bytes(n) => {
-                    // After a short receive the next edge comes with the next bytes, unless the end is there already.
+                    // After a short receive the next edge comes with the next bytes, unless the end is there
+                    // already.
                     self.readable = n == buffer.len() || self.hup;
                     let taken = feed(server, &buffer[..n]);
                     self.rest.extend_from_slice(&buffer[taken..n]);

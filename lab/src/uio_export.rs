@@ -1,13 +1,16 @@
-//! The helper in a process of its own: the seam between adapter and helper behind a local socket, in real time.
+//! The helper in a process of its own: the seam between adapter and helper behind a local socket, in real
+//! time.
 //!
-//! An actor that stands in the helper's place at the adapter's ports, owns a listening socket, and passes messages on in both
-//! directions ([`bus::uio::socket`]); the ring's interrupts go to the helper's eventfd. One helper at a time; others
-//! wait in the queue of the listening socket. A helper that goes, sends nonsense, or takes no messages is dropped, and
-//! what it had open is closed; the next one says Hello for itself. Without a helper the adapter's messages are lost, as
-//! with the real one's netlink group. The adapter's memory must be in files ([`bus::inproc::SlotConfig::shareable`], or
-//! vfio-user); a helper that opens is refused otherwise.
+//! An actor that stands in the helper's place at the adapter's ports, owns a listening socket, and passes
+//! messages on in both directions ([`bus::uio::socket`]); the ring's interrupts go to the helper's eventfd.
+//! One helper at a time; others wait in the queue of the listening socket. A helper that goes, sends
+//! nonsense, or takes no messages is dropped, and what it had open is closed; the next one says Hello for
+//! itself. Without a helper the adapter's messages are lost, as with the real one's netlink group. The
+//! adapter's memory must be in files ([`bus::inproc::SlotConfig::shareable`], or vfio-user); a helper that
+//! opens is refused otherwise.
 //!
-//! Limits: [`bus::uio::socket::QUEUE`] messages towards the helper; one receive buffer's worth towards the adapter.
+//! Limits: [`bus::uio::socket::QUEUE`] messages towards the helper; one receive buffer's worth towards the
+//! adapter.
 
 use std::collections::VecDeque;
 use std::io;
@@ -76,8 +79,8 @@ pub struct UioExport {
 }
 
 impl UioExport {
-    /// Serves helpers at `listener`. The runner wakes the actor for `owner`, for `from_adapter`, and when the adapter wakes its
-    /// helper.
+    /// Serves helpers at `listener`. The runner wakes the actor for `owner`, for `from_adapter`, and when the
+    /// adapter wakes its helper.
     ///
     /// # Errors
     /// The reactor refuses the descriptor.

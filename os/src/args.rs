@@ -1,14 +1,14 @@
 //! The process's own argument area, which everybody on the machine can read in `/proc/PID/cmdline`.
 //!
-//! A command that was given a secret as an argument overwrites the area as the first thing it does. For the moment between
-//! `execve` and that, the secret is visible; a file or a prompt has no such moment.
+//! A command that was given a secret as an argument overwrites the area as the first thing it does. For the
+//! moment between `execve` and that, the secret is visible; a file or a prompt has no such moment.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 
-/// Shows `args` instead of the real arguments in `/proc/self/cmdline`, cut to the room that the real ones have. Take what
-/// you need from [`std::env::args`] before: it reads the same memory.
+/// Shows `args` instead of the real arguments in `/proc/self/cmdline`, cut to the room that the real ones
+/// have. Take what you need from [`std::env::args`] before: it reads the same memory.
 ///
 /// # Errors
 /// `/proc/self/stat` cannot be read or does not say where the area is. Nothing was changed.
@@ -21,15 +21,17 @@ pub fn show(args: &[OsString]) -> io::Result<()> {
     text.resize(end - start, 0);
     let area = std::ptr::with_exposed_provenance_mut::<u8>(start);
     for (i, byte) in text.into_iter().enumerate() {
-        // SAFETY: the kernel says that `start..end` holds this process's arguments: memory on the initial stack that is
-        // writable and mapped for ever. The standard library only keeps pointers to it and reads it as C strings up to a NUL,
-        // which stays; no reference to it exists, and the write is volatile, so nothing is assumed about it.
+        // SAFETY: the kernel says that `start..end` holds this process's arguments: memory on the initial
+        // stack that is writable and mapped for ever. The standard library only keeps pointers to it and
+        // reads it as C strings up to a NUL, which stays; no reference to it exists, and the write is
+        // volatile, so nothing is assumed about it.
         unsafe { area.add(i).write_volatile(byte) };
     }
     Ok(())
 }
 
-/// `arg_start` and `arg_end`, fields 48 and 49 of proc_pid_stat(5). Field 2, in parentheses, may hold anything.
+/// `arg_start` and `arg_end`, fields 48 and 49 of proc_pid_stat(5). Field 2, in parentheses, may hold
+/// anything.
 fn area(stat: &[u8]) -> Option<(usize, usize)> {
     let after_name = stat.iter().rposition(|&b| b == b')')? + 2;
     let mut fields = std::str::from_utf8(stat.get(after_name..)?).ok()?.split_ascii_whitespace().skip(45);

@@ -1,10 +1,11 @@
 //! Event counters (eventfd): how one process interrupts another.
 //!
-//! A counter that two processes hold has one open file, and whether a read or a write of it blocks is a flag of that file: the
-//! peer may take `O_NONBLOCK` away at any moment, fill the counter, or drain it. So neither direction rests on the flag.
-//! [`Event::take`] reads with `RWF_NOWAIT`, which belongs to the call. There is no such call for writing: [`Signal`] has the
-//! kernel signal the counter as the completion of an empty read of a file of ours (`IOCB_FLAG_RESFD`). That adds to the counter
-//! up to its maximum and never waits for anybody; it costs about 0.3 us more than a write.
+//! A counter that two processes hold has one open file, and whether a read or a write of it blocks is a flag
+//! of that file: the peer may take `O_NONBLOCK` away at any moment, fill the counter, or drain it. So neither
+//! direction rests on the flag. [`Event::take`] reads with `RWF_NOWAIT`, which belongs to the call. There is
+//! no such call for writing: [`Signal`] has the kernel signal the counter as the completion of an empty read
+//! of a file of ours (`IOCB_FLAG_RESFD`). That adds to the counter up to its maximum and never waits for
+//! anybody; it costs about 0.3 us more than a write.
 
 use std::fs::File;
 use std::io;
@@ -59,7 +60,8 @@ impl Event {
         let n = unsafe { libc::preadv2(self.0.as_raw_fd(), &raw const part, 1, -1, libc::RWF_NOWAIT) };
         match Errno::result(n) {
             Ok(_) => true,
-            // Kernels before 5.8 do not know the flag here. Theirs is the file's own, as far as the peer leaves it.
+            // Kernels before 5.8 do not know the flag here. Theirs is the file's own, as far as the peer
+            // leaves it.
             Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => {
                 ready(&[(self.as_fd(), true, false)], Some(Duration::ZERO)) != 0 && self.0.read().is_ok()
             }
@@ -67,8 +69,8 @@ impl Event {
         }
     }
 
-    /// Signals it: for a counter that no other process holds, which is non-blocking as it was made. A counter that is full
-    /// stays signalled. For one that is shared there is [`Signal`].
+    /// Signals it: for a counter that no other process holds, which is non-blocking as it was made. A counter
+    /// that is full stays signalled. For one that is shared there is [`Signal`].
     pub fn signal(&self) {
         // The one error of a counter that nobody else configures is "full", and then it is signalled.
         let _ = self.0.write(1);
@@ -127,8 +129,8 @@ impl Bell {
         }
         for _ in 0..2 {
             let list = [&raw mut block];
-            // SAFETY: one pointer to a control block, both alive through the call; the kernel copies it and has no buffer to
-            // write to, as nothing is read.
+            // SAFETY: one pointer to a control block, both alive through the call; the kernel copies it and
+            // has no buffer to write to, as nothing is read.
             let n = unsafe { libc::syscall(libc::SYS_io_submit, self.context, 1_usize, list.as_ptr()) };
             if n == 1 {
                 return;
@@ -143,7 +145,8 @@ impl Bell {
         type Completion = [u64; 4];
         let mut gone: [Completion; COMPLETIONS as usize] = [[0; 4]; COMPLETIONS as usize];
         let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: there is room for as many completions as we say, and a timeout, both alive through the call.
+        // SAFETY: there is room for as many completions as we say, and a timeout, both alive through the
+        // call.
         unsafe {
             libc::syscall(
                 libc::SYS_io_getevents,
@@ -157,7 +160,8 @@ impl Bell {
     }
 }
 
-/// An event counter that another process holds too. It is only ever signalled, and never blocks whoever signals it.
+/// An event counter that another process holds too. It is only ever signalled, and never blocks whoever
+/// signals it.
 #[derive(Debug)]
 pub struct Signal(OwnedFd);
 
@@ -165,8 +169,9 @@ impl Signal {
     /// Takes a descriptor that a peer has sent, or will get.
     ///
     /// # Errors
-    /// `InvalidInput` when it is not an eventfd: writing to a pipe or socket could block or kill. `Unsupported` when this kernel
-    /// has no way to signal without waiting (it was built without asynchronous I/O, or a sandbox forbids `io_setup`).
+    /// `InvalidInput` when it is not an eventfd: writing to a pipe or socket could block or kill.
+    /// `Unsupported` when this kernel has no way to signal without waiting (it was built without asynchronous
+    /// I/O, or a sandbox forbids `io_setup`).
     pub fn adopt(fd: OwnedFd) -> io::Result<Self> {
         check(&fd)?;
         if Bell::get().is_none() {
@@ -185,8 +190,8 @@ impl Signal {
     }
 }
 
-/// Waits until one of up to 64 descriptors is ready to read (second field) or write (third), or `timeout` has passed
-/// (`None`: for ever). Returns a bit for each that is ready or broken.
+/// Waits until one of up to 64 descriptors is ready to read (second field) or write (third), or `timeout` has
+/// passed (`None`: for ever). Returns a bit for each that is ready or broken.
 pub fn ready(fds: &[(BorrowedFd<'_>, bool, bool)], timeout: Option<Duration>) -> u64 {
     const NONE: libc::pollfd = libc::pollfd { fd: -1, events: 0, revents: 0 };
     let n = fds.len().min(64);

@@ -1,4 +1,5 @@
-//! Files that hold disks: locked against a second user, with holes punched and found, and flushed without waiting.
+//! Files that hold disks: locked against a second user, with holes punched and found, and flushed without
+//! waiting.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -15,9 +16,10 @@ use nix::unistd::{Whence, lseek};
 
 use crate::event::Event;
 
-/// Opens a file or block device for use as a disk, and takes it: a writer keeps everybody else out, readers share. The kernel
-/// holds the lock for the open file, by its inode, whatever name it was opened by, and drops it with the last descriptor. On a block
-/// device a writer also claims the device itself, which a mounted one does not allow.
+/// Opens a file or block device for use as a disk, and takes it: a writer keeps everybody else out, readers
+/// share. The kernel holds the lock for the open file, by its inode, whatever name it was opened by, and
+/// drops it with the last descriptor. On a block device a writer also claims the device itself, which a
+/// mounted one does not allow.
 ///
 /// # Errors
 /// [`io::ErrorKind::ResourceBusy`] when somebody else has taken it; what `open` says otherwise.
@@ -42,8 +44,9 @@ pub fn open_disk(path: &Path, writable: bool) -> io::Result<File> {
     }
 }
 
-/// Creates a file that only its owner may read, for captures and traces: they hold data and proofs of secrets. One that is there is
-/// emptied and taken away from the others. A symbolic link is not followed, but for those of the system in `/dev` (`/dev/stdout`).
+/// Creates a file that only its owner may read, for captures and traces: they hold data and proofs of
+/// secrets. One that is there is emptied and taken away from the others. A symbolic link is not followed, but
+/// for those of the system in `/dev` (`/dev/stdout`).
 ///
 /// # Errors
 /// What `open` says; `ELOOP` for a symbolic link.
@@ -66,8 +69,8 @@ pub fn punch_hole(file: &File, at: u64, len: u64) -> io::Result<()> {
     Ok(fallocate(file, flags, offset(at)?, offset(len)?)?)
 }
 
-/// Whether the byte at `at` is data, and where this state ends: at `end` at the latest. Where the file system does not tell, all
-/// is data.
+/// Whether the byte at `at` is data, and where this state ends: at `end` at the latest. Where the file system
+/// does not tell, all is data.
 ///
 /// # Errors
 /// [`io::ErrorKind::UnexpectedEof`] when the file ends before `at`.
@@ -94,14 +97,15 @@ struct Flushes {
     /// Flushes that were asked for, by number, and those that have ended.
     asked: u64,
     ended: u64,
-    /// The numbers above the first and up to the second failed with this error. A file that failed once is not believed again, so
-    /// one entry is enough.
+    /// The numbers above the first and up to the second failed with this error. A file that failed once is
+    /// not believed again, so one entry is enough.
     failed: Option<(u64, i32)>,
     over: bool,
 }
 
-/// A thread that makes a file's data durable, so that nobody else waits for a slow disk. One `fdatasync` serves all who asked
-/// before it began. The thread ends with its owner; a flush under way is left to the kernel.
+/// A thread that makes a file's data durable, so that nobody else waits for a slow disk. One `fdatasync`
+/// serves all who asked before it began. The thread ends with its owner; a flush under way is left to the
+/// kernel.
 #[derive(Debug)]
 pub struct Flusher {
     shared: Arc<(Mutex<Flushes>, Condvar)>,

@@ -1,6 +1,8 @@
-//! An allocator that counts: with it as the global allocator, a test can state what a stretch of work allocated.
+//! An allocator that counts: with it as the global allocator, a test can state what a stretch of work
+//! allocated.
 //!
-//! It counts per thread, and passes everything on to the system's allocator. Production binaries do not install it.
+//! It counts per thread, and passes everything on to the system's allocator. Production binaries do not
+//! install it.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -23,7 +25,8 @@ fn count() {
     let _ = ALLOCATIONS.try_with(|n| n.set(n.get() + 1));
 }
 
-// SAFETY: every call is passed on as it is to the system's allocator, which keeps the contract; counting allocates nothing.
+// SAFETY: every call is passed on as it is to the system's allocator, which keeps the contract; counting
+// allocates nothing.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();

@@ -1,6 +1,8 @@
-//! Abstract local sockets: services that are known by a name and ask who is calling; and systemd's readiness message.
+//! Abstract local sockets: services that are known by a name and ask who is calling; and systemd's readiness
+//! message.
 //!
-//! An abstract name has no file and so no permissions: the service judges each caller by the user that the kernel names.
+//! An abstract name has no file and so no permissions: the service judges each caller by the user that the
+//! kernel names.
 
 use std::ffi::OsStr;
 use std::io;

@@ -1,12 +1,14 @@
 //! Lines for people, written without anybody waiting for it.
 //!
-//! Standard output and standard error belong to whoever reads them: a pipe that nobody empties, a full disk, a terminal that was
-//! stopped, a reader that has gone. A long-running process must neither end nor stop for it. So the lines of each of the two go through
-//! a queue to a thread of its own, which may wait as long as it likes: who does not read the log still gets the report. A line that
-//! finds the queue full, that comes too fast ([`log`]), or that cannot be written is dropped and counted, and the count is said as
-//! soon as a line gets through.
+//! Standard output and standard error belong to whoever reads them: a pipe that nobody empties, a full disk,
+//! a terminal that was stopped, a reader that has gone. A long-running process must neither end nor stop for
+//! it. So the lines of each of the two go through a queue to a thread of its own, which may wait as long as
+//! it likes: who does not read the log still gets the report. A line that finds the queue full, that comes
+//! too fast ([`log`]), or that cannot be written is dropped and counted, and the count is said as soon as a
+//! line gets through.
 //!
-//! Limits of each: [`QUEUE`] bytes wait; of [`log`], [`BURST`] lines at once and [`PER_SECOND`] lines a second.
+//! Limits of each: [`QUEUE`] bytes wait; of [`log`], [`BURST`] lines at once and [`PER_SECOND`] lines a
+//! second.
 
 use std::collections::VecDeque;
 use std::io;
@@ -63,14 +65,15 @@ fn lane(to: To) -> &'static Lane {
     }
 }
 
-/// Says something that was asked for, such as a report: text with its own line ends. Never waits, never fails.
+/// Says something that was asked for, such as a report: text with its own line ends. Never waits, never
+/// fails.
 pub fn say(to: To, text: String) {
     let lane = lane(to);
     lane.enqueue(&mut lane.state(), text);
 }
 
-/// Logs a line, without its line end, that somebody else may be the cause of: it counts against the rate. Never waits, never
-/// fails.
+/// Logs a line, without its line end, that somebody else may be the cause of: it counts against the rate.
+/// Never waits, never fails.
 pub fn log(to: To, line: &str) {
     let lane = lane(to);
     let mut s = lane.state();
@@ -97,7 +100,8 @@ pub fn dropped() -> u64 {
     OUT.state().dropped + ERR.state().dropped
 }
 
-/// Waits until everything is written, at most so long for each output. Says whether it is; the process may end either way.
+/// Waits until everything is written, at most so long for each output. Says whether it is; the process may
+/// end either way.
 pub fn flush(limit: Duration) -> bool {
     let out = OUT.flush(limit);
     ERR.flush(limit) && out
@@ -174,8 +178,8 @@ impl Lane {
     }
 }
 
-/// Writes all of it, however long it takes, past the library's buffers, which would be written at the end of the process. Returns how
-/// many bytes could not be written.
+/// Writes all of it, however long it takes, past the library's buffers, which would be written at the end of
+/// the process. Returns how many bytes could not be written.
 fn put(out: BorrowedFd<'_>, mut bytes: &[u8]) -> usize {
     while !bytes.is_empty() {
         match nix::unistd::write(out, bytes) {

@@ -43,14 +43,16 @@ impl Pages {
             return Err(io::Error::last_os_error());
         }
         let base = NonNull::new(p.cast()).ok_or(io::ErrorKind::InvalidInput)?;
-        // SAFETY: the range is ours. Huge pages would keep up to 2 MiB for one block that was written; an error changes nothing.
+        // SAFETY: the range is ours. Huge pages would keep up to 2 MiB for one block that was written; an
+        // error changes nothing.
         unsafe { libc::madvise(p, len, libc::MADV_NOHUGEPAGE) };
         Ok(Self { base, len, page: usize::try_from(page).unwrap_or(4096) })
     }
 
     /// All of it.
     pub fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: the mapping is readable, writable, initialised (zeros), ours alone, and lives as long as the borrow.
+        // SAFETY: the mapping is readable, writable, initialised (zeros), ours alone, and lives as long as
+        // the borrow.
         unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.len) }
     }
 
@@ -64,7 +66,8 @@ impl Pages {
         // The rest of the last page belongs to nobody else.
         let end = if range.end == self.len { self.len } else { range.end / self.page * self.page };
         if start < end {
-            // SAFETY: inside the mapping, of which no reference is alive. Private anonymous memory reads as zeros after it.
+            // SAFETY: inside the mapping, of which no reference is alive. Private anonymous memory reads as
+            // zeros after it.
             let r = unsafe {
                 libc::madvise(self.base.as_ptr().add(start).cast(), end - start, libc::MADV_DONTNEED)
             };

@@ -1,8 +1,8 @@
 //! Non-blocking TCP: the card's host-socket engine and the embedded target send and receive through it.
 //!
 //! Every call makes one system call and returns at once; `EINTR` is retried. Register a stream with a
-//! [`crate::reactor::Owner`] before the first receive or send that may find nothing to do. SIGPIPE never happens: Rust's
-//! runtime ignores it.
+//! [`crate::reactor::Owner`] before the first receive or send that may find nothing to do. SIGPIPE never
+//! happens: Rust's runtime ignores it.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr};
@@ -23,8 +23,8 @@ pub const MAX_SLICES: usize = 1024;
 /// What a receive found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Received {
-    /// So many bytes, at least one. Fewer than asked for means that the next receive finds [`Received::Nothing`] unless
-    /// more arrived meanwhile.
+    /// So many bytes, at least one. Fewer than asked for means that the next receive finds
+    /// [`Received::Nothing`] unless more arrived meanwhile.
     Bytes(usize),
     /// Nothing now; the reactor reports when there is something.
     Nothing,
@@ -46,8 +46,8 @@ pub enum ConnectState {
 pub struct TcpStream(std::net::TcpStream);
 
 impl TcpStream {
-    /// Starts to connect to `remote`; [`TcpStream::connect_state`] tells the outcome once the stream is writable. Small
-    /// segments are sent at once (no Nagle delay).
+    /// Starts to connect to `remote`; [`TcpStream::connect_state`] tells the outcome once the stream is
+    /// writable. Small segments are sent at once (no Nagle delay).
     ///
     /// # Errors
     /// The address family is not supported, no route is known, or no descriptor or port is left.
@@ -105,8 +105,8 @@ impl TcpStream {
         }
     }
 
-    /// Sends from `buf`; returns how many bytes the kernel took, 0 when it has no room. The reactor reports when there is room
-    /// again after less than all were taken.
+    /// Sends from `buf`; returns how many bytes the kernel took, 0 when it has no room. The reactor reports
+    /// when there is room again after less than all were taken.
     ///
     /// # Errors
     /// The connection broke.
@@ -115,7 +115,8 @@ impl TcpStream {
         Self::sent(|| (&self.0).write(buf))
     }
 
-    /// Sends from several buffers in one system call, at most [`MAX_SLICES`] of them; like [`TcpStream::send`] otherwise.
+    /// Sends from several buffers in one system call, at most [`MAX_SLICES`] of them; like
+    /// [`TcpStream::send`] otherwise.
     ///
     /// # Errors
     /// The connection broke.
@@ -220,8 +221,8 @@ impl TcpListener {
     /// The next connection that waits, or `None`.
     ///
     /// # Errors
-    /// No descriptor is left (`EMFILE`): the connection still waits, try again later. A connection that broke while it waited is
-    /// skipped.
+    /// No descriptor is left (`EMFILE`): the connection still waits, try again later. A connection that broke
+    /// while it waited is skipped.
     pub fn accept(&self) -> io::Result<Option<(TcpStream, SocketAddr)>> {
         loop {
             count::add(|c| c.control += 2);
@@ -253,7 +254,8 @@ impl AsFd for TcpListener {
     }
 }
 
-/// Whether an address belongs to an interface of this machine: the kernel would use it as its own source. Nothing is sent.
+/// Whether an address belongs to an interface of this machine: the kernel would use it as its own source.
+/// Nothing is sent.
 #[must_use]
 pub fn is_own(ip: std::net::IpAddr) -> bool {
     let any: std::net::IpAddr = match ip {

@@ -28,8 +28,8 @@ impl From<Errno> for PrivilegeError {
     }
 }
 
-/// Becomes `name`, with the groups of that user, for good: no capability is left, and no program that this process starts gives one
-/// back. Threads that run already follow, as setuid(2) of the C library sees to.
+/// Becomes `name`, with the groups of that user, for good: no capability is left, and no program that this
+/// process starts gives one back. Threads that run already follow, as setuid(2) of the C library sees to.
 ///
 /// # Errors
 /// [`PrivilegeError`]; some rights may be gone by then.

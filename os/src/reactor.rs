@@ -1,12 +1,14 @@
 //! Readiness of file descriptors for a single-threaded runner.
 //!
-//! One [`Reactor`] wraps one epoll set. Each actor that owns descriptors gets an [`Owner`] with an inbox; [`Reactor::wait`]
-//! puts what happened into the inboxes and tells the runner which owners to wake. Interest is edge-triggered for
-//! everything (readable, writable, hang-up) and set once at registration, so a connection costs no system call to re-arm:
-//! the owner reads and writes until the kernel says "would block", and only then waits for the next edge. An inbox merges
-//! what happened to one token, so it holds at most one entry for each registered descriptor, however long nobody drains it.
+//! One [`Reactor`] wraps one epoll set. Each actor that owns descriptors gets an [`Owner`] with an inbox;
+//! [`Reactor::wait`] puts what happened into the inboxes and tells the runner which owners to wake. Interest
+//! is edge-triggered for everything (readable, writable, hang-up) and set once at registration, so a
+//! connection costs no system call to re-arm: the owner reads and writes until the kernel says "would block",
+//! and only then waits for the next edge. An inbox merges what happened to one token, so it holds at most one
+//! entry for each registered descriptor, however long nobody drains it.
 //!
-//! Limits: [`MAX_OWNERS`] owners over its life, tokens below [`MAX_TOKENS`], [`BATCH`] events a wait (the rest comes with the next).
+//! Limits: [`MAX_OWNERS`] owners over its life, tokens below [`MAX_TOKENS`], [`BATCH`] events a wait (the
+//! rest comes with the next).
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -103,8 +105,9 @@ impl Reactor {
         Ok(Owner { reactor: self.inner.clone(), index, inbox })
     }
 
-    /// Waits until something happens or `timeout` has passed (`None`: for ever; zero: not at all), fills the inboxes
-    /// and sets `woken` to the indexes of the owners that got something, each once. A signal ends the wait early.
+    /// Waits until something happens or `timeout` has passed (`None`: for ever; zero: not at all), fills the
+    /// inboxes and sets `woken` to the indexes of the owners that got something, each once. A signal ends the
+    /// wait early.
     ///
     /// # Errors
     /// None that a correct caller can cause.
@@ -153,8 +156,9 @@ impl Reactor {
             nanoseconds: i64::from(t.subsec_nanos()),
         });
         let limit = limit.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-        // SAFETY: `EpollEvent` is a transparent wrapper of `struct epoll_event`, `events` has room for as many as we
-        // say and lives through the call, `limit` is null or points to a live timespec, and a null signal mask is allowed.
+        // SAFETY: `EpollEvent` is a transparent wrapper of `struct epoll_event`, `events` has room for as
+        // many as we say and lives through the call, `limit` is null or points to a live timespec, and a null
+        // signal mask is allowed.
         let n = unsafe {
             libc::syscall(
                 libc::SYS_epoll_pwait2,
@@ -199,10 +203,12 @@ impl Owner {
         self.index
     }
 
-    /// Watches `fd` for reading, writing and hang-up, edge-triggered. What is ready already is reported by the next wait.
+    /// Watches `fd` for reading, writing and hang-up, edge-triggered. What is ready already is reported by
+    /// the next wait.
     ///
     /// # Errors
-    /// `token` is not below [`MAX_TOKENS`], `fd` is registered already or cannot be watched, or the kernel's limit is reached.
+    /// `token` is not below [`MAX_TOKENS`], `fd` is registered already or cannot be watched, or the kernel's
+    /// limit is reached.
     pub fn register(&self, fd: &impl AsFd, token: u32) -> io::Result<()> {
         if token >= MAX_TOKENS {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "reactor token too large"));
@@ -218,8 +224,8 @@ impl Owner {
         Ok(())
     }
 
-    /// Stops watching `fd` and forgets what happened to `token` and was not drained yet. Call it before the descriptor is
-    /// closed: the kernel would forget it by itself, the inbox would not.
+    /// Stops watching `fd` and forgets what happened to `token` and was not drained yet. Call it before the
+    /// descriptor is closed: the kernel would forget it by itself, the inbox would not.
     ///
     /// # Errors
     /// `fd` is not registered.

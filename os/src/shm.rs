@@ -1,13 +1,15 @@
 //! Memory that processes share: anonymous files (memfd) and their mappings.
 //!
-//! A vfio-user client hands its DMA memory to the card's process as file descriptors; both map them. Nothing here gives
-//! out a reference into a mapping: [`Mapping::base`] is a pointer for `bus`, whose accessors are volatile or atomic.
+//! A vfio-user client hands its DMA memory to the card's process as file descriptors; both map them. Nothing
+//! here gives out a reference into a mapping: [`Mapping::base`] is a pointer for `bus`, whose accessors are
+//! volatile or atomic.
 //!
-//! A file's size belongs to everybody who holds it: a peer may shrink it under a mapping, and the file system may be full when a
-//! hole of it is first touched. Access then raises SIGBUS, which would end the process. Files made by [`memfd`] are sealed
-//! against it, and who can ask for a sealed file maps with [`Mapping::sealed`]. For the others a handler puts anonymous memory in
-//! the mapping's place, all of it, and marks it: the access goes on with zeros, [`losses`] counts, and [`Mapping::is_lost`]
-//! tells the owner to shut the peer out. A SIGBUS anywhere else ends the process as it did before.
+//! A file's size belongs to everybody who holds it: a peer may shrink it under a mapping, and the file system
+//! may be full when a hole of it is first touched. Access then raises SIGBUS, which would end the process.
+//! Files made by [`memfd`] are sealed against it, and who can ask for a sealed file maps with
+//! [`Mapping::sealed`]. For the others a handler puts anonymous memory in the mapping's place, all of it, and
+//! marks it: the access goes on with zeros, [`losses`] counts, and [`Mapping::is_lost`] tells the owner to
+//! shut the peer out. A SIGBUS anywhere else ends the process as it did before.
 //!
 //! Limits: [`MAPPINGS`] mappings of a process.
 
@@ -43,7 +45,8 @@ pub fn memfd_for_seals(name: &str, len: u64) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// Bytes of a file, mapped and shared. Unmapped when dropped; the descriptor is not needed any more once it is mapped.
+/// Bytes of a file, mapped and shared. Unmapped when dropped; the descriptor is not needed any more once it
+/// is mapped.
 #[derive(Debug)]
 pub struct Mapping {
     base: NonNull<u8>,
@@ -60,7 +63,8 @@ pub fn losses() -> u64 {
     guard::losses()
 }
 
-/// Lets nobody who gets the file from now on write to it, or map it for writing. Mappings that exist keep their rights.
+/// Lets nobody who gets the file from now on write to it, or map it for writing. Mappings that exist keep
+/// their rights.
 ///
 /// # Errors
 /// The kernel is older than 5.1, or the file's seals are fixed.
@@ -88,8 +92,8 @@ impl Mapping {
     /// Maps `len` bytes from `offset` (a multiple of the page size), readable, and writable if asked for.
     ///
     /// # Errors
-    /// `InvalidInput` when the file does not hold these bytes or `len` is zero; `OutOfMemory` beyond [`MAPPINGS`]; what `mmap`
-    /// says otherwise.
+    /// `InvalidInput` when the file does not hold these bytes or `len` is zero; `OutOfMemory` beyond
+    /// [`MAPPINGS`]; what `mmap` says otherwise.
     pub fn new(fd: BorrowedFd<'_>, offset: u64, len: u64, writable: bool) -> io::Result<Self> {
         let file = File::from(fd.try_clone_to_owned()?);
         let end = offset.checked_add(len).filter(|end| *end <= i64::MAX as u64);
@@ -121,8 +125,8 @@ impl Mapping {
         Ok(Self { base, len: bytes, watch })
     }
 
-    /// Whether the file does not hold these bytes any more, and other memory stands in their place. What was read since the loss
-    /// is zeros, what is written reaches nobody.
+    /// Whether the file does not hold these bytes any more, and other memory stands in their place. What was
+    /// read since the loss is zeros, what is written reaches nobody.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         self.watch.is_lost()

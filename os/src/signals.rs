@@ -1,5 +1,5 @@
-//! Signals as events of the reactor: SIGTERM and SIGINT, so that a long-running command can stop cleanly, and SIGUSR1
-//! and SIGUSR2 for who wants to pull a cable.
+//! Signals as events of the reactor: SIGTERM and SIGINT, so that a long-running command can stop cleanly, and
+//! SIGUSR1 and SIGUSR2 for who wants to pull a cable.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,7 +12,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 pub struct StopSignals(SignalFd);
 
 impl StopSignals {
-    /// Takes SIGTERM and SIGINT away from their default action, for this thread and those that it starts later.
+    /// Takes SIGTERM and SIGINT away from their default action, for this thread and those that it starts
+    /// later.
     ///
     /// # Errors
     /// The kernel refuses one more descriptor.

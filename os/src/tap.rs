@@ -1,7 +1,7 @@
 //! TAP devices: the kernel's end of a cable whose other end is a descriptor.
 //!
-//! A device lives as long as its descriptor. Frames have no prefix and no FCS; the kernel has completed checksums and
-//! cut large sends. Nothing here blocks.
+//! A device lives as long as its descriptor. Frames have no prefix and no FCS; the kernel has completed
+//! checksums and cut large sends. Nothing here blocks.
 
 use std::ffi::c_int;
 use std::io;
@@ -206,8 +206,8 @@ fn request(name: &str) -> Request {
 }
 
 fn ioctl(fd: &OwnedFd, what: libc::c_ulong, request: &mut Request) -> nix::Result<()> {
-    // SAFETY: every request used here takes a `struct ifreq`, which `Request` has the size and layout of, and which
-    // lives through the call.
+    // SAFETY: every request used here takes a `struct ifreq`, which `Request` has the size and layout of, and
+    // which lives through the call.
     Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), what, std::ptr::from_mut(request)) }).map(drop)
 }
 

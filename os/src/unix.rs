@@ -1,7 +1,8 @@
 //! Local stream sockets that carry file descriptors: the transport of vfio-user.
 //!
-//! Non-blocking; every call makes one system call, `EINTR` is retried. Descriptors are attached to the first byte of a send,
-//! and a receive that returns descriptors ends with the bytes that they were sent with (`unix(7)`: ancillary data is a barrier).
+//! Non-blocking; every call makes one system call, `EINTR` is retried. Descriptors are attached to the first
+//! byte of a send, and a receive that returns descriptors ends with the bytes that they were sent with
+//! (`unix(7)`: ancillary data is a barrier).
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -46,8 +47,8 @@ impl Channel {
         Ok(Self(stream))
     }
 
-    /// Sends from `bytes`, `fds` with the first of them. Returns how many bytes the kernel took; with none (no room), no
-    /// descriptor was sent either.
+    /// Sends from `bytes`, `fds` with the first of them. Returns how many bytes the kernel took; with none
+    /// (no room), no descriptor was sent either.
     ///
     /// # Errors
     /// The connection broke.
@@ -67,11 +68,13 @@ impl Channel {
         }
     }
 
-    /// Receives into `buf`, which must not be empty, and appends the descriptors that came with the last byte received.
+    /// Receives into `buf`, which must not be empty, and appends the descriptors that came with the last byte
+    /// received.
     ///
     /// # Errors
-    /// The connection broke. `InvalidData`: a message brought more descriptors than there is room for, in the message or in this
-    /// process; those that arrived are closed again, and the connection is of no use any more.
+    /// The connection broke. `InvalidData`: a message brought more descriptors than there is room for, in the
+    /// message or in this process; those that arrived are closed again, and the connection is of no use any
+    /// more.
     pub fn recv(&self, buf: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<Received> {
         loop {
             count::add(|c| c.recv += 1);
@@ -95,7 +98,8 @@ impl Channel {
             // SAFETY: the kernel has just filled the header in.
             unsafe { take_rights(&header, fds) };
             if header.msg_flags & libc::MSG_CTRUNC != 0 {
-                // The kernel made as many as it could and threw the rest away: which of them are missing nobody knows.
+                // The kernel made as many as it could and threw the rest away: which of them are missing
+                // nobody knows.
                 fds.truncate(before);
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "too many descriptors at once"));
             }
@@ -120,7 +124,8 @@ struct Control([u8; CONTROL]);
 /// # Safety
 /// `header` was filled in by a successful `recvmsg`, its control memory is alive, and this is done once.
 unsafe fn take_rights(header: &libc::msghdr, fds: &mut Vec<OwnedFd>) {
-    // SAFETY: the header describes control memory that the kernel has written, and the macros stay inside of it.
+    // SAFETY: the header describes control memory that the kernel has written, and the macros stay inside of
+    // it.
     unsafe {
         let mut at = libc::CMSG_FIRSTHDR(header);
         while !at.is_null() {
@@ -203,8 +208,8 @@ impl ChannelListener {
     }
 }
 
-/// Whether `path` is a socket that nobody listens on any more. A socket of the wrong type finds that out without
-/// showing up as a client of a living one: that answers "wrong type", a dead one "refused".
+/// Whether `path` is a socket that nobody listens on any more. A socket of the wrong type finds that out
+/// without showing up as a client of a living one: that answers "wrong type", a dead one "refused".
 fn is_dead(path: &Path) -> bool {
     use std::os::unix::fs::FileTypeExt;
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());

@@ -1,4 +1,5 @@
-//! What a peer shares, in a process of its own for each test: some change limits of the process, and some end it.
+//! What a peer shares, in a process of its own for each test: some change limits of the process, and some end
+//! it.
 #![allow(unsafe_code, reason = "touches mappings, as `bus` does")]
 #![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
 

@@ -1,9 +1,9 @@
-//! Tests that are tagged `any`: one description that passes in virtual time, inline, and with the card on a thread of its own behind
-//! a vfio-user socket.
+//! Tests that are tagged `any`: one description that passes in virtual time, inline, and with the card on a
+//! thread of its own behind a vfio-user socket.
 //!
-//! A test is written against [`Any`], for every kind of seat, and waits for what the world shows, never for an exact time; the macro
-//! [`any!`](crate::any) makes three tests of it. What needs exact schedules, faults inside the card or minutes of waiting is
-//! `virtual` and uses [`crate::rig`].
+//! A test is written against [`Any`], for every kind of seat, and waits for what the world shows, never for
+//! an exact time; the macro [`any!`](crate::any) makes three tests of it. What needs exact schedules, faults
+//! inside the card or minutes of waiting is `virtual` and uses [`crate::rig`].
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -121,7 +121,8 @@ impl<P: Seat + 'static> Any<P> {
         self.recover();
     }
 
-    /// Ends the load and shuts down: nothing was lost, failed, corrupted, completed twice or leaked, and the rules of the slot were kept.
+    /// Ends the load and shuts down: nothing was lost, failed, corrupted, completed twice or leaked, and the
+    /// rules of the slot were kept.
     #[track_caller]
     fn finish(mut self) {
         if let Some(load) = self.load.take() {
@@ -174,7 +175,8 @@ pub fn inline(test: impl FnOnce(&mut Any<bus::inproc::InProcess>)) {
     any.finish();
 }
 
-/// In real time, with the card on a thread of its own: all that the two share is a socket, as between processes.
+/// In real time, with the card on a thread of its own: all that the two share is a socket, as between
+/// processes.
 ///
 /// # Panics
 /// When the test fails.
@@ -193,7 +195,8 @@ pub fn split(test: impl FnOnce(&mut Any<lab::far_card::FarCard>)) {
     assert_eq!((held, dma_refused, refused), (0, 0, 0), "what the card holds, and what it was refused");
 }
 
-/// A card for one client. Its thread returns what it held in the end, and how many DMA accesses and requests were refused.
+/// A card for one client. Its thread returns what it held in the end, and how many DMA accesses and requests
+/// were refused.
 fn card(socket: &Path) -> JoinHandle<(usize, u64, u64)> {
     let listener = ChannelListener::bind(socket).expect("a socket");
     std::thread::spawn(move || {
@@ -207,7 +210,8 @@ fn card(socket: &Path) -> JoinHandle<(usize, u64, u64)> {
     })
 }
 
-/// Tests that pass on every runner: `any! { /// What. name(w) { … } }`, where `w` is a [`Any`](crate::anywhere::Any) of any seat.
+/// Tests that pass on every runner: `any! { /// What. name(w) { … } }`, where `w` is a
+/// [`Any`](crate::anywhere::Any) of any seat.
 #[macro_export]
 macro_rules! any {
     ($($(#[$meta:meta])* $name:ident($w:ident) $body:block)*) => {$(

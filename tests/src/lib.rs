@@ -31,7 +31,8 @@ pub fn peer(program: &str, package: &str) -> Option<PathBuf> {
     found
 }
 
-/// Whether the test runs as root. If not, it says that it is skipped for want of `what`, and under `CI=true` it fails.
+/// Whether the test runs as root. If not, it says that it is skipped for want of `what`, and under `CI=true`
+/// it fails.
 ///
 /// # Panics
 /// Under `CI=true`, when it does not.

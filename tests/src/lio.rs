@@ -1,5 +1,6 @@
-//! The Linux kernel's own target (LIO) in a QEMU guest: started by the test with `tests/stock-driver/run`, reached through ports
-//! of this machine's loopback. The guest has no device of ours; its kernel log is judged when it ends.
+//! The Linux kernel's own target (LIO) in a QEMU guest: started by the test with `tests/stock-driver/run`,
+//! reached through ports of this machine's loopback. The guest has no device of ours; its kernel log is
+//! judged when it ends.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -28,8 +29,9 @@ pub struct Lio {
 }
 
 impl Lio {
-    /// Boots a guest with kernel `bookworm` or `backports`, which may print what is in `lists` (of `tests/stock-driver`). `None` where `tests/stock-driver/setup` has not been run: then
-    /// the test says that it is skipped.
+    /// Boots a guest with kernel `bookworm` or `backports`, which may print what is in `lists` (of
+    /// `tests/stock-driver`). `None` where `tests/stock-driver/setup` has not been run: then the test says
+    /// that it is skipped.
     ///
     /// # Panics
     /// When the guest does not come up; under `CI=true` also when nothing is set up.

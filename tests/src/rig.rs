@@ -1,9 +1,10 @@
 //! A world under verified load, and the verdict over it by invariant id.
 //!
-//! [`Rig`] logs sessions in to the embedded target on a strict bus in virtual time and loads them. Tests break
-//! something, [`Rig::heal`] undoes every fault and waits until each session makes progress, and [`Rig::finish`] stops the load,
-//! shuts everything down and hands out a [`Run`]. [`Run::broken`] is the only place where a run is judged, so that the same
-//! function is shown to bite on runs that were spoilt on purpose.
+//! [`Rig`] logs sessions in to the embedded target on a strict bus in virtual time and loads them. Tests
+//! break something, [`Rig::heal`] undoes every fault and waits until each session makes progress, and
+//! [`Rig::finish`] stops the load, shuts everything down and hands out a [`Run`]. [`Run::broken`] is the only
+//! place where a run is judged, so that the same function is shown to bite on runs that were spoilt on
+//! purpose.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -85,8 +86,8 @@ pub struct RigConfig {
 }
 
 impl RigConfig {
-    /// `sessions` sessions under mixed I/O: one request of 1 to 64 KiB a session at a time, half of them writes, at any
-    /// alignment.
+    /// `sessions` sessions under mixed I/O: one request of 1 to 64 KiB a session at a time, half of them
+    /// writes, at any alignment.
     #[must_use]
     pub fn new(sessions: u16) -> Self {
         Self {
@@ -163,12 +164,13 @@ impl RigConfig {
     }
 }
 
-/// The longest that a session may take from the request for a reset to its first completed command (invariant L1), from the
-/// timers that are configured:
+/// The longest that a session may take from the request for a reset to its first completed command (invariant
+/// L1), from the timers that are configured:
 ///
 /// `stop + firmware + chip_reset + 2 * firmware + init + time2wait + login_timeout`
 ///
-/// with `stop = min(stop, close + destroy)`: all connections are torn down in parallel, so their number is not in it.
+/// with `stop = min(stop, close + destroy)`: all connections are torn down in parallel, so their number is
+/// not in it.
 #[must_use]
 pub fn recovery_bound(d: &Deadlines, record: &NodeRecord) -> Duration {
     let login =
@@ -176,7 +178,8 @@ pub fn recovery_bound(d: &Deadlines, record: &NodeRecord) -> Duration {
     d.stop.min(d.close + d.destroy) + d.firmware + d.chip_reset + 2 * d.firmware + d.init + login
 }
 
-/// The same for a chip that answers: every wait for it costs nothing, and what is left is `time2wait` and a second of work.
+/// The same for a chip that answers: every wait for it costs nothing, and what is left is `time2wait` and a
+/// second of work.
 #[must_use]
 pub fn prompt_recovery_bound(record: &NodeRecord) -> Duration {
     Duration::from_secs(u64::from(record.settings.default_time2wait) + 1)
@@ -572,8 +575,8 @@ impl Rig {
     }
 }
 
-/// Undoes every fault that a test may have made: the card answers, the network passes, target, daemon and helper run, and the
-/// interface is wanted up. An adapter in `Failed` is left to itself.
+/// Undoes every fault that a test may have made: the card answers, the network passes, target, daemon and
+/// helper run, and the interface is wanted up. An adapter in `Failed` is left to itself.
 ///
 /// # Panics
 /// When the daemon cannot be started, or the adapter was shut down.

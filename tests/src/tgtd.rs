@@ -31,8 +31,8 @@ impl Tgtd {
         Self::start_in("", ([127, 0, 0, 1], free_port()).into())
     }
 
-    /// Starts a daemon in a network namespace (`ip netns`; the test's own if empty), listening on all its addresses on the
-    /// port of `portal`. `None` if tgtd is not installed.
+    /// Starts a daemon in a network namespace (`ip netns`; the test's own if empty), listening on all its
+    /// addresses on the port of `portal`. `None` if tgtd is not installed.
     #[must_use]
     pub fn start_in(netns: &str, portal: SocketAddr) -> Option<Self> {
         let program = peer("tgtd", "tgt")?;

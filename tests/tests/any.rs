@@ -1,4 +1,5 @@
-//! The main job on every runner: sessions, verified I/O, resets under load, daemons that die, and nothing lost or left.
+//! The main job on every runner: sessions, verified I/O, resets under load, daemons that die, and nothing
+//! lost or left.
 
 use driver::adapter::{AdapterState, OperatorRequest};
 use driver::config::RingSizes;

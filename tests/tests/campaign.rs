@@ -1,9 +1,9 @@
-//! A drawn campaign: one to six incidents over one to sixteen loaded sessions, at drawn moments, overlapping as they fall. Then every
-//! incident ends and **nobody helps**: all sessions make progress again in bounded time, no request has failed, and every invariant
-//! holds.
+//! A drawn campaign: one to six incidents over one to sixteen loaded sessions, at drawn moments, overlapping
+//! as they fall. Then every incident ends and **nobody helps**: all sessions make progress again in bounded
+//! time, no request has failed, and every invariant holds.
 //!
-//! A seed is a whole run. The gate runs a sample, `CNIC_FULL=1` a thousand, `CNIC_SEEDS=FIRST..END` what it says. A seed that fails
-//! prints the line that replays it.
+//! A seed is a whole run. The gate runs a sample, `CNIC_FULL=1` a thousand, `CNIC_SEEDS=FIRST..END` what it
+//! says. A seed that fails prints the line that replays it.
 #![allow(clippy::print_stdout, reason = "the harness shows it when a test fails")]
 
 use std::collections::BTreeMap;
@@ -205,8 +205,8 @@ fn strike(rig: &mut Rig, what: Incident) {
     }
 }
 
-/// The incident is over. What begins again does so as the system starts it: a daemon by its supervisor, an interface by whoever
-/// took it down.
+/// The incident is over. What begins again does so as the system starts it: a daemon by its supervisor, an
+/// interface by whoever took it down.
 fn relent(rig: &mut Rig, what: Incident) {
     let world = &mut rig.world;
     match what {
@@ -335,7 +335,8 @@ fn a_seed_is_a_whole_run() {
     assert_ne!(Campaign::new(3).text, Campaign::new(4).text);
 }
 
-/// The verdict bites: data that goes astray, a session that is never let back, and a card that stays away are all noticed.
+/// The verdict bites: data that goes astray, a session that is never let back, and a card that stays away are
+/// all noticed.
 #[test]
 fn a_run_with_a_defect_does_not_pass() {
     let campaign = |what| {

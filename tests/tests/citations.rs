@@ -1,4 +1,5 @@
-//! Every citation of a specification resolves: `NAME 4.7` in a comment or a document is section 4.7 of a file in `docs`.
+//! Every citation of a specification resolves: `NAME 4.7` in a comment or a document is section 4.7 of a file
+//! in `docs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -45,7 +46,8 @@ fn files(at: &Path, out: &mut Vec<PathBuf>) {
     }
 }
 
-/// Section numbers of a text: `## 4. Title`, `### 4.7 Title`, `## Appendix B. Title`, and table rows `| 5.2.1 | …`.
+/// Section numbers of a text: `## 4. Title`, `### 4.7 Title`, `## Appendix B. Title`, and table rows `| 5.2.1
+/// | …`.
 fn sections(text: &str) -> BTreeSet<String> {
     text.lines()
         .filter(|l| l.starts_with('#') || l.starts_with("| "))

@@ -1,4 +1,5 @@
-//! What runs of the fuzz targets kept, and everything that they ever broke, is replayed here: without libFuzzer and with any compiler.
+//! What runs of the fuzz targets kept, and everything that they ever broke, is replayed here: without
+//! libFuzzer and with any compiler.
 #![allow(clippy::print_stdout, reason = "the harness shows it when a test fails")]
 
 use std::collections::BTreeSet;

@@ -1,4 +1,5 @@
-//! The dependency rule of the house: who may see whom. `hw-model` and `driver` share `hsi`, `bus` and `iscsi` only.
+//! The dependency rule of the house: who may see whom. `hw-model` and `driver` share `hsi`, `bus` and `iscsi`
+//! only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;

@@ -1,6 +1,6 @@
-//! Offloaded sessions of our driver, through the modelled card and host sockets, against the Linux kernel's own target (LIO) in a
-//! QEMU guest. Each test has a guest of its own, whose kernel log is judged at the end. `CNIC_FULL=1` runs each on both
-//! kernels; otherwise on one.
+//! Offloaded sessions of our driver, through the modelled card and host sockets, against the Linux kernel's
+//! own target (LIO) in a QEMU guest. Each test has a guest of its own, whose kernel log is judged at the end.
+//! `CNIC_FULL=1` runs each on both kernels; otherwise on one.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! THIRD-PARTY-NOTICES names every crate that is in what we ship, with its licence and the text that its licence wants to be passed
-//! on. `UPDATE_NOTICES=1 cargo test -p tests --test notices` writes it anew.
+//! THIRD-PARTY-NOTICES names every crate that is in what we ship, with its licence and the text that its
+//! licence wants to be passed on. `UPDATE_NOTICES=1 cargo test -p tests --test notices` writes it anew.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

@@ -63,7 +63,8 @@ fn load_config(w: &mut World, max_bytes: usize) -> LoadConfig {
     }
 }
 
-/// Writes every session's region once, then random requests of all sizes up to `max_bytes`, with the reads judged; then a clean end.
+/// Writes every session's region once, then random requests of all sizes up to `max_bytes`, with the reads
+/// judged; then a clean end.
 fn verify(w: &mut World, record: &NodeRecord, sessions: usize, max_bytes: usize) {
     let entries = w.login(record, sessions).expect("login");
     let config = load_config(w, max_bytes);

@@ -1,4 +1,5 @@
-//! The command line: what clap parses. Secrets and URLs stay text here, so that no error of clap's can repeat them.
+//! The command line: what clap parses. Secrets and URLs stay text here, so that no error of clap's can repeat
+//! them.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
@@ -13,7 +14,8 @@ use crate::perf::Pattern;
 use crate::plug::{Plug, Stack};
 use crate::size;
 
-/// A software model of a NetXtreme II converged NIC with iSCSI offload, its driver, and a target to try them on.
+/// A software model of a NetXtreme II converged NIC with iSCSI offload, its driver, and a target to try them
+/// on.
 #[derive(Debug, Parser)]
 #[command(name = "cnic", version, max_term_width = 110, after_help = exit_codes())]
 pub(crate) struct Cli {
@@ -49,7 +51,8 @@ pub(crate) enum Command {
     Demo(Demo),
     /// Serve disks over iSCSI until SIGTERM or Ctrl-C.
     Target(Target),
-    /// List the targets of a portal (SendTargets) through the modelled card: one line `ADDR:PORT,TAG NAME` for each portal.
+    /// List the targets of a portal (SendTargets) through the modelled card: one line `ADDR:PORT,TAG NAME`
+    /// for each portal.
     #[command(after_help = URL_OPTIONS)]
     Discover(Discover),
     /// Log in through the modelled card and describe the logical unit.
@@ -61,7 +64,8 @@ pub(crate) enum Command {
     /// Measure throughput, latency and cost per I/O through the modelled card.
     #[command(after_help = URL_OPTIONS)]
     Perf(Perf),
-    /// Put the modelled card behind a vfio-user socket, for QEMU or a driver of yours, until SIGTERM or Ctrl-C.
+    /// Put the modelled card behind a vfio-user socket, for QEMU or a driver of yours, until SIGTERM or
+    /// Ctrl-C.
     Chip(Chip),
     /// List the registers of the modelled card.
     Regs,
@@ -110,14 +114,14 @@ pub(crate) struct Chip {
     /// What the port is connected to.
     #[arg(long, default_value = "1g")]
     pub(crate) link: Link,
-    /// How long the PHY takes to bring up a link, in milliseconds: after the cable is plugged in, after a restart of
-    /// autonegotiation, and after another forced speed.
+    /// How long the PHY takes to bring up a link, in milliseconds: after the cable is plugged in, after a
+    /// restart of autonegotiation, and after another forced speed.
     #[arg(long, value_name = "MS", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(0..=60_000))]
     pub(crate) autoneg_ms: u32,
     #[command(flatten)]
     pub(crate) plug: Plug,
-    /// Let offloaded connections reach this machine without a rule of `--nat`: its own addresses, loopback, and link-local ones
-    /// such as a cloud's metadata service.
+    /// Let offloaded connections reach this machine without a rule of `--nat`: its own addresses, loopback,
+    /// and link-local ones such as a cloud's metadata service.
     #[arg(long)]
     pub(crate) nat_local: bool,
     /// Whether the function has MSI-X; without it the stock driver takes MSI.
@@ -129,8 +133,8 @@ pub(crate) struct Chip {
     /// List at the end which registers outside of the table were used.
     #[arg(long)]
     pub(crate) unmodelled: bool,
-    /// Draw everything that happens on a time line in FILE, for ui.perfetto.dev: accesses, doorbells, queue entries, DMA,
-    /// interrupts, resets.
+    /// Draw everything that happens on a time line in FILE, for ui.perfetto.dev: accesses, doorbells, queue
+    /// entries, DMA, interrupts, resets.
     #[arg(long, value_name = "FILE")]
     pub(crate) trace: Option<PathBuf>,
 }
@@ -168,8 +172,8 @@ pub(crate) struct Demo {
     /// Use the card that listens there (`cnic chip --socket PATH`).
     #[arg(long, value_name = "PATH", conflicts_with_all = ["seed", "defect", "split"])]
     pub(crate) socket: Option<PathBuf>,
-    /// Draw everything that happens on a time line in FILE, for ui.perfetto.dev. With `--split` or `--socket` that is the
-    /// driver's side; `cnic chip --trace` has the card's.
+    /// Draw everything that happens on a time line in FILE, for ui.perfetto.dev. With `--split` or `--socket`
+    /// that is the driver's side; `cnic chip --trace` has the card's.
     #[arg(long, value_name = "FILE")]
     pub(crate) trace: Option<PathBuf>,
 }
@@ -186,23 +190,26 @@ fn listen(text: &str) -> Result<SocketAddr, String> {
 
 #[derive(Debug, Args)]
 pub(crate) struct Target {
-    /// Where to listen; port 0 takes a free one and prints it. Given again, the target has another portal, a second path to the
-    /// same disks.
+    /// Where to listen; port 0 takes a free one and prints it. Given again, the target has another portal, a
+    /// second path to the same disks.
     #[arg(long, value_name = "ADDR:PORT", required = true, value_parser = listen)]
     pub(crate) listen: Vec<SocketAddr>,
     /// Name of the target.
     #[arg(long)]
     pub(crate) iqn: String,
-    /// A disk: `ram:64M` (lost at the end) or `file:PATH` (a file or block device that exists). The first is LUN 0.
+    /// A disk: `ram:64M` (lost at the end) or `file:PATH` (a file or block device that exists). The first is
+    /// LUN 0.
     #[arg(long = "lun", value_name = "ram:SIZE|file:PATH", required = true)]
     pub(crate) luns: Vec<String>,
-    /// What an initiator must prove to know, for discovery as well. Others can see it for a moment; `--chap-file` never shows it.
+    /// What an initiator must prove to know, for discovery as well. Others can see it for a moment;
+    /// `--chap-file` never shows it.
     #[arg(long, value_name = "USER:SECRET")]
     pub(crate) chap: Option<String>,
     /// What the target proves to initiators that ask (mutual CHAP).
     #[arg(long, value_name = "USER:SECRET", requires = "chap")]
     pub(crate) mutual: Option<String>,
-    /// File with `USER:SECRET` on line 1 and, for mutual CHAP, the target's on line 2. Only its owner may read or write it.
+    /// File with `USER:SECRET` on line 1 and, for mutual CHAP, the target's on line 2. Only its owner may
+    /// read or write it.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["chap", "mutual"])]
     pub(crate) chap_file: Option<PathBuf>,
     /// Refuse writes.

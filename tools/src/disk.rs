@@ -68,7 +68,8 @@ pub(crate) enum Accepted {
     NotNow,
 }
 
-/// A logical unit during one turn of its host. Each slot has a buffer of the length that the job was started with.
+/// A logical unit during one turn of its host. Each slot has a buffer of the length that the job was started
+/// with.
 pub(crate) trait Disk {
     /// Bytes per logical block.
     fn block_size(&self) -> u32;
@@ -110,8 +111,9 @@ pub(crate) trait Job {
     }
 }
 
-/// Keeps a number of requests of a job under way until it has no more and all have completed. After the first failure nothing
-/// new is started, what is under way is waited for, and the failure is the outcome. Past [`Job::give_up_ns`] it is abandoned.
+/// Keeps a number of requests of a job under way until it has no more and all have completed. After the first
+/// failure nothing new is started, what is under way is waited for, and the failure is the outcome. Past
+/// [`Job::give_up_ns`] it is abandoned.
 pub(crate) struct Pipeline<J> {
     job: J,
     under_way: Vec<Option<Request>>,

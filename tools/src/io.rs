@@ -271,7 +271,8 @@ impl Job for Read {
     }
 }
 
-/// A block that starts with a stamp must be that stamp to its end, be where the stamp says, and be of the expected run.
+/// A block that starts with a stamp must be that stamp to its end, be where the stamp says, and be of the
+/// expected run.
 fn judge(stamp: Stamp, block: u64, data: &[u8], expect: Option<u64>) -> Result<(), Failure> {
     if let Some(at) = stamp.first_difference(data) {
         return Err(wrong(block, &format!("is torn or corrupt from byte {at} on")));

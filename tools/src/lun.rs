@@ -20,8 +20,8 @@ pub(crate) struct Traits {
     pub(crate) block: u32,
 }
 
-/// Makes the unit that `spec` describes. `identity` is stable for the place the unit has: initiators know the disk by it. Flushes
-/// of a file signal `flushed` when they have ended.
+/// Makes the unit that `spec` describes. `identity` is stable for the place the unit has: initiators know the
+/// disk by it. Flushes of a file signal `flushed` when they have ended.
 pub(crate) fn open(
     spec: &str,
     identity: &str,

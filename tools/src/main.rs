@@ -1,8 +1,9 @@
 //! `cnic`: what people type.
 //!
-//! Each command is a thin shell: it parses, asks for a world from `lab`, shows progress on standard error and prints a summary, or
-//! with `--json` one object, on standard output. A failure is one line on standard error that says what to do, and an exit code of
-//! `iscsiadm`. Secrets are taken off the process title before anything else happens, and no text that leaves here repeats one.
+//! Each command is a thin shell: it parses, asks for a world from `lab`, shows progress on standard error and
+//! prints a summary, or with `--json` one object, on standard output. A failure is one line on standard error
+//! that says what to do, and an exit code of `iscsiadm`. Secrets are taken off the process title before
+//! anything else happens, and no text that leaves here repeats one.
 
 #![allow(clippy::disallowed_methods, reason = "progress is shown by the wall clock")]
 

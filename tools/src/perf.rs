@@ -85,8 +85,9 @@ pub(crate) struct Cost {
 }
 
 impl Cost {
-    /// CPU time is only known for the process. It is split as the clock says that the steps of the two sides and the runner's polls
-    /// share the time in which the process was not parked; what other processes took out of all of them drops out.
+    /// CPU time is only known for the process. It is split as the clock says that the steps of the two sides
+    /// and the runner's polls share the time in which the process was not parked; what other processes took
+    /// out of all of them drops out.
     fn of(used: &Usage, ios: u64) -> Self {
         let running = used.process_ns.saturating_sub(used.parks_ns) as f64;
         let stepped = (used.host_ns + used.chip_ns + used.polls_ns) as f64;
@@ -152,8 +153,8 @@ impl PerfReport {
     }
 }
 
-/// Runs `pattern` over the plan's range for `runtime`. What comes back besides the report is how it ended: a job that broke off
-/// still has figures.
+/// Runs `pattern` over the plan's range for `runtime`. What comes back besides the report is how it ended: a
+/// job that broke off still has figures.
 pub(crate) fn run(
     unit: &mut impl Unit,
     plan: &Plan,

@@ -1,4 +1,5 @@
-//! What the card is plugged into, and whose addresses it has: the options that `chip` and the commands with a driver share.
+//! What the card is plugged into, and whose addresses it has: the options that `chip` and the commands with a
+//! driver share.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -41,21 +42,22 @@ fn wire(text: &str) -> Result<Wire, String> {
 /// The cable.
 #[derive(Debug, Args)]
 pub(crate) struct Plug {
-    /// Network: `nat` (offloaded connections are sockets of this machine; all addresses answer ARP, ND and ping, one is a
-    /// DHCP server) or `tap:NAME` (the card's own TCP in frames on that TAP device, which is made if it does not exist; needs
-    /// CAP_NET_ADMIN).
+    /// Network: `nat` (offloaded connections are sockets of this machine; all addresses answer ARP, ND and
+    /// ping, one is a DHCP server) or `tap:NAME` (the card's own TCP in frames on that TAP device, which is
+    /// made if it does not exist; needs CAP_NET_ADMIN).
     #[arg(long, value_name = "KIND", default_value = "nat", value_parser = wire)]
     pub(crate) wire: Wire,
-    /// Where an address of the card's world is found here, such as 10.0.0.2=127.0.0.1 or 10.0.0.2:3260=127.0.0.1:3261
-    /// (`[fd00::2]:3260` for IPv6). May be repeated. An address without a rule means itself.
+    /// Where an address of the card's world is found here, such as 10.0.0.2=127.0.0.1 or
+    /// 10.0.0.2:3260=127.0.0.1:3261 (`[fd00::2]:3260` for IPv6). May be repeated. An address without a rule
+    /// means itself.
     #[arg(long = "nat", value_name = "ADDR[:PORT]=ADDR[:PORT]")]
     pub(crate) nat: Vec<NatRule>,
-    /// Record what crosses the wire in FILE, for Wireshark: the frames of the Ethernet rings, and the segments of offloaded
-    /// connections (with `nat`, those that they amount to).
+    /// Record what crosses the wire in FILE, for Wireshark: the frames of the Ethernet rings, and the
+    /// segments of offloaded connections (with `nat`, those that they amount to).
     #[arg(long, value_name = "FILE")]
     pub(crate) pcap: Option<PathBuf>,
-    /// Largest size of that file; the recording ends there, and the card goes on. The file is the user's alone: it holds proofs of
-    /// secrets, and the data.
+    /// Largest size of that file; the recording ends there, and the card goes on. The file is the user's
+    /// alone: it holds proofs of secrets, and the data.
     #[arg(long, value_name = "SIZE", default_value = "4G", value_parser = size::parse, requires = "pcap")]
     pub(crate) pcap_limit: u64,
 }
@@ -150,8 +152,9 @@ pub(crate) struct Stack {
     /// Use the card that listens there (`cnic chip --socket PATH`) instead of one in this process.
     #[arg(long, value_name = "PATH", conflicts_with_all = ["wire", "nat", "pcap"])]
     pub(crate) card: Option<PathBuf>,
-    /// An address of the iSCSI function: `ip=ADDR/LEN[,gw=ADDR][,vlan=ID][,pcp=N][,mtu=N]`, or `dhcp`, `dhcp6`, `auto6` in place
-    /// of `ip=`. May be repeated [default with nat: static addresses of documentation networks].
+    /// An address of the iSCSI function: `ip=ADDR/LEN[,gw=ADDR][,vlan=ID][,pcp=N][,mtu=N]`, or `dhcp`,
+    /// `dhcp6`, `auto6` in place of `ip=`. May be repeated [default with nat: static addresses of
+    /// documentation networks].
     #[arg(long = "iface", value_name = "ADDRESS")]
     pub(crate) ifaces: Vec<IfaceConfig>,
     /// Let a helper in a process of its own resolve addresses: `iscsiuio --driver PATH`.

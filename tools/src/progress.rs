@@ -1,6 +1,7 @@
 //! Progress on standard error for work that takes longer than a second.
 //!
-//! On a terminal one line is rewritten five times a second and wiped at the end; elsewhere a plain line appears every ten seconds.
+//! On a terminal one line is rewritten five times a second and wiped at the end; elsewhere a plain line
+//! appears every ten seconds.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};

@@ -1,7 +1,9 @@
-//! A logical unit reached through the modelled card: a world of its own, logged in over the network that the card is plugged into.
+//! A logical unit reached through the modelled card: a world of its own, logged in over the network that the
+//! card is plugged into.
 //!
-//! Driver, daemon and the job run in this process and thread, and so does the card unless it is another process's. The job
-//! is the user of the block API and runs where the adapter runs, so the fast path has no hand-over.
+//! Driver, daemon and the job run in this process and thread, and so does the card unless it is another
+//! process's. The job is the user of the block API and runs where the adapter runs, so the fast path has no
+//! hand-over.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -76,8 +78,8 @@ pub(crate) struct Reached<P: Seat> {
 }
 
 impl Remote {
-    /// Brings up a card and logs in. `depth` is how many commands the session may have under way; with `spin` the world polls
-    /// instead of sleeping.
+    /// Brings up a card and logs in. `depth` is how many commands the session may have under way; with `spin`
+    /// the world polls instead of sleeping.
     pub(crate) fn connect(url: &DiskUrl, stack: &Stack, depth: usize, spin: bool) -> Result<Self, Failure> {
         let portal = url.login.resolve()?;
         let failed = |e: WorldError| failure(&e, &format!("cannot log in to {} at {portal}", url.target));

@@ -1,8 +1,8 @@
 //! What leaves a command.
 //!
-//! A command that ends by itself writes its report as long as somebody reads it, and fails when it cannot be written. A command that
-//! runs until it is told to stop must outlive whoever reads: its lines go through [`os::log`], which waits for nobody and drops
-//! what does not fit.
+//! A command that ends by itself writes its report as long as somebody reads it, and fails when it cannot be
+//! written. A command that runs until it is told to stop must outlive whoever reads: its lines go through
+//! [`os::log`], which waits for nobody and drops what does not fit.
 
 use std::io::{self, Write};
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! CHAP secrets on their way from the command line to a login: never printed, and taken off the process title.
+//! CHAP secrets on their way from the command line to a login: never printed, and taken off the process
+//! title.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -22,8 +23,8 @@ pub(crate) fn parse(what: &str, text: &str) -> Result<Credentials, Failure> {
     }
 }
 
-/// A file with `USER:SECRET` on the first line and, for mutual CHAP, the target's on the second. Nobody but its owner may have
-/// anything to do with it: whoever can write it decides who logs in.
+/// A file with `USER:SECRET` on the first line and, for mutual CHAP, the target's on the second. Nobody but
+/// its owner may have anything to do with it: whoever can write it decides who logs in.
 pub(crate) fn read_file(path: &Path) -> Result<(Credentials, Option<Credentials>), Failure> {
     let name = path.display();
     let failed = |e: std::io::Error| Failure::usage(format!("cannot read the CHAP file {name}: {e}"));
@@ -92,8 +93,8 @@ fn mask_after_colon(value: &[u8]) -> OsString {
     joined(&[user, b":", MASK.as_bytes()])
 }
 
-/// Masks `user%secret@` and all from the first `password=` on, in whatever may be meant as an iSCSI URL: a URL with a slash
-/// too few is refused, but it was in the process list before.
+/// Masks `user%secret@` and all from the first `password=` on, in whatever may be meant as an iSCSI URL: a
+/// URL with a slash too few is refused, but it was in the process list before.
 fn mask_url(arg: &[u8]) -> OsString {
     let mut shown = arg.to_vec();
     // To the last `@`: a secret may hold one.

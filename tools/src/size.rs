@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// Bytes: a number and an optional `k`, `M`, `G` or `T` (powers of 1024; `KiB`, `MB` and the like mean the same).
+/// Bytes: a number and an optional `k`, `M`, `G` or `T` (powers of 1024; `KiB`, `MB` and the like mean the
+/// same).
 pub(crate) fn parse(text: &str) -> Result<u64, String> {
     let (number, unit) = split(text);
     let shift = match unit.to_ascii_lowercase().trim_end_matches("ib").trim_end_matches('b') {

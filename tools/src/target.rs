@@ -129,7 +129,8 @@ fn auth(options: &cli::Target) -> Result<Auth, Failure> {
     if let (Some(a), Some(b)) = (&chap, &mutual)
         && a.secret == b.secret
     {
-        // RFC 7143 12.1.3: an initiator must refuse a target that proves itself with the initiator's own secret.
+        // RFC 7143 12.1.3: an initiator must refuse a target that proves itself with the initiator's own
+        // secret.
         return Err(Failure::usage("the secrets of --chap and --mutual must differ"));
     }
     let weak = |c: &Option<Credentials>| c.as_ref().is_some_and(|c| c.secret.is_short());

@@ -1,8 +1,9 @@
 //! `iscsi://[user[%secret]@]host[:port]/iqn/lun`, as libiscsi and QEMU write it.
 //!
-//! After a `?`, libiscsi's `header_digest`, `target_user` and `target_password` are understood, and `data_digest`. A secret that is
-//! not in the URL is taken from libiscsi's environment variables (`LIBISCSI_CHAP_USERNAME`, `LIBISCSI_CHAP_PASSWORD` and their
-//! `TARGET` forms), where no other user of the machine can see it. Errors never repeat the URL.
+//! After a `?`, libiscsi's `header_digest`, `target_user` and `target_password` are understood, and
+//! `data_digest`. A secret that is not in the URL is taken from libiscsi's environment variables
+//! (`LIBISCSI_CHAP_USERNAME`, `LIBISCSI_CHAP_PASSWORD` and their `TARGET` forms), where no other user of the
+//! machine can see it. Errors never repeat the URL.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 
@@ -119,8 +120,8 @@ impl Login {
 
 const QUERY_KEYS: [&str; 4] = ["header_digest", "data_digest", "target_user", "target_password"];
 
-/// Both secrets may hold `?` and `@`. The query begins at the first `?` after which there is nothing but options that we know; if
-/// there is none, at the first one after the last `@`.
+/// Both secrets may hold `?` and `@`. The query begins at the first `?` after which there is nothing but
+/// options that we know; if there is none, at the first one after the last `@`.
 fn split_query(text: &str) -> (&str, &str) {
     let known = |pair: &str| pair.split_once('=').is_some_and(|(key, _)| QUERY_KEYS.contains(&key));
     let query = text.match_indices('?').map(|(at, _)| at).find(|at| text[at + 1..].split('&').all(known));

@@ -38,8 +38,8 @@ fn tshark(program: &Path, decode: &str, file: &Path, filter: &str, fields: &[&st
     text.lines().map(str::to_owned).collect()
 }
 
-/// Two sessions under verified load, and an MTU change. Requests are small: tshark 4.0 loses its place in PDUs of many
-/// segments now and then.
+/// Two sessions under verified load, and an MTU change. Requests are small: tshark 4.0 loses its place in
+/// PDUs of many segments now and then.
 fn small_requests_and_a_reset(socket: &Path) {
     let target = lab::demo::ram_target(TARGET, 2048, Auth::default());
     let config = FarConfig { target: Some(target), ..FarConfig::new(socket) };

@@ -1,4 +1,5 @@
-//! `cnic chip` and `cnic regs`: sockets that come and go, clients that come and go, and an end that leaves nothing behind.
+//! `cnic chip` and `cnic regs`: sockets that come and go, clients that come and go, and an end that leaves
+//! nothing behind.
 #![allow(
     clippy::disallowed_methods,
     reason = "child processes live in real time; nothing asserts on the clock"

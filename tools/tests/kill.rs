@@ -1,6 +1,8 @@
-//! `kill -9` of card or driver in the middle of their work: the other one notices, gives everything back, and starts again.
+//! `kill -9` of card or driver in the middle of their work: the other one notices, gives everything back, and
+//! starts again.
 //!
-//! A handful of places by default; with `CNIC_FULL=1` each of the first 200 accesses, and each of the first 200 under load.
+//! A handful of places by default; with `CNIC_FULL=1` each of the first 200 accesses, and each of the first
+//! 200 under load.
 #![allow(
     clippy::disallowed_methods,
     reason = "child processes live in real time; nothing asserts on the clock"
@@ -45,7 +47,8 @@ fn places(few: &[u64]) -> Vec<u64> {
     }
 }
 
-/// Descriptors of this process. The file that `os::event` signals with is opened once and stays: it is there before the first count.
+/// Descriptors of this process. The file that `os::event` signals with is opened once and stays: it is there
+/// before the first count.
 fn descriptors() -> usize {
     let event = os::event::Event::new().expect("an eventfd");
     let copy = event.as_fd().try_clone_to_owned().expect("a second descriptor");

@@ -1,5 +1,6 @@
-//! Readers, guests and local users who mean harm, against processes: none of them stops `cnic target` or `cnic chip`
-//! (docs/security.md). What memory and descriptors of a peer can do is tested in `os/tests/peers.rs` and `bus`.
+//! Readers, guests and local users who mean harm, against processes: none of them stops `cnic target` or
+//! `cnic chip` (docs/security.md). What memory and descriptors of a peer can do is tested in
+//! `os/tests/peers.rs` and `bus`.
 #![allow(
     clippy::disallowed_methods,
     reason = "child processes live in real time; nothing asserts on the clock"

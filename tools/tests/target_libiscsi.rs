@@ -1,5 +1,5 @@
-//! `cnic target` against Debian's libiscsi tools: discovery, identification and capacity, with CHAP right, wrong and missing, and
-//! what an open port of a target must survive.
+//! `cnic target` against Debian's libiscsi tools: discovery, identification and capacity, with CHAP right,
+//! wrong and missing, and what an open port of a target must survive.
 #![allow(clippy::disallowed_methods, reason = "real peers live in real time; nothing asserts on the clock")]
 
 mod common;
@@ -136,7 +136,8 @@ fn write_protection_is_switched_from_outside() {
     assert!(out.contains("SWP:0"), "{out}");
 }
 
-/// QEMU asks GET LBA STATUS for everything that it copies. It reads the URLs with a module of its own (qemu-block-extra).
+/// QEMU asks GET LBA STATUS for everything that it copies. It reads the URLs with a module of its own
+/// (qemu-block-extra).
 #[test]
 fn qemu_img_copies_and_maps_without_an_error_line() {
     let Some(qemu_img) = peer("qemu-img", "qemu-utils") else { return };

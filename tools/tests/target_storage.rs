@@ -1,5 +1,5 @@
-//! `cnic target` and the files that it serves: they shrink when blocks are unmapped, belong to one server, and when they fail the
-//! log says what and why.
+//! `cnic target` and the files that it serves: they shrink when blocks are unmapped, belong to one server,
+//! and when they fail the log says what and why.
 #![allow(clippy::disallowed_methods, reason = "real peers live in real time; nothing asserts on the clock")]
 
 mod common;
@@ -79,7 +79,8 @@ impl Client {
         (bhs, data)
     }
 
-    /// Runs a command that reads up to `expected` bytes or writes `out`, all of it immediate: what came, or why not.
+    /// Runs a command that reads up to `expected` bytes or writes `out`, all of it immediate: what came, or
+    /// why not.
     fn run(&mut self, cdb: &[u8], expected: u32, out: &[u8]) -> Result<Vec<u8>, Sense> {
         self.itt += 1;
         let mut pdu = ScsiCommand::new();

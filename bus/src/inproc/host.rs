@@ -56,8 +56,8 @@ pub(super) struct Host {
 
 /// Allocations are this far apart in bus addresses; a buffer is smaller.
 const REGION_SHIFT: u32 = 32;
-/// Freed region numbers rest until so many others were freed, so that a stale address faults instead of hitting
-/// a new buffer.
+/// Freed region numbers rest until so many others were freed, so that a stale address faults instead of
+/// hitting a new buffer.
 const REGION_REST: usize = 64;
 
 impl Host {

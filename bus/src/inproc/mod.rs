@@ -1,10 +1,11 @@
 //! The in-process bus: a slot that joins a card and a driver in one thread.
 //!
-//! Register and doorbell writes go through the slot's posted queue and reach the card when it is stepped, or before
-//! the next read. A virtual world may hold both directions for a bounded time ([`Timing`]), which is where drivers
-//! have their bugs. A *strict* slot also checks every DMA access against what is lent, in that direction and in this
-//! epoch, and keeps what it refused as [`Violation`]s. Host memory is heap; a bus address names its allocation in
-//! the upper half, so that translation is an index and no two allocations are adjacent.
+//! Register and doorbell writes go through the slot's posted queue and reach the card when it is stepped, or
+//! before the next read. A virtual world may hold both directions for a bounded time ([`Timing`]), which is
+//! where drivers have their bugs. A *strict* slot also checks every DMA access against what is lent, in that
+//! direction and in this epoch, and keeps what it refused as [`Violation`]s. Host memory is heap; a bus
+//! address names its allocation in the upper half, so that translation is an index and no two allocations are
+//! adjacent.
 
 mod host;
 mod platform;
@@ -42,8 +43,8 @@ pub struct SlotConfig {
     pub timing: Timing,
     /// Limit of DMA memory, in bytes.
     pub dma_limit: usize,
-    /// Whether each allocation is an anonymous file, for a helper in another process, instead of heap. It costs a
-    /// descriptor each.
+    /// Whether each allocation is an anonymous file, for a helper in another process, instead of heap. It
+    /// costs a descriptor each.
     pub shareable: bool,
 }
 

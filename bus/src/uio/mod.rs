@@ -1,14 +1,17 @@
-//! The seam between a driver and the iscsiuio helper: path requests, and the uio export of the card's extra L2 ring.
+//! The seam between a driver and the iscsiuio helper: path requests, and the uio export of the card's extra
+//! L2 ring.
 //!
-//! In the real stack these are NETLINK_ISCSI messages (PATH_REQ, PATH_UPDATE, IF_DOWN) and `/dev/uioN`: status block, L2 ring and
-//! its buffers as memory that driver, card and helper share, and registers behind an mmapped BAR (ISCSIUIO 3.1, 5.1, 8). Here
-//! both go through one pair of bounded ports. Memory is shared as [`View`]s. Registers are not: a write is a message that
-//! the driver carries out if the register is the helper's, and reads are answered
-//! from what the driver read when it opened the ring, as these registers do not change before the next reset.
+//! In the real stack these are NETLINK_ISCSI messages (PATH_REQ, PATH_UPDATE, IF_DOWN) and `/dev/uioN`:
+//! status block, L2 ring and its buffers as memory that driver, card and helper share, and registers behind
+//! an mmapped BAR (ISCSIUIO 3.1, 5.1, 8). Here both go through one pair of bounded ports. Memory is shared as
+//! [`View`]s. Registers are not: a write is a message that the driver carries out if the register is the
+//! helper's, and reads are answered from what the driver read when it opened the ring, as these registers do
+//! not change before the next reset.
 //!
-//! Every open starts the rings over and has a generation of its own; what carries an older one is dropped and counted. A helper
-//! that is slow, stuck or dead costs the driver nothing but path requests: the ring's memory is never used for anything
-//! else, and after IF_DOWN the card lets go of it whether the helper closes or not.
+//! Every open starts the rings over and has a generation of its own; what carries an older one is dropped and
+//! counted. A helper that is slow, stuck or dead costs the driver nothing but path requests: the ring's
+//! memory is never used for anything else, and after IF_DOWN the card lets go of it whether the helper closes
+//! or not.
 //!
 //! Not modelled: the real `/dev/uioN`, the 57810's four-page ring.
 
@@ -26,8 +29,8 @@ use crate::mem::{PAGE_SIZE, View};
 pub const STATUS_BYTES: usize = PAGE_SIZE;
 /// Bytes of the L2 ring: a page of transmit BDs, then a page of receive BDs.
 pub const RING_BYTES: usize = 2 * PAGE_SIZE;
-/// Bytes of one frame buffer: a frame of MTU 9000 with VLAN tag and FCS, behind the card's header and padding. (The kernel's cnic has
-/// 0x400, in which a ping of the MTU's size does not fit.)
+/// Bytes of one frame buffer: a frame of MTU 9000 with VLAN tag and FCS, behind the card's header and
+/// padding. (The kernel's cnic has 0x400, in which a ping of the MTU's size does not fit.)
 pub const BUFFER_BYTES: usize = 0x2400;
 /// Receive buffers; buffer 0 is the transmit buffer, receive buffers follow.
 pub const RX_BUFFERS: usize = 3;

@@ -1,13 +1,15 @@
-//! The seam between driver and helper over a local stream socket: the messages of [`super`] as bytes and descriptors.
+//! The seam between driver and helper over a local stream socket: the messages of [`super`] as bytes and
+//! descriptors.
 //!
-//! Sans-IO: whoever owns the socket feeds what it received and sends what [`Outbox::next`] shows. [`Exporter`] is the
-//! driver's end, [`UioClient`] the helper's. Each end begins with a hello of magic and version. A message is
-//! a length (u32, of what follows the head), a kind (u8), the number of its descriptors (u8), two zero bytes, and its body;
-//! all little-endian. Descriptors go with a message's first byte. Opened carries the files of the status block, ring, and
-//! buffers, each with its offset, and an eventfd that counts the ring's interrupts.
+//! Sans-IO: whoever owns the socket feeds what it received and sends what [`Outbox::next`] shows.
+//! [`Exporter`] is the driver's end, [`UioClient`] the helper's. Each end begins with a hello of magic and
+//! version. A message is a length (u32, of what follows the head), a kind (u8), the number of its descriptors
+//! (u8), two zero bytes, and its body; all little-endian. Descriptors go with a message's first byte. Opened
+//! carries the files of the status block, ring, and buffers, each with its offset, and an eventfd that counts
+//! the ring's interrupts.
 //!
-//! What makes no sense is a [`WireError`]; the connection is of no use any more. Queues are bounded: a peer that takes
-//! nothing is dropped by the owner.
+//! What makes no sense is a [`WireError`]; the connection is of no use any more. Queues are bounded: a peer
+//! that takes nothing is dropped by the owner.
 
 use std::collections::VecDeque;
 use std::io;
@@ -270,8 +272,8 @@ impl Default for Exporter {
 }
 
 impl Exporter {
-    /// Queues a message. An Opened whose memory cannot be shared becomes a refusal, and what is returned tells the
-    /// driver that the ring is closed.
+    /// Queues a message. An Opened whose memory cannot be shared becomes a refusal, and what is returned
+    /// tells the driver that the ring is closed.
     ///
     /// # Errors
     /// [`WireError::Slow`]: nothing was queued.
@@ -360,7 +362,8 @@ impl Exporter {
     }
 }
 
-/// The rest of an Opened, with its descriptors; `None` when memory cannot be shared, or no descriptor is left.
+/// The rest of an Opened, with its descriptors; `None` when memory cannot be shared, or no descriptor is
+/// left.
 fn share(maps: &UioMaps, body: &mut Vec<u8>) -> Option<(Vec<OwnedFd>, Signal)> {
     let mut fds = Vec::new();
     for view in [&maps.status, &maps.ring, &maps.buffers] {

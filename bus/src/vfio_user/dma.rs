@@ -1,10 +1,10 @@
 //! The client's memory as the card sees it: maps by bus address.
 //!
-//! QEMU maps and unmaps guest memory in pieces while the firmware runs, so nothing may hold on to a pointer: every
-//! access is looked up. A lookup is one compare when its page was looked up since the last change (the cache is tagged
-//! with the generation of the table). Maps never overlap, and an unmap names exactly one of them, or all. An access may
-//! run over several maps that touch; it happens in pieces, and only if all of them permit it. A map without a
-//! descriptor is *remote*: its bytes travel in messages.
+//! QEMU maps and unmaps guest memory in pieces while the firmware runs, so nothing may hold on to a pointer:
+//! every access is looked up. A lookup is one compare when its page was looked up since the last change (the
+//! cache is tagged with the generation of the table). Maps never overlap, and an unmap names exactly one of
+//! them, or all. An access may run over several maps that touch; it happens in pieces, and only if all of
+//! them permit it. A map without a descriptor is *remote*: its bytes travel in messages.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;

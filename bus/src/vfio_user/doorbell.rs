@@ -1,10 +1,11 @@
 //! Doorbells that a client rings without a message, and the slot's state page.
 //!
-//! A card may name pages of a BAR that hold nothing but 16-bit producer indexes, where a later write covers an earlier one.
-//! A client of ours maps them (an anonymous file, sparse to the offset in the BAR), and the server compares the
-//! words with what it saw last: words of busy pages each turn, of a few idle ones in rotation, and all of them before any
-//! access is served and before it parks. The *state page* tells the client the epoch, and whether the server is parked;
-//! only then does the client's store need a kick through the eventfd.
+//! A card may name pages of a BAR that hold nothing but 16-bit producer indexes, where a later write covers
+//! an earlier one. A client of ours maps them (an anonymous file, sparse to the offset in the BAR), and the
+//! server compares the words with what it saw last: words of busy pages each turn, of a few idle ones in
+//! rotation, and all of them before any access is served and before it parks. The *state page* tells the
+//! client the epoch, and whether the server is parked; only then does the client's store need a kick through
+//! the eventfd.
 //!
 //! Every epoch has a file of its own: a store that comes late reaches a file at which nobody looks.
 
@@ -129,7 +130,8 @@ impl Doorbells {
         self.mapped.is_some()
     }
 
-    /// Reports the indexes that changed, as offsets in the BAR and values: those of busy pages and a few idle ones, or all.
+    /// Reports the indexes that changed, as offsets in the BAR and values: those of busy pages and a few idle
+    /// ones, or all.
     pub(super) fn poll(&mut self, all: bool, out: &mut Vec<(u64, u16)>) {
         let Some(m) = &mut self.mapped else { return };
         if all {
@@ -152,8 +154,8 @@ impl Doorbells {
         }
     }
 
-    /// Tells the client that from now on it has to kick. Whatever it stored before it can know that must be looked for once
-    /// more, after this.
+    /// Tells the client that from now on it has to kick. Whatever it stored before it can know that must be
+    /// looked for once more, after this.
     pub(super) fn park(&mut self) {
         self.parked = true;
         self.state.store32(STATE_PARKED, 1);

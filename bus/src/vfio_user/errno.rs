@@ -1,5 +1,5 @@
-//! Error numbers as they travel in error replies (Linux values). An error reply never carries zero: QEMU takes that for
-//! success.
+//! Error numbers as they travel in error replies (Linux values). An error reply never carries zero: QEMU
+//! takes that for success.
 
 use std::fmt;
 use std::io;

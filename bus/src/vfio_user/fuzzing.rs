@@ -1,8 +1,9 @@
-//! Hostile peers, described once: for the property tests here, for the fuzz targets in `fuzz/`, and for the replay of what those found.
+//! Hostile peers, described once: for the property tests here, for the fuzz targets in `fuzz/`, and for the
+//! replay of what those found.
 //!
-//! A description is a sequence of calls. Property tests draw one value by value; [`calls`] and [`lies`] read one out of any bytes,
-//! so that a fuzzer's mutations of the bytes are mutations of the sequence. [`run_server`] and [`run_client`] play it and check what
-//! must hold whatever the peer does.
+//! A description is a sequence of calls. Property tests draw one value by value; [`calls`] and [`lies`] read
+//! one out of any bytes, so that a fuzzer's mutations of the bytes are mutations of the sequence.
+//! [`run_server`] and [`run_client`] play it and check what must hold whatever the peer does.
 #![cfg_attr(not(test), allow(clippy::unwrap_used, clippy::missing_panics_doc))]
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,7 +27,8 @@ const STEPS: usize = 64;
 /// What a client does to a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call {
-    /// Sends a well-formed message: kind (0 posted, 1 a reply, else a request), command, payload, and how many descriptors.
+    /// Sends a well-formed message: kind (0 posted, 1 a reply, else a request), command, payload, and how
+    /// many descriptors.
     Message {
         /// Of the header.
         kind: u8,
@@ -73,8 +75,8 @@ impl Cursor<'_> {
     }
 }
 
-/// The calls that `input` describes. With the top bit of its length byte, a payload's first word is its length, as many commands
-/// want it; longer ones come in units of four bytes.
+/// The calls that `input` describes. With the top bit of its length byte, a payload's first word is its
+/// length, as many commands want it; longer ones come in units of four bytes.
 #[must_use]
 pub fn calls(input: &[u8]) -> Vec<Call> {
     let mut c = Cursor(input);
@@ -121,8 +123,9 @@ fn descriptor(index: usize) -> OwnedFd {
     if index == 0 { shared(3).1 } else { Event::new().unwrap().as_fd().try_clone_to_owned().unwrap() }
 }
 
-/// A server with small limits, and a client that says `calls` after its greeting: each request is answered exactly once and with
-/// a real error, nothing grows beyond its limit, and nothing is left of a client that has gone.
+/// A server with small limits, and a client that says `calls` after its greeting: each request is answered
+/// exactly once and with a real error, nothing grows beyond its limit, and nothing is left of a client that
+/// has gone.
 ///
 /// # Panics
 /// When that does not hold.
@@ -221,7 +224,8 @@ pub fn run_client(lies: &[Lie]) {
 mod tests {
     use super::*;
 
-    /// The seeds of a fuzz target: what a run of it kept because it reached something new, and everything it ever broke.
+    /// The seeds of a fuzz target: what a run of it kept because it reached something new, and everything it
+    /// ever broke.
     fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
         let dir = format!("{}/../fuzz/seeds/{target}", env!("CARGO_MANIFEST_DIR"));
         let mut all: Vec<_> = std::fs::read_dir(dir)

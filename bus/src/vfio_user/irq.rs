@@ -1,9 +1,9 @@
 //! Where interrupts go: the client's eventfds, by interrupt type.
 //!
-//! The client owns the MSI and MSI-X capabilities as its driver sees them, table and masks included; here a vector has an
-//! eventfd or none. A vector that is signalled without one stays pending, and is signalled when its eventfd arrives: QEMU
-//! sends them one by one, takes all away when their number grows, and sends them again. INTx is a level: signalling masks
-//! it, and an unmask signals again while the level stands.
+//! The client owns the MSI and MSI-X capabilities as its driver sees them, table and masks included; here a
+//! vector has an eventfd or none. A vector that is signalled without one stays pending, and is signalled when
+//! its eventfd arrives: QEMU sends them one by one, takes all away when their number grows, and sends them
+//! again. INTx is a level: signalling masks it, and an unmask signals again while the level stands.
 
 use os::event::Signal;
 use std::os::fd::OwnedFd;
@@ -179,8 +179,8 @@ impl IrqTable {
         self.raise_level();
     }
 
-    /// A message-signalled interrupt. `msi` and `msix` say what config space has enabled; a client that only installs
-    /// eventfds means the same.
+    /// A message-signalled interrupt. `msi` and `msix` say what config space has enabled; a client that only
+    /// installs eventfds means the same.
     pub(super) fn message(&mut self, v: Vector, msi: bool, msix: bool) {
         let line = if msix || self.msix.iter().any(|l| l.fd.is_some()) {
             self.msix.get_mut(usize::from(v.0))

@@ -1,7 +1,7 @@
 //! The socket as a session sees it while it waits.
 //!
-//! Sessions are fed bytes and leave bytes; only while one waits for an answer does it drive the socket itself, through this
-//! trait, and never without a deadline. [`SocketLink`] is the real one.
+//! Sessions are fed bytes and leave bytes; only while one waits for an answer does it drive the socket
+//! itself, through this trait, and never without a deadline. [`SocketLink`] is the real one.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
@@ -27,8 +27,8 @@ pub enum Turn {
 
 /// A way to the peer.
 pub trait Link {
-    /// Sends from `out` and receives into `into`, as far as possible without waiting; when nothing moved, waits for either
-    /// until `until`.
+    /// Sends from `out` and receives into `into`, as far as possible without waiting; when nothing moved,
+    /// waits for either until `until`.
     fn turn(&mut self, out: &mut Outbox, into: &mut Inbox, until: Instant) -> Turn;
 }
 
@@ -45,8 +45,8 @@ impl SocketLink {
         Self { channel, buf: vec![0; CHUNK] }
     }
 
-    /// Sends and receives what is possible without waiting. Returns whether something moved, or `None`: the peer is gone
-    /// and everything it sent was received.
+    /// Sends and receives what is possible without waiting. Returns whether something moved, or `None`: the
+    /// peer is gone and everything it sent was received.
     pub fn exchange(&mut self, out: &mut Outbox, into: &mut Inbox) -> Option<bool> {
         let mut moved = false;
         let mut alive = true;

@@ -1,8 +1,9 @@
 //! What the messages say: every request as a type, from and to its payload.
 //!
-//! Layouts are those of the vfio-user specification (QEMU `docs/interop/vfio-user.rst`, libvfio-user) and of the VFIO
-//! structures that it borrows. Parsing checks form (lengths, sizes, transfer limit); what the values mean is checked by
-//! whoever serves the request. Not spoken: migration and dirty-page tracking, device features, twin sockets.
+//! Layouts are those of the vfio-user specification (QEMU `docs/interop/vfio-user.rst`, libvfio-user) and of
+//! the VFIO structures that it borrows. Parsing checks form (lengths, sizes, transfer limit); what the values
+//! mean is checked by whoever serves the request. Not spoken: migration and dirty-page tracking, device
+//! features, twin sockets.
 
 use super::errno::Errno;
 

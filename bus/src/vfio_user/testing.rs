@@ -314,7 +314,8 @@ pub(super) fn bytes(m: &SharedMem, at: usize) -> [u8; 12] {
 
 pub(super) const WRITTEN: [u8; 12] = *b"payload!\x07\0\0\0";
 
-/// A link that runs the server on the spot. It may break after so many bytes in either direction, or carry nothing.
+/// A link that runs the server on the spot. It may break after so many bytes in either direction, or carry
+/// nothing.
 #[derive(Clone)]
 pub(super) struct Inline {
     pub(super) raw: Rc<RefCell<Raw>>,

@@ -1,8 +1,8 @@
 //! Version negotiation: what each side can take, as JSON in the first message.
 //!
-//! One member is of our own, `cnic_slot`: a client that proposes it is offered the slot's state page and mapped
-//! doorbells ([`super::doorbell`]). QEMU does not propose it, and so keeps its writes posted: it stops posting as soon as
-//! any region can be mapped.
+//! One member is of our own, `cnic_slot`: a client that proposes it is offered the slot's state page and
+//! mapped doorbells ([`super::doorbell`]). QEMU does not propose it, and so keeps its writes posted: it stops
+//! posting as soon as any region can be mapped.
 
 use serde_json::{Map, Value, json};
 
@@ -72,8 +72,8 @@ impl Capabilities {
     /// Reads a peer's text; an empty one says nothing. Unknown members are skipped.
     ///
     /// # Errors
-    /// `EINVAL` when it is no JSON object, not terminated, too long, or a member has another type; `EOPNOTSUPP` when the
-    /// peer cannot use pages of 4 KiB.
+    /// `EINVAL` when it is no JSON object, not terminated, too long, or a member has another type;
+    /// `EOPNOTSUPP` when the peer cannot use pages of 4 KiB.
     pub fn decode(text: &[u8]) -> Result<Self, Errno> {
         let mut out = Self::SILENT;
         if text.is_empty() {

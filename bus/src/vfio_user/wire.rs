@@ -1,11 +1,12 @@
 //! Framing: bytes and descriptors in, whole messages out, and the other way round.
 //!
-//! A message is a 16-byte header (id, command, size with header, flags, error) and a payload, little-endian. The stream
-//! has no other marks, so a size below 16 ends the session; everything else that is wrong with a message is answered, and
-//! the message is consumed whole, also when it is longer than we accept: its bytes are then dropped as they arrive.
+//! A message is a 16-byte header (id, command, size with header, flags, error) and a payload, little-endian.
+//! The stream has no other marks, so a size below 16 ends the session; everything else that is wrong with a
+//! message is answered, and the message is consumed whole, also when it is longer than we accept: its bytes
+//! are then dropped as they arrive.
 //!
-//! Descriptors of a receive belong to the message that holds its last byte ([`os::unix`] says why). Neither direction
-//! holds more than its limits below.
+//! Descriptors of a receive belong to the message that holds its last byte ([`os::unix`] says why). Neither
+//! direction holds more than its limits below.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,8 +20,8 @@ pub const HEADER: usize = 16;
 pub const PREFIX: usize = 16;
 /// Bytes to receive at once.
 pub const CHUNK: usize = 64 << 10;
-/// Descriptors that wait for their message to be complete or taken. A message that alone brings more is refused; a peer
-/// that floods us with messages and descriptors that we cannot take yet garbles the stream.
+/// Descriptors that wait for their message to be complete or taken. A message that alone brings more is
+/// refused; a peer that floods us with messages and descriptors that we cannot take yet garbles the stream.
 pub const WAITING_FDS: usize = 64;
 /// Bytes that may wait to be sent before no further request is handled.
 pub const OUTBOX_LIMIT: usize = 1 << 20;
@@ -116,7 +117,8 @@ pub struct Inbox {
     taken: usize,
     /// Stream position after the last byte received.
     received: u64,
-    /// Stream position of the last byte of the receive that brought the descriptor; `None`: it was one too many.
+    /// Stream position of the last byte of the receive that brought the descriptor; `None`: it was one too
+    /// many.
     fds: VecDeque<(u64, Option<OwnedFd>)>,
     /// A message too long: its header, and the bytes of it that are still to come.
     dropping: Option<(Header, u64)>,
@@ -301,7 +303,8 @@ impl Outbox {
         self.len() >= OUTBOX_LIMIT
     }
 
-    /// What to send next, in one call. A message with descriptors is sent by itself, so that a peer finds them with it.
+    /// What to send next, in one call. A message with descriptors is sent by itself, so that a peer finds
+    /// them with it.
     #[must_use]
     pub fn chunk(&self) -> (&[u8], Vec<BorrowedFd<'_>>) {
         match self.attached.front() {

@@ -1,5 +1,5 @@
-//! Messages from and to iscsid and the path helper. Outgoing messages wait in bounded outboxes while a port is
-//! full; what does not fit even there is dropped, counted, and announced.
+//! Messages from and to iscsid and the path helper. Outgoing messages wait in bounded outboxes while a port
+//! is full; what does not fit even there is dropped, counted, and announced.
 
 use bus::actor::Cx;
 use bus::pci::Platform;
@@ -34,8 +34,8 @@ impl<P: Platform> Adapter<P> {
         }
     }
 
-    /// Tells the helper. A lost path request runs into its deadline. News of the interface always have room: what waits
-    /// before them is of no use any more.
+    /// Tells the helper. A lost path request runs into its deadline. News of the interface always have room:
+    /// what waits before them is of no use any more.
     pub(super) fn tell_helper(&mut self, message: ToHelper) {
         match message {
             ToHelper::IfDown => self.helper_outbox.clear(),
@@ -65,7 +65,8 @@ impl<P: Platform> Adapter<P> {
         }
     }
 
-    /// Handles at most `budget` messages of each daemon, so that neither keeps the other out; returns how many.
+    /// Handles at most `budget` messages of each daemon, so that neither keeps the other out; returns how
+    /// many.
     pub(super) fn receive(&mut self, cx: &mut Cx<'_>, budget: u32) -> u32 {
         let mut done = 0;
         for _ in 0..budget {
@@ -140,8 +141,8 @@ impl<P: Platform> Adapter<P> {
         self.say(FromAdapter::Synced { serial });
     }
 
-    /// SEND_PDU: login, text or logout. A PDU for an endpoint that is gone or going is dropped: its ConnError is
-    /// on the way.
+    /// SEND_PDU: login, text or logout. A PDU for an endpoint that is gone or going is dropped: its ConnError
+    /// is on the way.
     fn send_pdu(&mut self, cx: &mut Cx<'_>, handle: EpHandle, bhs: &[u8; 48], data: &[u8]) {
         let Some(ep) = self.ep_of(handle).filter(|ep| !ep.doomed) else {
             return self.stale(cx, 19, handle.cid);
@@ -163,7 +164,8 @@ impl<P: Platform> Adapter<P> {
         });
         let tag = match open {
             Some((_, TaskState::Posted | TaskState::CleaningUp, _)) => return self.stale(cx, 19, cid),
-            // The next request of a login or text exchange carries the tag of the first (RFC 7143 11.12, 11.10.3).
+            // The next request of a login or text exchange carries the tag of the first (RFC 7143 11.12,
+            // 11.10.3).
             Some((task, TaskState::Allocated, TaskData::Pdu { opcode: first, .. })) if first == opcode => {
                 Some(task)
             }

@@ -1,5 +1,5 @@
-//! Endpoints: connect, tear down, quarantine. The tear-down path can be entered from every phase and at any time;
-//! connecting is the same machine run forward.
+//! Endpoints: connect, tear down, quarantine. The tear-down path can be entered from every phase and at any
+//! time; connecting is the same machine run forward.
 //!
 //! | phase when abandoned | what follows |
 //! |---|---|
@@ -10,10 +10,12 @@
 //! | Grouping without an answer | DESTROY; a late answer is followed by UPLOAD_PG, none at all means quarantine |
 //! | Destroying without an answer | DESTROY once more, as the request may be lost; then the cid is asked for again, as the answers may be: a card that gives it has let go of the old context, and the new one is destroyed like any other. CID_BUSY or silence means quarantine, and the adapter resets the chip (H2) |
 //!
-//! The helper's news of a path count in every phase: a neighbour that moved becomes an UPDATE_PG as soon as the card has a group,
-//! and a path without a neighbour means that our address is gone, which ends the connection.
+//! The helper's news of a path count in every phase: a neighbour that moved becomes an UPDATE_PG as soon as
+//! the card has a group, and a path without a neighbour means that our address is gone, which ends the
+//! connection.
 //!
-//! An endpoint with a path group is never released: its cid would be given away while the card still has a group of it.
+//! An endpoint with a path group is never released: its cid would be given away while the card still has a
+//! group of it.
 
 use core::net::SocketAddr;
 
@@ -238,8 +240,8 @@ impl<P: Platform> Adapter<P> {
         }
     }
 
-    /// The answers to DESTROY_CONN or UPLOAD_PG are lost. One connection's loss is not worth a reset for all: the card is asked for
-    /// what it would give only if it had let go, and that answer is the proof.
+    /// The answers to DESTROY_CONN or UPLOAD_PG are lost. One connection's loss is not worth a reset for all:
+    /// the card is asked for what it would give only if it had let go, and that answer is the proof.
     fn ask_again(&mut self, cx: &mut Cx<'_>, cid: u16) {
         let Some(ep) = self.ep(cid) else { return };
         ep.asked_again = true;
@@ -250,8 +252,9 @@ impl<P: Platform> Adapter<P> {
         self.enter(cx, cid, next);
     }
 
-    /// UPDATE_PG is not answered (H3), or found no room: the neighbour may be wrong, so the connection is not to be trusted. A card
-    /// that has not even fetched it does nothing for any connection, its teardown included.
+    /// UPDATE_PG is not answered (H3), or found no room: the neighbour may be wrong, so the connection is not
+    /// to be trusted. A card that has not even fetched it does nothing for any connection, its teardown
+    /// included.
     pub(super) fn path_group_timeout(&mut self, cx: &mut Cx<'_>, cid: u16) {
         let consumer = self.chip.as_ref().map(|c| c.memory.kwq_consumer());
         let Some(ep) = self.ep(cid) else { return };
@@ -385,8 +388,8 @@ impl<P: Platform> Adapter<P> {
         let cid = handle.cid;
         let Some(ep) = self.ep_of(handle) else { return self.stale(cx, 30, cid) };
         if ep.path_unseen {
-            // That a new helper finds nobody, or has no address yet, is no news of a connection that stands: TCP and its keepalive
-            // know better. Another address of our own is.
+            // That a new helper finds nobody, or has no address yet, is no news of a connection that stands:
+            // TCP and its keepalive know better. Another address of our own is.
             if !update.resolved() {
                 return;
             }
@@ -401,7 +404,8 @@ impl<P: Platform> Adapter<P> {
         match ep.phase {
             Phase::Resolving if update.resolved() && update.src.is_ipv4() == ep.portal.is_ipv4() => {
                 (ep.next_hop, ep.vlan, ep.src) = (update.mac, update.vlan, Some(update.src));
-                // A path may be narrower than the interface, never wider; what is no IP packet size is no path MTU.
+                // A path may be narrower than the interface, never wider; what is no IP packet size is no
+                // path MTU.
                 ep.pmtu = update.pmtu.clamp(MIN_MTU, mtu);
                 self.enter(cx, cid, Phase::Grouping);
             }
@@ -480,7 +484,8 @@ impl<P: Platform> Adapter<P> {
             return self.stale(cx, 0x13, cid);
         };
         if status != CompletionStatus::SUCCESS {
-            // A refused repetition proves nothing, and the answer to the first may still come: the deadline decides.
+            // A refused repetition proves nothing, and the answer to the first may still come: the deadline
+            // decides.
             if !ep.destroy_repeated {
                 ep.destroying = false;
                 self.quarantine(cx, cid);
@@ -556,8 +561,8 @@ impl<P: Platform> Adapter<P> {
         }
     }
 
-    /// The target ended the connection. What the card posted before is taken first: a target that refuses a login says why and
-    /// then closes.
+    /// The target ended the connection. What the card posted before is taken first: a target that refuses a
+    /// login says why and then closes.
     fn peer_gone(&mut self, cx: &mut Cx<'_>, cid: u16, cause: Cause) {
         let open = |ep: &mut Endpoint| matches!(ep.phase, Phase::Connected | Phase::Updating | Phase::Full);
         if !self.ep(cid).is_some_and(open) {

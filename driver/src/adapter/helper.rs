@@ -146,7 +146,8 @@ impl<P: Platform> Adapter<P> {
         match &self.helper.shared {
             None => self.refuse_open(OpenRefused::NoMemory),
             Some(shared) if shared.is_lent() => {
-                // What the card has of an earlier open goes first; it must not be flushed after it was started over.
+                // What the card has of an earlier open goes first; it must not be flushed after it was
+                // started over.
                 shared.mark_shut();
                 if self.submit_kwqes(cx, &[uio::flush()]).is_err() {
                     return self.refuse_open(OpenRefused::Down);

@@ -14,7 +14,8 @@ use crate::error::{Cause, status};
 use crate::l2;
 
 impl<P: Platform> Adapter<P> {
-    /// Takes interrupts and services the KCQ until it is empty or the budget is spent; returns the entries done.
+    /// Takes interrupts and services the KCQ until it is empty or the budget is spent; returns the entries
+    /// done.
     pub(super) fn service_kcq(&mut self, cx: &mut Cx<'_>, budget: u32) -> u32 {
         let interrupts = self.platform.take_interrupts();
         let mut done = 0;
@@ -116,7 +117,8 @@ impl<P: Platform> Adapter<P> {
         }
     }
 
-    /// A protocol violation that the card saw: a warning is counted once per status, an error ends the connection.
+    /// A protocol violation that the card saw: a warning is counted once per status, an error ends the
+    /// connection.
     fn on_iscsi_error(&mut self, cx: &mut Cx<'_>, cid: u16, code: u32) {
         let warning = status::is_warning(self.config.warning_mask, code);
         let Some(ep) = self.ep(cid) else { return };

@@ -1,9 +1,9 @@
 //! Start, stop and reset of the chip: the state machine of the adapter.
 //!
-//! Going down tears all endpoints down in parallel under one deadline. Then the chip is reset regardless: first by
-//! register, then, if the epoch does not end, by function level reset, then by the slot. Only the proof that the
-//! epoch is over frees what the card may still touch. Every stage has a deadline and leads on; a fault in the
-//! middle of recovery is just another expired deadline.
+//! Going down tears all endpoints down in parallel under one deadline. Then the chip is reset regardless:
+//! first by register, then, if the epoch does not end, by function level reset, then by the slot. Only the
+//! proof that the epoch is over frees what the card may still touch. Every stage has a deadline and leads on;
+//! a fault in the middle of recovery is just another expired deadline.
 
 use bus::Instant;
 use bus::actor::Cx;
@@ -29,7 +29,8 @@ const POLL: Duration = Duration::from_millis(10);
 /// How often a stronger reset is repeated while the card does not answer at all.
 const RESET_RETRY: Duration = Duration::from_secs(1);
 
-/// Pause before a failed adapter tries again. It doubles up to [`LONGEST_PAUSE`], and starts anew when the adapter was up.
+/// Pause before a failed adapter tries again. It doubles up to [`LONGEST_PAUSE`], and starts anew when the
+/// adapter was up.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// Longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -273,7 +274,8 @@ impl<P: Platform> Adapter<P> {
             }
             self.shut_ring(cx, false);
             self.set_state(cx, AdapterState::Resetting);
-            // Until now memory may have been lent in the younger epoch too: only a reset of our own covers it.
+            // Until now memory may have been lent in the younger epoch too: only a reset of our own covers
+            // it.
             self.stage = Stage::HardReset { until: cx.now + self.config.deadlines.stop };
         }
     }
@@ -486,8 +488,8 @@ impl<P: Platform> Adapter<P> {
         self.begin_reset(cx);
     }
 
-    /// Nothing helps for now. What the card may still touch stays in quarantine, and the adapter tries again after a pause: what
-    /// has failed may be over, and no operator may be there.
+    /// Nothing helps for now. What the card may still touch stays in quarantine, and the adapter tries again
+    /// after a pause: what has failed may be over, and no operator may be there.
     fn give_up(&mut self, cx: &mut Cx<'_>, why: Failure) -> bool {
         self.stage = Stage::Rest;
         self.fail_after = None;
@@ -497,8 +499,8 @@ impl<P: Platform> Adapter<P> {
         true
     }
 
-    /// Shut down for good: sessions end, everything is given back. A timer that is still armed afterwards is a leak, and stays
-    /// to be seen in the holdings (R8).
+    /// Shut down for good: sessions end, everything is given back. A timer that is still armed afterwards is
+    /// a leak, and stays to be seen in the holdings (R8).
     fn dissolve(&mut self, cx: &mut Cx<'_>) {
         for slot in 0..self.sessions.len() as u16 {
             self.end_session(cx, slot);

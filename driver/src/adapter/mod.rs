@@ -1,10 +1,11 @@
 //! The adapter: one actor with the roles l2, cnic, bnx2i and libiscsi of the 5709 class.
 //!
-//! It owns the card through a [`Platform`], all DMA memory, every offloaded connection and every session. Users
-//! submit block requests with plain calls; iscsid and the path helper talk to it through ports and may be slow,
-//! dead or restarted; an operator changes MTU and ring sizes or takes the interface down and up. Going down, all
-//! connections are torn down in parallel under one deadline, then the chip is reset regardless, and what the card
-//! may still touch stays in quarantine until the reset is proven (ARCHITECTURE 7).
+//! It owns the card through a [`Platform`], all DMA memory, every offloaded connection and every session.
+//! Users submit block requests with plain calls; iscsid and the path helper talk to it through ports and may
+//! be slow, dead or restarted; an operator changes MTU and ring sizes or takes the interface down and up.
+//! Going down, all connections are torn down in parallel under one deadline, then the chip is reset
+//! regardless, and what the card may still touch stays in quarantine until the reset is proven (ARCHITECTURE
+//! 7).
 //!
 //! Not modelled: netdev rings, several functions, the 57810 class.
 
@@ -166,8 +167,9 @@ impl<P: Platform> Adapter<P> {
         })
     }
 
-    /// Asks for a change. It takes effect in following steps; [`Adapter::state`] shows the progress. A request
-    /// during a reset is remembered and carried out when the reset is over, by a further reset if need be.
+    /// Asks for a change. It takes effect in following steps; [`Adapter::state`] shows the progress. A
+    /// request during a reset is remembered and carried out when the reset is over, by a further reset if
+    /// need be.
     ///
     /// # Errors
     /// Refused requests change nothing.
@@ -370,7 +372,8 @@ impl<P: Platform> Adapter<P> {
         Ok(ticket)
     }
 
-    /// Appends the completions since the last call to `out`, in order of completion, and returns their number.
+    /// Appends the completions since the last call to `out`, in order of completion, and returns their
+    /// number.
     pub fn reap(&mut self, out: &mut Vec<Completion>) -> usize {
         let n = self.done.len();
         out.extend(self.done.drain(..));

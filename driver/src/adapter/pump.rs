@@ -1,5 +1,5 @@
-//! Posting: what a session has to send goes into the SQ of its connection, as far as window, tasks and ring have
-//! room. Order: cleanups, task management, answers to the target, bring-up, commands.
+//! Posting: what a session has to send goes into the SQ of its connection, as far as window, tasks and ring
+//! have room. Order: cleanups, task management, answers to the target, bring-up, commands.
 
 use core::time::Duration;
 
@@ -110,8 +110,8 @@ impl<P: Platform> Adapter<P> {
         true
     }
 
-    /// Nothing could be sent. What is at the card has timers of its own; with nothing there, work that is ready waits for a gate,
-    /// and the wait has an owner, a reason and a deadline (S12).
+    /// Nothing could be sent. What is at the card has timers of its own; with nothing there, work that is
+    /// ready waits for a gate, and the wait has an owner, a reason and a deadline (S12).
     fn watch_gates(&mut self, cx: &mut Cx<'_>, slot: u16, cid: u16) {
         let (Some(s), Some(ep)) = (
             self.sessions[usize::from(slot)].session.as_deref_mut(),
@@ -144,8 +144,8 @@ impl<P: Platform> Adapter<P> {
         self.arm_session(cx, slot);
     }
 
-    /// Work has waited for a gate for as long as a command may take: requests that old fail and say which gate it was, and the
-    /// session is recovered, for a new login opens the window and empties the rings.
+    /// Work has waited for a gate for as long as a command may take: requests that old fail and say which
+    /// gate it was, and the session is recovered, for a new login opens the window and empties the rings.
     fn held_up(&mut self, cx: &mut Cx<'_>, slot: u16, cid: u16, gate: Gate) {
         let now = cx.now;
         let Some(s) = self.session(slot) else { return };
@@ -225,7 +225,8 @@ impl<P: Platform> Adapter<P> {
         match run.poll(cx.now) {
             Some(BringUpAction::Submit(c)) => {
                 let len = c.read_len as usize;
-                // A long list needs more memory than was set aside. What the card still holds is not exchanged.
+                // A long list needs more memory than was set aside. What the card still holds is not
+                // exchanged.
                 let held = s.tasks.iter().any(|(_, t)| matches!(t.data, TaskData::Probe(_)));
                 if s.probe.as_ref().is_some_and(|probe| probe.len() < len)
                     && !held
@@ -290,8 +291,8 @@ impl<P: Platform> Adapter<P> {
         sent
     }
 
-    /// Posts an immediate management request; `false` when a task or the ring is lacking. `tag`: the task of an exchange that
-    /// goes on.
+    /// Posts an immediate management request; `false` when a task or the ring is lacking. `tag`: the task of
+    /// an exchange that goes on.
     pub(super) fn post_mgmt(
         &mut self,
         cx: &mut Cx<'_>,
@@ -467,7 +468,8 @@ impl<P: Platform> Adapter<P> {
         }
     }
 
-    /// Tasks that take too long (BNX2I-CNIC 7.2). One timer for all of them: the next look is when the oldest may be due.
+    /// Tasks that take too long (BNX2I-CNIC 7.2). One timer for all of them: the next look is when the oldest
+    /// may be due.
     fn scan_tasks(&mut self, cx: &mut Cx<'_>, slot: u16, cid: u16) {
         let now = cx.now;
         let (mut pings, mut unanswered) = (false, false);

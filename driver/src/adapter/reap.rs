@@ -1,5 +1,5 @@
-//! Completions of one connection, in strict CQ order: the only place where CQ and RQ are consumed, so that sense
-//! data and payloads of unsolicited PDUs cannot change places (BNX2I-CNIC 5.4, 5.7, 13.3 R9 to R11).
+//! Completions of one connection, in strict CQ order: the only place where CQ and RQ are consumed, so that
+//! sense data and payloads of unsolicited PDUs cannot change places (BNX2I-CNIC 5.4, 5.7, 13.3 R9 to R11).
 
 use bus::actor::Cx;
 use bus::pci::{Platform, Proof};
@@ -26,8 +26,8 @@ use crate::libiscsi::{TaskHandle, TaskState, WireItt};
 const DATA_IN_STATUS: u8 = 0x01;
 
 impl<P: Platform> Adapter<P> {
-    /// Processes at most `budget` completions of a connection; returns how many. A connection that has more stays
-    /// in the list of those with work.
+    /// Processes at most `budget` completions of a connection; returns how many. A connection that has more
+    /// stays in the list of those with work.
     pub(super) fn reap_connection(&mut self, cx: &mut Cx<'_>, cid: u16, budget: u32) -> u32 {
         let mut cqe = Cqe { cqe_byte: [0; 64] };
         let mut done = 0;
@@ -282,9 +282,10 @@ impl<P: Platform> Adapter<P> {
         Ok(())
     }
 
-    /// A Reject carries the header that it is about (RFC 7143 11.17). What the task sent will not be answered: its CmdSN may be
-    /// missing at the target, and everything behind it waits. At error recovery level 0 a new login is the way on; only what the
-    /// target had no room for (reason 6) is taken as not sent.
+    /// A Reject carries the header that it is about (RFC 7143 11.17). What the task sent will not be
+    /// answered: its CmdSN may be missing at the target, and everything behind it waits. At error recovery
+    /// level 0 a new login is the way on; only what the target had no room for (reason 6) is taken as not
+    /// sent.
     fn on_reject(&mut self, cx: &mut Cx<'_>, slot: u16, cid: u16, cqe: &Cqe) -> Result<(), Cause> {
         let now = cx.now;
         let r: &RejectMsg = cqe.view();
@@ -398,7 +399,8 @@ impl<P: Platform> Adapter<P> {
         }
     }
 
-    /// The posted task that a completion names; its SQ entry is free now. `which`: its request or its CLEANUP.
+    /// The posted task that a completion names; its SQ entry is free now. `which`: its request or its
+    /// CLEANUP.
     fn completed(
         &mut self,
         slot: u16,
@@ -447,8 +449,8 @@ const IMMEDIATE_COMMAND_REJECT: u8 = 6;
 /// Task management response "function rejected" (RFC 7143 11.6.1).
 const TMF_REJECTED: u8 = 255;
 
-/// Whether a login or text response lets its exchange go on: a login that succeeds so far and is not in the full feature phase
-/// (RFC 7143 11.13), a text response without F (11.11.1).
+/// Whether a login or text response lets its exchange go on: a login that succeeds so far and is not in the
+/// full feature phase (RFC 7143 11.13), a text response without F (11.11.1).
 fn goes_on(bhs: &[u8; 48]) -> bool {
     const TRANSIT_TO_FULL_FEATURE: u8 = 0x83;
     match bhs[0] {
@@ -458,8 +460,8 @@ fn goes_on(bhs: &[u8; 48]) -> bool {
     }
 }
 
-/// Whether sense data says that the list of units, or what one of them is, has changed (SPC-4 table D.2): capacity, identity,
-/// the list, or a unit that is not there.
+/// Whether sense data says that the list of units, or what one of them is, has changed (SPC-4 table D.2):
+/// capacity, identity, the list, or a unit that is not there.
 fn tells_of_units(sense: Sense) -> bool {
     matches!((sense.asc, sense.ascq), (0x2A, 0x09) | (0x3F, 0x03 | 0x0E) | (0x25, 0x00))
 }

@@ -1,5 +1,5 @@
-//! Sessions: what outlives a connection. A session is made and ended by iscsid; when its connection is lost, its
-//! requests wait for the next login, until the replacement timeout fails them.
+//! Sessions: what outlives a connection. A session is made and ended by iscsid; when its connection is lost,
+//! its requests wait for the next login, until the replacement timeout fails them.
 
 use core::time::Duration;
 
@@ -63,8 +63,8 @@ pub(super) struct Session {
     pub(super) ep: Option<u16>,
     pub(super) negotiated: Option<ConnParams>,
     pub(super) units: Units,
-    /// Commands that ask about the units. After a login no command of a user is posted until they have ended once; a later look
-    /// for units that are away goes beside the I/O.
+    /// Commands that ask about the units. After a login no command of a user is posted until they have ended
+    /// once; a later look for units that are away goes beside the I/O.
     pub(super) probing: Option<BringUp>,
     /// The units were looked at since the login.
     pub(super) looked: bool,
@@ -129,7 +129,8 @@ impl Session {
         }
     }
 
-    /// How long a task may take before something is done about it. The commands that ask about the units are short.
+    /// How long a task may take before something is done about it. The commands that ask about the units are
+    /// short.
     pub(super) fn time_limit(&self, data: TaskData) -> Duration {
         let command = self.params.command_timeout;
         if matches!(data, TaskData::Probe(_)) { command.min(PROBE_TIMEOUT) } else { command }
@@ -164,8 +165,8 @@ impl Session {
         }
     }
 
-    /// The earliest thing that it waits for. Without a connection that is the replacement timeout alone: the timers of
-    /// commands and of task management are dealt with by its tear-down.
+    /// The earliest thing that it waits for. Without a connection that is the replacement timeout alone: the
+    /// timers of commands and of task management are dealt with by its tear-down.
     pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
         use crate::libiscsi::SessionState as S;
         let looking = self.probing.is_some() || !self.looked || self.gate.state() == S::LoggingOut;
@@ -372,8 +373,8 @@ impl<P: Platform> Adapter<P> {
         self.arm_session(cx, slot);
     }
 
-    /// The endpoint is released and with it everything the card had: commands wait for the next login. `failed`: why the
-    /// connection failed, if it did.
+    /// The endpoint is released and with it everything the card had: commands wait for the next login.
+    /// `failed`: why the connection failed, if it did.
     pub(super) fn endpoint_released(&mut self, cx: &mut Cx<'_>, slot: u16, failed: Option<Cause>) {
         let now = cx.now;
         let why = failed.map_or(ConnFailure::ConnFailed, |cause| cause.verdict().conn);
@@ -470,7 +471,8 @@ impl<P: Platform> Adapter<P> {
         self.say(FromAdapter::SessionDestroyed { session: id });
     }
 
-    /// Sets the session's timer to the earliest thing that it waits for. What is due already is done in the next step.
+    /// Sets the session's timer to the earliest thing that it waits for. What is due already is done in the
+    /// next step.
     pub(super) fn arm_session(&mut self, cx: &mut Cx<'_>, slot: u16) {
         let now = cx.now;
         if let Some(at) = self.session(slot).and_then(|s| s.deadline(now)) {
@@ -506,8 +508,8 @@ impl<P: Platform> Adapter<P> {
         }
     }
 
-    /// The commands that ask about the units have ended. After a re-login the disks must be those that requests were accepted
-    /// for: a write repeated on another one would destroy it.
+    /// The commands that ask about the units have ended. After a re-login the disks must be those that
+    /// requests were accepted for: a write repeated on another one would destroy it.
     pub(super) fn brought_up(&mut self, cx: &mut Cx<'_>, slot: u16) {
         let now = cx.now;
         let Some(s) = self.session(slot) else { return };

@@ -24,8 +24,8 @@ pub enum OperatorRequest {
     InterfaceDown,
     /// `ip link set up`. A failed adapter tries again at once.
     InterfaceUp,
-    /// Down for good: requests fail, sessions end, all memory of the driver is freed. Only counters can be read
-    /// afterwards.
+    /// Down for good: requests fail, sessions end, all memory of the driver is freed. Only counters can be
+    /// read afterwards.
     Shutdown,
 }
 
@@ -84,8 +84,8 @@ pub enum AdapterState {
     GoingDown,
     /// The chip is being reset.
     Resetting,
-    /// It does not work. It tries again by itself, after 1 s and then after pauses that double up to 60 s; `InterfaceUp` tries
-    /// at once.
+    /// It does not work. It tries again by itself, after 1 s and then after pauses that double up to 60 s;
+    /// `InterfaceUp` tries at once.
     Failed(Failure),
     /// Shut down for good.
     Gone,
@@ -227,9 +227,9 @@ pub struct SessionInfo {
     pub overtaken: bool,
     /// When the target last answered a command of a user, or the session was made.
     pub answered: Instant,
-    /// Longest time that a request may wait without any command of the session being answered, by the session's timers: the time
-    /// in which the loss of a command is noticed and the rungs of the error handler are tried, then the replacement timeout.
-    /// `None` without a replacement timeout.
+    /// Longest time that a request may wait without any command of the session being answered, by the
+    /// session's timers: the time in which the loss of a command is noticed and the rungs of the error
+    /// handler are tried, then the replacement timeout. `None` without a replacement timeout.
     pub patience: Option<Duration>,
     /// Longest time that the session may be neither ready nor offline: the replacement timeout.
     pub replacement_timeout: Option<Duration>,

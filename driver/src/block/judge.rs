@@ -58,11 +58,12 @@ pub(super) struct Effort {
     pub(super) retries: u8,
 }
 
-/// Judges a command of `bytes` bytes. A `raw` command is the caller's own: never repeated, its residual no error.
+/// Judges a command of `bytes` bytes. A `raw` command is the caller's own: never repeated, its residual no
+/// error.
 pub(super) fn judge(outcome: Outcome, bytes: u32, raw: bool, effort: Effort, now: Instant) -> Verdict {
     let (response, status, sense, residual) = match outcome {
-        // The target lost it, or a reset ended it. It fares as after the loss of its connection, whichever rung of the
-        // error handler got the task back.
+        // The target lost it, or a reset ended it. It fares as after the loss of its connection, whichever
+        // rung of the error handler got the task back.
         Outcome::Failed(BlockError::Aborted) if !raw => return Verdict::Lost,
         Outcome::Failed(error) => return Verdict::Fail { error, residual: bytes },
         Outcome::Answered { response, status, sense, residual } => {

@@ -119,17 +119,18 @@ struct Cmd {
     writes: bool,
     share: Share,
     effort: Effort,
-    /// How often it ended without an answer since the target last answered it: its connection was lost, or it was aborted.
+    /// How often it ended without an answer since the target last answered it: its connection was lost, or it
+    /// was aborted.
     losses: u8,
 }
 
-/// How often one command may end without an answer, by the loss of its connection or by an abort; then it fails. A command
-/// whose execution ends the connection each time would keep a session from ever making progress; that others are answered
-/// in between says nothing about it.
+/// How often one command may end without an answer, by the loss of its connection or by an abort; then it
+/// fails. A command whose execution ends the connection each time would keep a session from ever making
+/// progress; that others are answered in between says nothing about it.
 pub const LOSS_LIMIT: u8 = 5;
 
-/// Where unfinished writes are, roughly: how many touch each part of the disk, the parts folded onto a few counters. It
-/// tells at once that most writes overlap nothing.
+/// Where unfinished writes are, roughly: how many touch each part of the disk, the parts folded onto a few
+/// counters. It tells at once that most writes overlap nothing.
 #[derive(Debug)]
 struct WriteMap([u16; Self::PARTS]);
 
@@ -141,7 +142,8 @@ impl Default for WriteMap {
 
 impl WriteMap {
     const PARTS: usize = 1024;
-    /// Blocks of a part, as a power of two: small writes in sequence share few parts, the largest command touches 17.
+    /// Blocks of a part, as a power of two: small writes in sequence share few parts, the largest command
+    /// touches 17.
     const SHIFT: u32 = 3;
 
     fn parts(lba: u64, blocks: u64) -> impl Iterator<Item = usize> {
@@ -184,7 +186,8 @@ pub struct BlockQueue {
 }
 
 impl BlockQueue {
-    /// A queue of at most `limit` requests, accepted and not reaped, with at most `commands` commands at a time.
+    /// A queue of at most `limit` requests, accepted and not reaped, with at most `commands` commands at a
+    /// time.
     #[must_use]
     pub fn new(limit: usize, commands: u16) -> Self {
         let idle = Cmd {
@@ -216,8 +219,8 @@ impl BlockQueue {
         }
     }
 
-    /// Accepts a request; `ticket` will come back in exactly one [`Done`]. The caller has checked that the extents lie in
-    /// live buffers. A request without data completes without a command.
+    /// Accepts a request; `ticket` will come back in exactly one [`Done`]. The caller has checked that the
+    /// extents lie in live buffers. A request without data completes without a command.
     ///
     /// # Errors
     /// [`Refusal`]: nothing was queued.
@@ -269,7 +272,8 @@ impl BlockQueue {
         self.reqs.len() - self.free_reqs.len() + self.done.len()
     }
 
-    /// Whether an unfinished request names `buf`. Walks all requests: for freeing buffers, not for the data path.
+    /// Whether an unfinished request names `buf`. Walks all requests: for freeing buffers, not for the data
+    /// path.
     #[must_use]
     pub fn uses(&self, buf: UserBuf) -> bool {
         self.reqs.iter().any(|r| r.op.is_some() && r.extents.iter().any(|e| e.buf == buf))
@@ -281,8 +285,9 @@ impl BlockQueue {
         self.cmds.len() - self.free_cmds.len() - self.held.len()
     }
 
-    /// The next command to post at `now`, if there is one. `open` tells whether commands to a logical unit may go out now (not
-    /// while a reset of it is pending). The command counts as issued: complete, requeue or [`unissue`](Self::unissue) it.
+    /// The next command to post at `now`, if there is one. `open` tells whether commands to a logical unit
+    /// may go out now (not while a reset of it is pending). The command counts as issued: complete, requeue
+    /// or [`unissue`](Self::unissue) it.
     pub fn next_command(&mut self, now: Instant, open: impl Fn(Lun) -> bool) -> Option<Command> {
         let again = self.held.iter().position(|&slot| {
             let cmd = &self.cmds[usize::from(slot)];
@@ -341,7 +346,8 @@ impl BlockQueue {
         Some(slot)
     }
 
-    /// Whether an older unfinished write touches a block that `cmd` writes. Walks the commands only when one may.
+    /// Whether an older unfinished write touches a block that `cmd` writes. Walks the commands only when one
+    /// may.
     fn overlaps(&self, cmd: &Cmd) -> bool {
         cmd.writes
             && self.writes.may_touch(cmd.lba, cmd.blocks)
@@ -375,7 +381,8 @@ impl BlockQueue {
         Command { id, lun: cmd.lun, cdb, direction, bytes: cmd.share.bytes }
     }
 
-    /// The buffer pieces of a command, in order: at most [`super::MAX_BDS`], one BD each. Empty for a stale id.
+    /// The buffer pieces of a command, in order: at most [`super::MAX_BDS`], one BD each. Empty for a stale
+    /// id.
     pub fn pieces(&self, id: CommandId) -> impl Iterator<Item = Extent> + '_ {
         let (extents, share) = match self.issued_command(id) {
             Some(cmd) => (&self.reqs[cmd.req as usize].extents[..], cmd.share),
@@ -390,8 +397,8 @@ impl BlockQueue {
             .filter(|cmd| cmd.generation == id.generation && cmd.stage == Stage::Issued)
     }
 
-    /// A command ended. The card can no longer touch its buffers. Tells `false` (counted) for a command that does not exist
-    /// any more: a completion never counts twice.
+    /// A command ended. The card can no longer touch its buffers. Tells `false` (counted) for a command that
+    /// does not exist any more: a completion never counts twice.
     pub fn complete(&mut self, id: CommandId, outcome: Outcome, now: Instant) -> bool {
         let Some(&cmd) = self.issued_command(id) else {
             self.counters.stale += 1;
@@ -422,9 +429,10 @@ impl BlockQueue {
         true
     }
 
-    /// The connection of an issued command is gone, and with proof the card's hold on its buffers. It is issued again
-    /// after recovery; a single SCSI command of the caller is not, it fails with `why`. `counts`: the loss was not the host's own
-    /// doing, and [`LOSS_LIMIT`] of them fail the command. Tells `false` for a stale id.
+    /// The connection of an issued command is gone, and with proof the card's hold on its buffers. It is
+    /// issued again after recovery; a single SCSI command of the caller is not, it fails with `why`.
+    /// `counts`: the loss was not the host's own doing, and [`LOSS_LIMIT`] of them fail the command. Tells
+    /// `false` for a stale id.
     pub fn requeue(&mut self, id: CommandId, why: ConnFailure, counts: bool, now: Instant) -> bool {
         let Some(cmd) = self.issued_command(id) else {
             self.counters.stale += 1;
@@ -439,7 +447,8 @@ impl BlockQueue {
         true
     }
 
-    /// An issued command ended without an answer: it is issued again, or fails with `error` at the [`LOSS_LIMIT`].
+    /// An issued command ended without an answer: it is issued again, or fails with `error` at the
+    /// [`LOSS_LIMIT`].
     fn lose(&mut self, slot: u16, error: BlockError, counts: bool, now: Instant) {
         let cmd = &mut self.cmds[usize::from(slot)];
         cmd.losses += u8::from(counts);
@@ -454,7 +463,8 @@ impl BlockQueue {
         }
     }
 
-    /// Takes back a command that could not be posted (ring or window full): it is the first to be issued again.
+    /// Takes back a command that could not be posted (ring or window full): it is the first to be issued
+    /// again.
     pub fn unissue(&mut self, id: CommandId, now: Instant) {
         if self.issued_command(id).is_some() {
             self.counters.commands -= 1;
@@ -547,7 +557,8 @@ impl BlockQueue {
         self.fail_where(error, |q, i| number(q.reqs[i].lun) == number(lun));
     }
 
-    /// Fails the requests accepted at `limit` or before of which something was not sent, as [`fail_all`](Self::fail_all) does.
+    /// Fails the requests accepted at `limit` or before of which something was not sent, as
+    /// [`fail_all`](Self::fail_all) does.
     pub fn fail_unsent(&mut self, limit: Instant, error: BlockError) {
         self.fail_where(error, |q, i| {
             q.reqs[i].accepted <= limit
@@ -564,8 +575,8 @@ impl BlockQueue {
         }
     }
 
-    /// When the oldest of the requests was accepted that wait to be sent at `now`, to units that are `open`; a pause that the
-    /// target asked for is no such wait.
+    /// When the oldest of the requests was accepted that wait to be sent at `now`, to units that are `open`;
+    /// a pause that the target asked for is no such wait.
     pub fn waiting_since(&self, now: Instant, open: impl Fn(Lun) -> bool) -> Option<Instant> {
         let held = self.held.iter().map(|&slot| &self.cmds[usize::from(slot)]);
         let held = held.filter(|c| matches!(c.stage, Stage::Held(at) if at <= now)).map(|c| c.req);

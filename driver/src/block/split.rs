@@ -4,7 +4,8 @@ use thiserror::Error;
 
 use crate::user::{Extent, MAX_EXTENTS};
 
-/// Most data of one command: 127 sectors of 512 bytes (BNX2I-CNIC 5.3). It also keeps every BD below its 65 535 bytes.
+/// Most data of one command: 127 sectors of 512 bytes (BNX2I-CNIC 5.3). It also keeps every BD below its 65
+/// 535 bytes.
 pub const MAX_COMMAND_BYTES: u32 = 65_024;
 /// Buffer descriptors per command (HSI: `ISCSI_MAX_BDS_PER_CMD`).
 pub const MAX_BDS: usize = 32;
@@ -95,8 +96,9 @@ pub(super) struct Share {
     pub(super) bytes: u32,
 }
 
-/// Cuts the next share off at `from`: at most `limit` bytes and [`MAX_BDS`] extents, a multiple of `block` (of 1 for a single
-/// SCSI command). Its length is 0 when [`MAX_BDS`] extents hold less than a block, or nothing is left.
+/// Cuts the next share off at `from`: at most `limit` bytes and [`MAX_BDS`] extents, a multiple of `block`
+/// (of 1 for a single SCSI command). Its length is 0 when [`MAX_BDS`] extents hold less than a block, or
+/// nothing is left.
 pub(super) fn cut(extents: &[Extent], from: Cursor, limit: u32, block: u32) -> (Share, Cursor) {
     // One extent holds it, as most requests have only one: nothing to walk.
     if let Some(e) = extents.get(from.extent) {

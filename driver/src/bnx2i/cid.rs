@@ -1,5 +1,5 @@
-//! Connection ids: a FIFO free list with a typed guard, so that a cid can neither be freed twice nor be mixed up
-//! with another (BNX2I-CNIC 13.4, L1), and a generation per cid, so that late events find nothing.
+//! Connection ids: a FIFO free list with a typed guard, so that a cid can neither be freed twice nor be mixed
+//! up with another (BNX2I-CNIC 13.4, L1), and a generation per cid, so that late events find nothing.
 
 use std::collections::VecDeque;
 

@@ -1,8 +1,9 @@
 //! An endpoint: one offloaded connection from OFFLOAD_CONN to the answer of DESTROY_CONN.
 //!
-//! The real driver keeps one variable that several contexts overwrite; here the *phase* says what is being waited
-//! for, and FIN, RST, TCP errors and logout are *latched* beside it, so that no event is lost and none cancels a deadline
-//! (BNX2I-CNIC 11.1, 13.3 R1 and R2). An endpoint belongs to the adapter alone: it is torn down without iscsid.
+//! The real driver keeps one variable that several contexts overwrite; here the *phase* says what is being
+//! waited for, and FIN, RST, TCP errors and logout are *latched* beside it, so that no event is lost and none
+//! cancels a deadline (BNX2I-CNIC 11.1, 13.3 R1 and R2). An endpoint belongs to the adapter alone: it is torn
+//! down without iscsid.
 
 use core::net::{IpAddr, SocketAddr};
 
@@ -116,7 +117,8 @@ pub(crate) struct Endpoint {
     pub(crate) next_hop: [u8; 6],
     /// The neighbour, as the card was told.
     pub(crate) told_hop: [u8; 6],
-    /// UPDATE_PG is not answered: the KWQ index behind it. One at a time: each has its own answer and its own deadline.
+    /// UPDATE_PG is not answered: the KWQ index behind it. One at a time: each has its own answer and its own
+    /// deadline.
     pub(crate) telling_hop: Option<u16>,
     /// A new helper was asked to find the path that the connection has, and has not found it yet.
     pub(crate) path_unseen: bool,
@@ -129,7 +131,8 @@ pub(crate) struct Endpoint {
     pub(crate) destroying: bool,
     /// DESTROY_CONN was posted a second time, after the first was not answered.
     pub(crate) destroy_repeated: bool,
-    /// The repetition was not answered either: the card was asked for the cid, to find out whether it has let go of it.
+    /// The repetition was not answered either: the card was asked for the cid, to find out whether it has let
+    /// go of it.
     pub(crate) asked_again: bool,
     /// DESTROY_CONN was answered with success: the rings are free, the path group may not be.
     pub(crate) destroyed: bool,

@@ -1,6 +1,6 @@
-//! The bnx2i role: iSCSI connection ids, rings of a connection and their page tables, KWQEs of layer 6, WQEs of
-//! every type, BD lists, and the reading of CQEs. Pure mechanism: what to post and what a completion means is
-//! decided in [`crate::adapter`].
+//! The bnx2i role: iSCSI connection ids, rings of a connection and their page tables, KWQEs of layer 6, WQEs
+//! of every type, BD lists, and the reading of CQEs. Pure mechanism: what to post and what a completion means
+//! is decided in [`crate::adapter`].
 //!
 //! Not modelled: 5706/5708 limits, bidirectional commands, markers.
 

@@ -1,9 +1,9 @@
 //! The rings of one connection: SQ, CQ and RQ with their page tables, BD lists and login buffers, in one
 //! allocation (BNX2I-CNIC 4.2 to 4.5, 5.5 to 5.7).
 //!
-//! No consumer index is exchanged. The driver knows that the chip has fetched an SQ entry when a completion of it
-//! or of a later one arrived; the chip assumes that the CQ has room, so what is outstanding is limited before it is
-//! posted. RQ buffers are used strictly in CQ order and given back in the same place.
+//! No consumer index is exchanged. The driver knows that the chip has fetched an SQ entry when a completion
+//! of it or of a later one arrived; the chip assumes that the CQ has room, so what is outstanding is limited
+//! before it is posted. RQ buffers are used strictly in CQ order and given back in the same place.
 
 use bus::actor::Cx;
 use bus::mem::PAGE_SIZE;
@@ -163,8 +163,9 @@ impl QueuePair {
         self.doorbell = Some(p.map_doorbell(crate::l2::BAR0, u64::from(at)));
     }
 
-    /// Whether one more WQE fits: the SQ slot was fetched, and its completion has a CQ slot besides those that
-    /// outstanding requests and RQ buffers may take. `reserve` SQ slots and completions are kept for others.
+    /// Whether one more WQE fits: the SQ slot was fetched, and its completion has a CQ slot besides those
+    /// that outstanding requests and RQ buffers may take. `reserve` SQ slots and completions are kept for
+    /// others.
     pub(crate) fn room(&self, reserve: u16) -> bool {
         let used = self.sq_producer.wrapping_sub(self.sq_fetched);
         used + reserve < self.sizes.sq && self.outstanding + reserve < self.sizes.cq - self.sizes.rq
@@ -208,7 +209,8 @@ impl QueuePair {
         }
     }
 
-    /// Takes the next completion. The sequence number is read first, with acquire, and written last by the chip.
+    /// Takes the next completion. The sequence number is read first, with acquire, and written last by the
+    /// chip.
     pub(crate) fn next(&mut self, out: &mut Cqe) -> CqNext {
         let at = self.at.cq + usize::from(self.cq.slot()) * BNX2I_CQE_SIZE;
         let (sn, expected, size) =

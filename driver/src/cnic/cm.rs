@@ -82,7 +82,8 @@ pub(crate) struct Connect {
     pub(crate) pmtu: u16,
 }
 
-/// CONNECT1, CONNECT2 for IPv6, CONNECT3. Returns the batch and its length; `None` when the address families differ.
+/// CONNECT1, CONNECT2 for IPv6, CONNECT3. Returns the batch and its length; `None` when the address families
+/// differ.
 pub(crate) fn connect(c: &Connect) -> Option<([Kwqe; MAX_BATCH], usize)> {
     let mut one = L4KwqConnectReq1::default();
     one.op_code = L4KwqeOpcode::CONNECT1;

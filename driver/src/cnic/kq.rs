@@ -1,7 +1,9 @@
-//! Kernel work queue (KWQ, host to chip) and kernel completion queue (KCQ, chip to host), BNX2I-CNIC 0.2, 2.4, 5.9.
+//! Kernel work queue (KWQ, host to chip) and kernel completion queue (KCQ, chip to host), BNX2I-CNIC 0.2,
+//! 2.4, 5.9.
 //!
 //! Indexes run freely in 16 bits; the ring slot is the index modulo the ring size. The KWQ has room up to the
-//! consumer index that the chip publishes in the status block, the KCQ up to the index that the driver writes back.
+//! consumer index that the chip publishes in the status block, the KCQ up to the index that the driver writes
+//! back.
 
 use bus::actor::Cx;
 use bus::mem::PAGE_SIZE;
@@ -119,8 +121,8 @@ impl KernelQueues {
         Ok(())
     }
 
-    /// Copies whole groups of completions up to `producer` into `out`, at most [`MAX_COMPLETED_KCQE`], and gives
-    /// the slots back.
+    /// Copies whole groups of completions up to `producer` into `out`, at most [`MAX_COMPLETED_KCQE`], and
+    /// gives the slots back.
     pub(crate) fn collect<P: Platform>(
         &mut self,
         p: &mut P,

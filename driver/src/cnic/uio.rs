@@ -1,13 +1,14 @@
-//! The iscsiuio helper's Ethernet ring: transmit CID 20, receive CID 2, and the memory that helper and card share.
+//! The iscsiuio helper's Ethernet ring: transmit CID 20, receive CID 2, and the memory that helper and card
+//! share.
 //!
-//! Status block, ring and frame buffers are one allocation that lives as long as the adapter: a helper that is stuck
-//! with a view of an earlier open can write into a ring of the helper's, never into anything else. Ring and buffers
-//! are lent with the first open after a reset, and come back only with the proof of the next one, as nothing else stops
-//! the transmit side. The adapter decides when; this module knows the layouts.
+//! Status block, ring and frame buffers are one allocation that lives as long as the adapter: a helper that
+//! is stuck with a view of an earlier open can write into a ring of the helper's, never into anything else.
+//! Ring and buffers are lent with the first open after a reset, and come back only with the proof of the next
+//! one, as nothing else stops the transmit side. The adapter decides when; this module knows the layouts.
 //!
-//! What the helper shares is its own memory and nothing else, and the card never reads a descriptor from it: the card's ring is
-//! private, and a transmit BD is taken over when the helper publishes it. One that names anything but the frame buffers is
-//! not, nor is what follows it.
+//! What the helper shares is its own memory and nothing else, and the card never reads a descriptor from it:
+//! the card's ring is private, and a transmit BD is taken over when the helper publishes it. One that names
+//! anything but the frame buffers is not, nor is what follows it.
 //!
 //! Not modelled: MSI-X (a status block of the ring's own), the 57810's ring.
 
@@ -123,8 +124,8 @@ impl Shared {
         self.fill();
         self.taken = 0;
         self.program(p, cx);
-        // The reads bring earlier writes to an end, in both directions: what the chip published of the rings before is there
-        // now, and is wiped out.
+        // The reads bring earlier writes to an end, in both directions: what the chip published of the rings
+        // before is there now, and is wiped out.
         let mut regs = Regs::new(p, cx);
         let mut registers = Vec::with_capacity(READABLE.len());
         for at in READABLE {
@@ -142,7 +143,8 @@ impl Shared {
         })
     }
 
-    /// Fills both BD pages: every transmit BD names the one transmit buffer, receive BDs the receive buffers in turn.
+    /// Fills both BD pages: every transmit BD names the one transmit buffer, receive BDs the receive buffers
+    /// in turn.
     fn fill(&self) {
         let buffer = |n: usize| self.buf.addr() + (BUFFERS_AT + n * BUFFER_BYTES) as u64;
         let at = |page: usize, n: usize| page + n * size_of::<RxBd>();
@@ -189,7 +191,8 @@ impl Shared {
         regs.context_write(rx + ctx::BNX2_L2CTX_NX_BDHADDR_LO, ring as u32);
     }
 
-    /// The mark by which a helper sees that its device was shut down: receive BD 0 names nothing and has no length.
+    /// The mark by which a helper sees that its device was shut down: receive BD 0 names nothing and has no
+    /// length.
     pub(crate) fn mark_shut(&self) {
         self.buf.fill(RX_PAGE, size_of::<RxBd>(), 0);
         self.ring.fill(RX_PAGE - RING_AT, size_of::<RxBd>(), 0);
@@ -208,8 +211,8 @@ pub(crate) fn flush() -> Kwqe {
 }
 
 impl Shared {
-    /// Takes the helper's transmit BDs over, up to the producer that it publishes. False, and nothing is: one of them names memory
-    /// that is not the helper's, or there are more of them than the ring has.
+    /// Takes the helper's transmit BDs over, up to the producer that it publishes. False, and nothing is: one
+    /// of them names memory that is not the helper's, or there are more of them than the ring has.
     fn take_over(&mut self, producer: u16) -> bool {
         let new = usize::from(producer.wrapping_sub(self.taken));
         if new > CHAIN + 1 {

@@ -12,8 +12,8 @@ pub enum Retry {
     Never,
     /// Nothing was done; the same request may be submitted again when the shortage has passed.
     Later,
-    /// A write may or may not have reached the medium. Submitting the same data again settles it; until then the blocks are
-    /// undetermined.
+    /// A write may or may not have reached the medium. Submitting the same data again settles it; until then
+    /// the blocks are undetermined.
     Undetermined,
     /// As `Undetermined`, but only after the session is logged in again.
     AfterRecovery,

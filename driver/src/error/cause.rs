@@ -65,10 +65,11 @@ pub enum Cause {
     HeldUp(Gate),
     /// The commands that ask about the logical units were not answered, however often they were repeated.
     BringUpUnanswered,
-    /// A text or logout request, or the card's own report that a NOP-Out left, stayed away for as long as a command may take.
+    /// A text or logout request, or the card's own report that a NOP-Out left, stayed away for as long as a
+    /// command may take.
     Unanswered,
-    /// The target rejected a PDU of a task, with this reason (RFC 7143 11.17.1): at error recovery level 0 only a new login gets the
-    /// task on.
+    /// The target rejected a PDU of a task, with this reason (RFC 7143 11.17.1): at error recovery level 0
+    /// only a new login gets the task on.
     TaskRejected(u8),
     /// The target asked for logout or dropped connection or session by Asynchronous Message 1 to 4.
     AsyncEvent(u8),
@@ -157,7 +158,8 @@ impl Cause {
             Self::LoginStatus { class: 2, detail: 1 | 2 } | Self::AuthFailed(_) => {
                 (C::ConnFailed, E::LoginAuthFailed, false)
             }
-            // Class 3 is the target's own trouble; a redirect that reaches this table named no usable address.
+            // Class 3 is the target's own trouble; a redirect that reaches this table named no usable
+            // address.
             Self::LoginStatus { class: 1 | 3, .. } | Self::RedirectToName(_) => {
                 (C::ConnFailed, E::Login, true)
             }

@@ -1,5 +1,6 @@
-//! The messages of all causes as a table: each names its cause by a word of its own, no two share a sentence, and each ends in
-//! iscsiadm's exit code for it (ISCSID 6). A cause that is new and not in the table does not compile.
+//! The messages of all causes as a table: each names its cause by a word of its own, no two share a sentence,
+//! and each ends in iscsiadm's exit code for it (ISCSID 6). A cause that is new and not in the table does not
+//! compile.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +17,8 @@ use crate::control::{ConnFailure, EpError, Refused};
 
 use ExitCode as E;
 
-/// Every variant of [`Cause`], [`EpError`], [`Refused`] and [`ConnFailure`] with a word of its message and its exit code.
+/// Every variant of [`Cause`], [`EpError`], [`Refused`] and [`ConnFailure`] with a word of its message and
+/// its exit code.
 fn table() -> Vec<(Cause, &'static str, ExitCode)> {
     let connect = |why: EpError, word, exit| (Cause::Connect(why), word, exit);
     let refused = |why: Refused, word, exit| (Cause::Connect(EpError::Refused(why)), word, exit);

@@ -8,7 +8,8 @@ pub struct Status {
     pub code: u8,
     /// Name behind `ISCSI_KCQE_COMPLETION_STATUS_`.
     pub name: &'static str,
-    /// What the driver prints behind `iscsi_error - ` or `iscsi_warning - `; empty where it prints `unknown err`.
+    /// What the driver prints behind `iscsi_error - ` or `iscsi_warning - `; empty where it prints `unknown
+    /// err`.
     pub notice: &'static str,
 }
 
@@ -16,7 +17,8 @@ pub struct Status {
 /// As the two words of `error_bit_map` this is {0x0800_8000, 0x0000_0001}.
 pub const DEFAULT_WARNING_MASK: u64 = 1 << 0x0f | 1 << 0x1b | 1 << 0x20;
 
-/// Whether `status` is only a warning under `mask`. A status of 64 and above has no bit and is always an error (D7).
+/// Whether `status` is only a warning under `mask`. A status of 64 and above has no bit and is always an
+/// error (D7).
 #[must_use]
 pub const fn is_warning(mask: u64, status: u32) -> bool {
     status < 64 && mask >> status & 1 != 0

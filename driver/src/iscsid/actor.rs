@@ -19,8 +19,8 @@ use super::session::Session;
 use super::store::{Records, Stored, isid};
 use crate::control::{ConnFailure, FromAdapter, SessionId, ToAdapter};
 
-/// Messages that wait for room in the port to the adapter, and replies that wait for room in the port to the user. A full
-/// outbox stops the intake; nothing is lost.
+/// Messages that wait for room in the port to the adapter, and replies that wait for room in the port to the
+/// user. A full outbox stops the intake; nothing is lost.
 pub const OUTBOX_LIMIT: usize = 1024;
 /// How often a full port is tried again.
 const PORT_RETRY: Duration = Duration::from_millis(1);
@@ -58,8 +58,8 @@ pub struct IscsidCounters {
     pub timeouts: u64,
 }
 
-/// The daemon. Drop it to kill it, or take its ports back with [`Iscsid::into_ports`]; make another with the same [`Records`] to
-/// restart it.
+/// The daemon. Drop it to kill it, or take its ports back with [`Iscsid::into_ports`]; make another with the
+/// same [`Records`] to restart it.
 pub struct Iscsid {
     name: ActorId,
     initiator_name: String,
@@ -67,8 +67,8 @@ pub struct Iscsid {
     records: Records,
     sessions: BTreeMap<u64, Session>,
     by_id: BTreeMap<SessionId, u64>,
-    /// The last tag of an EpConnect. The first is drawn, so that an answer to the attempt of an earlier iscsid is
-    /// recognised as such.
+    /// The last tag of an EpConnect. The first is drawn, so that an answer to the attempt of an earlier
+    /// iscsid is recognised as such.
     last_connect: Option<u64>,
     /// The last Hello. The first number is drawn, for the same reason.
     hello: Option<u64>,
@@ -374,7 +374,8 @@ impl Iscsid {
         }
     }
 
-    /// Asks what there is. The adapter drops every connection that is not in the full feature phase, so attempts begin again.
+    /// Asks what there is. The adapter drops every connection that is not in the full feature phase, so
+    /// attempts begin again.
     fn hello(&mut self, cx: &mut Cx<'_>) {
         let serial = match self.hello {
             Some(last) => last + 1,

@@ -1,5 +1,5 @@
-//! What surrounds the state machine of a session: what a step may use, what it leads to, and the PDUs and parameters that it
-//! hands to the adapter.
+//! What surrounds the state machine of a session: what a step may use, what it leads to, and the PDUs and
+//! parameters that it hands to the adapter.
 
 use core::net::SocketAddr;
 

@@ -59,8 +59,8 @@ pub struct SessionEntry {
     pub session: SessionId,
 }
 
-/// What a user asks. `id` comes back in the reply; a request that a killed iscsid took is never answered, so users have a
-/// deadline of their own ([`ExitCode::RequestTimedOut`]).
+/// What a user asks. `id` comes back in the reply; a request that a killed iscsid took is never answered, so
+/// users have a deadline of their own ([`ExitCode::RequestTimedOut`]).
 #[derive(Debug)]
 pub enum IscsidRequest {
     /// Log in and stay logged in.

@@ -1,8 +1,9 @@
-//! When to try again, and when to give up (ISCSID 4 and 5). Pure functions; the state machine carries them out.
+//! When to try again, and when to give up (ISCSID 4 and 5). Pure functions; the state machine carries them
+//! out.
 //!
-//! One deliberate difference from the real daemon: it pauses 3 s only when connecting failed, and tries at once when the target
-//! refused a login with "retry", which hammers a target that is short of resources. Here every failed attempt is followed by
-//! the pause.
+//! One deliberate difference from the real daemon: it pauses 3 s only when connecting failed, and tries at
+//! once when the target refused a login with "retry", which hammers a target that is short of resources. Here
+//! every failed attempt is followed by the pause.
 
 use bus::Instant;
 use core::time::Duration;
@@ -11,13 +12,14 @@ use core::time::Duration;
 pub const RETRY_PAUSE: Duration = Duration::from_secs(3);
 /// Redirects followed in a row, without a login in between.
 pub const MAX_REDIRECTS: u8 = 8;
-/// How long the answer to Hello may take; then iscsid says Hello again. It ends no session: only the answer does.
+/// How long the answer to Hello may take; then iscsid says Hello again. It ends no session: only the answer
+/// does.
 pub const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the adapter may take to release a connection or a session: its own bound for a whole stop, and a margin. An answer
-/// that was dropped costs less: after Resync the request is repeated.
+/// How long the adapter may take to release a connection or a session: its own bound for a whole stop, and a
+/// margin. An answer that was dropped costs less: after Resync the request is repeated.
 pub const RELEASE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Longest Time2Wait that a target may state in an asynchronous message or a logout response: the largest that can be negotiated
-/// (RFC 7143 13.15). The field has room for 18 hours.
+/// Longest Time2Wait that a target may state in an asynchronous message or a logout response: the largest
+/// that can be negotiated (RFC 7143 13.15). The field has room for 18 hours.
 pub const LONGEST_TIME2WAIT: Duration = Duration::from_secs(3600);
 /// How long a discovery session may take to list its targets (`discovery.sendtargets.timeo.active_timeout`).
 pub const DISCOVERY_ACTIVE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -28,8 +30,8 @@ pub fn time2wait(seconds: u16) -> Duration {
     Duration::from_secs(seconds.into()).min(LONGEST_TIME2WAIT)
 }
 
-/// Whether an initial login that began at `first` may be tried again at `now`: attempts times the timeout of each is the
-/// total time, so fast failures may exceed the count (ISCSID 4, step 6).
+/// Whether an initial login that began at `first` may be tried again at `now`: attempts times the timeout of
+/// each is the total time, so fast failures may exceed the count (ISCSID 4, step 6).
 #[must_use]
 pub fn initial_retry(first: Instant, now: Instant, retry_max: u32, login_timeout: Duration) -> bool {
     now <= first + login_timeout.saturating_mul(retry_max)

@@ -1,5 +1,5 @@
-//! Node and discovery records: what an operator may choose about a session (ISCSID 3), with iscsid.conf's defaults and
-//! the limits that the transport imposes.
+//! Node and discovery records: what an operator may choose about a session (ISCSID 3), with iscsid.conf's
+//! defaults and the limits that the transport imposes.
 
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -237,7 +237,8 @@ impl Default for Settings {
 const MAX_LENGTH: u32 = (1 << 24) - 1;
 
 impl Settings {
-    /// Brings every value into its range and says what was changed, in the real daemon's words where it has some.
+    /// Brings every value into its range and says what was changed, in the real daemon's words where it has
+    /// some.
     pub fn clamp(&mut self) -> Vec<String> {
         let mut notes = Vec::new();
         let mut set = |name: &str, value: &mut u32, to: u32| {
@@ -343,7 +344,8 @@ impl NodeRecord {
         Self { target: target.into(), portal, settings: Settings::default() }
     }
 
-    /// Checks the target's name, which stays as it is, and the credentials; values out of range are brought into it.
+    /// Checks the target's name, which stays as it is, and the credentials; values out of range are brought
+    /// into it.
     ///
     /// # Errors
     /// What no default can mend.

@@ -1,9 +1,9 @@
 //! One session of iscsid: connect, log in, stay, come back, leave.
 //!
-//! A state machine without I/O. Every state that waits for somebody has a deadline; connect and login of one attempt share the
-//! login timeout. Whatever goes wrong in an attempt leads to one place, [`Session::attempt_failed`], which releases the
-//! connection, then waits, and tries again or gives up as [`policy`] says. A second failure on the way changes nothing:
-//! releasing is idempotent.
+//! A state machine without I/O. Every state that waits for somebody has a deadline; connect and login of one
+//! attempt share the login timeout. Whatever goes wrong in an attempt leads to one place,
+//! [`Session::attempt_failed`], which releases the connection, then waits, and tries again or gives up as
+//! [`policy`] says. A second failure on the way changes nothing: releasing is idempotent.
 
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -280,7 +280,8 @@ impl Session {
         if let Err(why) = result {
             return self.attempt_failed(Cause::Connect(EpError::Refused(why)), env);
         }
-        // Challenge and identifier are drawn for every attempt; a challenge used twice could be answered by replay.
+        // Challenge and identifier are drawn for every attempt; a challenge used twice could be answered by
+        // replay.
         let challenge = self.settings.chap.is_mutual().then(|| {
             let mut bytes = [0; CHALLENGE_LEN + 1];
             env.rng.fill("iscsid.chap", &mut bytes);
@@ -548,8 +549,8 @@ impl Session {
         self.resume_at = resume_at;
         self.leave_at_start = false;
         if matches!(self.state, State::Connecting(_) | State::Creating) {
-            // The answer to EpConnect will find nobody, and its endpoint is disconnected then. A session that could not be
-            // created has nothing to release.
+            // The answer to EpConnect will find nobody, and its endpoint is disconnected then. A session that
+            // could not be created has nothing to release.
             return self.set(State::Waiting, Some(resume_at));
         }
         if let State::Binding(ep) = self.state {
@@ -573,8 +574,8 @@ impl Session {
         }
     }
 
-    /// The adapter is up: there is no point in waiting out a pause that began because it was not. Time2Wait is the
-    /// target's and stays.
+    /// The adapter is up: there is no point in waiting out a pause that began because it was not. Time2Wait
+    /// is the target's and stays.
     pub(super) fn adapter_up(&mut self, env: &mut Env<'_>) {
         if matches!(self.state, State::Waiting) && self.attempts > 0 {
             if self.stated_until <= env.now {
@@ -585,7 +586,8 @@ impl Session {
         }
     }
 
-    /// iscsid says Hello: connections that are not in the full feature phase die with it, and so does the attempt.
+    /// iscsid says Hello: connections that are not in the full feature phase die with it, and so does the
+    /// attempt.
     pub(super) fn out_of_step(&mut self, env: &mut Env<'_>) {
         if matches!(self.state, State::Connecting(_) | State::Binding(_) | State::LoggingIn(..)) {
             self.last_failure = Some(Cause::OutOfStep);

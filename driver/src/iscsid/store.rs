@@ -17,8 +17,8 @@ pub(super) struct Stored {
     pub(super) established: bool,
 }
 
-/// What survives iscsid: the records of its sessions, as the files below `/etc/iscsi` do in the real system. Clones share one
-/// store.
+/// What survives iscsid: the records of its sessions, as the files below `/etc/iscsi` do in the real system.
+/// Clones share one store.
 #[derive(Clone, Debug, Default)]
 pub struct Records(Rc<RefCell<Store>>);
 
@@ -61,9 +61,9 @@ impl Records {
     }
 }
 
-/// ISID in random format (RFC 7143 11.12.5, T = 10b): 24 random bits and the session's number. The real daemon numbers its
-/// sessions under its OUI, which is unique because there is one per host; here every process may run its own, and two
-/// sessions of one name and ISID would reinstate each other for ever.
+/// ISID in random format (RFC 7143 11.12.5, T = 10b): 24 random bits and the session's number. The real
+/// daemon numbers its sessions under its OUI, which is unique because there is one per host; here every
+/// process may run its own, and two sessions of one name and ISID would reinstate each other for ever.
 pub(super) fn isid(tag: u64, rng: &mut dyn Streams) -> [u8; 6] {
     let [.., c, d] = tag.to_be_bytes();
     let mut isid = [0x80, 0, 0, 0, c, d];

@@ -38,7 +38,8 @@ fn a_login_negotiates_and_starts_the_connection() {
     assert_eq!(b.now_s(), 0, "nothing was waited for");
 }
 
-/// RFC 7143 4.2.7.1: names are compared in normal form. Many targets compare bytes, so what is sent is what the user gave.
+/// RFC 7143 4.2.7.1: names are compared in normal form. Many targets compare bytes, so what is sent is what
+/// the user gave.
 #[test]
 fn names_go_on_the_wire_as_they_were_given() {
     let mut b = Bench::new();
@@ -471,7 +472,8 @@ fn a_restarted_iscsid_learns_the_sessions_and_recovers_them() {
     assert_eq!((views[0].tag, views[0].session), (entry.tag, Some(entry.session)));
     assert_eq!(views[0].stage, SessionStage::LoggedIn);
     assert_eq!((b.iscsid().counters().orphans, b.adapter.sessions.len()), (1, 1));
-    // The same ISID: the target must find its old session and end it, instead of serving both (RFC 7143 6.3.5).
+    // The same ISID: the target must find its old session and end it, instead of serving both (RFC 7143
+    // 6.3.5).
     let isids = &b.adapter.isids;
     assert_eq!((isids.len(), isids[1]), (2, isids[0]));
     assert_eq!(b.iscsid().counters().recoveries, 1);
@@ -495,8 +497,8 @@ fn dropped_messages_are_made_good_by_hello() {
     assert_eq!((b.stage(), b.now_s()), (None, 2));
 }
 
-/// Whatever an attempt was waiting for when messages were dropped, it goes on at once: nothing waits out a login timeout or the
-/// 60 s of a release.
+/// Whatever an attempt was waiting for when messages were dropped, it goes on at once: nothing waits out a
+/// login timeout or the 60 s of a release.
 #[test]
 fn dropped_messages_cost_no_deadline_in_any_stage() {
     for stage in [SessionStage::Cleanup, SessionStage::Connecting, SessionStage::LoggingIn] {
@@ -518,7 +520,8 @@ fn dropped_messages_cost_no_deadline_in_any_stage() {
     }
 }
 
-/// A daemon that does not run reads its inbox before it looks at its deadlines, and silence of the adapter is no answer.
+/// A daemon that does not run reads its inbox before it looks at its deadlines, and silence of the adapter is
+/// no answer.
 #[test]
 fn no_session_ends_because_its_confirmation_is_late() {
     // Stopped after Hello: the answer waits in the inbox for longer than the sync timeout.
@@ -529,8 +532,8 @@ fn no_session_ends_because_its_confirmation_is_late() {
     b.run();
     assert_eq!((b.stage(), b.iscsid().counters().timeouts), (Some(SessionStage::LoggedIn), 0));
 
-    // The adapter is silent, or part of its answer is lost: it is asked again, and what is left of the first answer is not
-    // mistaken for the second.
+    // The adapter is silent, or part of its answer is lost: it is asked again, and what is left of the first
+    // answer is not mistaken for the second.
     for (silent, lost) in [(true, 0), (false, 2)] {
         b.adapter.paused = silent;
         b.adapter.swallow_synced = lost;

@@ -25,8 +25,8 @@ pub(crate) use regs::{BAR0, Regs};
 const SB_CMD_CONSUMER: usize = offset_of!(StatusBlock, status_cmd_consumer_index);
 const SB_COMPLETION_PRODUCER: usize = offset_of!(StatusBlock, status_completion_producer_index);
 const SB_INDEX: usize = offset_of!(StatusBlock, status_idx);
-/// Where shared memory may begin in GRC space: the scratchpad of the management processor, 32 KiB, with room for one function's
-/// part.
+/// Where shared memory may begin in GRC space: the scratchpad of the management processor, 32 KiB, with room
+/// for one function's part.
 const SHMEM_BASES: core::ops::RangeInclusive<u32> =
     s::SHM_HDR_SIGNATURE..=s::SHM_HDR_SIGNATURE + 0x8000 - SHMEM_BYTES;
 /// More than any offset that is used.
@@ -49,7 +49,8 @@ pub(crate) struct Identity {
     pub(crate) max_connections: u16,
 }
 
-/// Memory that the chip has while it is up. The page of the status block is the helper's too, and outlives it.
+/// Memory that the chip has while it is up. The page of the status block is the helper's too, and outlives
+/// it.
 #[must_use]
 pub(crate) struct ChipMemory {
     status: View,
@@ -115,7 +116,8 @@ pub(crate) fn enable<P: Platform>(p: &mut P, cx: &mut Cx<'_>) -> Result<(), Fail
     Ok(())
 }
 
-/// Reads shared memory: is firmware running, what is licensed, which MAC is ours (CHIP-REGISTERS 2, items 3 to 5).
+/// Reads shared memory: is firmware running, what is licensed, which MAC is ours (CHIP-REGISTERS 2, items 3
+/// to 5).
 pub(crate) fn identify<P: Platform>(p: &mut P, cx: &mut Cx<'_>) -> Result<Identity, Failure> {
     let mut regs = Regs::new(p, cx);
     let read = |regs: &mut Regs<'_, '_, P>, at| regs.window_read(at).map_err(|_| Failure::BusLost);
@@ -189,7 +191,8 @@ impl From<DmaExhausted> for SetupError {
 }
 
 /// Programs everything below the kernel queues: context memory, mailbox queue, MAC and MTU, status block and
-/// coalescing. `status` is the page of the status block, lent. On failure nothing stays lent: the chip never learnt of the memory, or is reset before it is used.
+/// coalescing. `status` is the page of the status block, lent. On failure nothing stays lent: the chip never
+/// learnt of the memory, or is reset before it is used.
 pub(crate) fn setup<P: Platform>(
     p: &mut P,
     cx: &mut Cx<'_>,
@@ -255,8 +258,8 @@ fn program<P: Platform>(
     let status = memory.status_addr;
     regs.write(r::HC_STATUS_ADDR_L, status as u32);
     regs.write(r::HC_STATUS_ADDR_H, (status >> 32) as u32);
-    // One completion is worth an interrupt at once: latency before batching; the chip batches by itself when the
-    // driver is late with its acknowledgement (one-shot mode).
+    // One completion is worth an interrupt at once: latency before batching; the chip batches by itself when
+    // the driver is late with its acknowledgement (one-shot mode).
     regs.write(r::HC_COMP_PROD_TRIP, 1 << 16 | 1);
     regs.write(r::HC_COM_TICKS, 0);
     regs.write(r::HC_CMD_TICKS, 0);

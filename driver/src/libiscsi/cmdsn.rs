@@ -11,8 +11,8 @@ pub struct CmdSnWindow {
 }
 
 impl CmdSnWindow {
-    /// A window for a session whose login used `cmd_sn`. Until the target says otherwise exactly one command fits, as after
-    /// a bind in libiscsi.
+    /// A window for a session whose login used `cmd_sn`. Until the target says otherwise exactly one command
+    /// fits, as after a bind in libiscsi.
     #[must_use]
     pub fn new(cmd_sn: Sn) -> Self {
         Self { next: cmd_sn, exp: cmd_sn, max: cmd_sn }
@@ -38,8 +38,8 @@ impl CmdSnWindow {
         Some(self.next.take())
     }
 
-    /// Takes ExpCmdSN and MaxCmdSN of any PDU from the target. Each only moves forward, and both are ignored when
-    /// MaxCmdSN lies before ExpCmdSN - 1. Tells whether a closed window has opened.
+    /// Takes ExpCmdSN and MaxCmdSN of any PDU from the target. Each only moves forward, and both are ignored
+    /// when MaxCmdSN lies before ExpCmdSN - 1. Tells whether a closed window has opened.
     pub fn update(&mut self, exp: Sn, max: Sn) -> bool {
         if iscsi::serial::window(exp, max).is_none() {
             return false;

@@ -1,5 +1,5 @@
-//! The keepalive of one connection (BNX2I-CNIC 7.5): a ping when nothing was received for the receive timeout, connection
-//! failure 1022 when the ping stays unanswered for the ping timeout.
+//! The keepalive of one connection (BNX2I-CNIC 7.5): a ping when nothing was received for the receive
+//! timeout, connection failure 1022 when the ping stays unanswered for the ping timeout.
 
 use bus::Instant;
 use core::time::Duration;
@@ -14,7 +14,8 @@ const RESEND: Duration = Duration::from_secs(1);
 pub enum KeepaliveAction {
     /// Nothing before [`Keepalive::deadline`].
     Wait,
-    /// Send an immediate NOP-Out with reserved TTT, then call [`Keepalive::ping_sent`] or [`Keepalive::ping_not_sent`].
+    /// Send an immediate NOP-Out with reserved TTT, then call [`Keepalive::ping_sent`] or
+    /// [`Keepalive::ping_not_sent`].
     Ping,
     /// The connection has failed: 1022.
     TimedOut,
@@ -83,8 +84,8 @@ impl Keepalive {
         self.is_enabled() && self.ping.is_some_and(|sent| now >= self.gives_up(sent))
     }
 
-    /// When the connection is given up. Counts from the last sign of life, but never gives a ping that was sent late less
-    /// than its own timeout.
+    /// When the connection is given up. Counts from the last sign of life, but never gives a ping that was
+    /// sent late less than its own timeout.
     fn gives_up(&self, sent: Instant) -> Instant {
         (self.last_recv + self.recv_timeout + self.ping_timeout).max(sent + self.ping_timeout)
     }

@@ -1,10 +1,11 @@
 //! The libiscsi role: what the real stack keeps per session below iscsid and above bnx2i. Command numbering
-//! ([`CmdSnWindow`]), tasks and their tags ([`TaskTable`]), what happens to a command that takes too long ([`timeout`],
-//! [`Ladder`]), the keepalive ([`Keepalive`]) and the session's state with its replacement timer ([`SessionGate`]).
+//! ([`CmdSnWindow`]), tasks and their tags ([`TaskTable`]), what happens to a command that takes too long
+//! ([`timeout`], [`Ladder`]), the keepalive ([`Keepalive`]) and the session's state with its replacement
+//! timer ([`SessionGate`]).
 //!
-//! All of it is sans-IO: the adapter owns one set per session, feeds it completions and the time, and carries out what
-//! it answers. Nothing here allocates after construction. Not modelled: several connections per session, ErrorRecoveryLevel
-//! above 0.
+//! All of it is sans-IO: the adapter owns one set per session, feeds it completions and the time, and carries
+//! out what it answers. Nothing here allocates after construction. Not modelled: several connections per
+//! session, ErrorRecoveryLevel above 0.
 
 mod cmdsn;
 mod keepalive;

@@ -38,9 +38,9 @@ pub enum Admit {
 
 /// State and replacement timer of one session.
 ///
-/// The replacement timer bounds how long requests wait for I/O, not for a login: it starts with the loss (or with the first
-/// login), and it stops when the units are known again and, if requests wait, when one of them was answered. A target that
-/// dies after each login therefore cannot stretch it (L3).
+/// The replacement timer bounds how long requests wait for I/O, not for a login: it starts with the loss (or
+/// with the first login), and it stops when the units are known again and, if requests wait, when one of them
+/// was answered. A target that dies after each login therefore cannot stretch it (L3).
 #[derive(Clone, Debug)]
 pub struct SessionGate {
     state: SessionState,
@@ -53,8 +53,8 @@ pub struct SessionGate {
 }
 
 impl SessionGate {
-    /// A session that was never logged in. `replacement` is how long requests wait for a lost session: zero fails them at
-    /// once, `None` never.
+    /// A session that was never logged in. `replacement` is how long requests wait for a lost session: zero
+    /// fails them at once, `None` never.
     #[must_use]
     pub fn new(replacement: Option<Duration>) -> Self {
         Self { state: SessionState::Free, replacement, deadline: None, usable: false, offline: false }
@@ -130,8 +130,8 @@ impl SessionGate {
         }
     }
 
-    /// The connection failed. Tells whether this is news: a session reports only the first failure of a connection. The
-    /// replacement timer starts unless it runs already.
+    /// The connection failed. Tells whether this is news: a session reports only the first failure of a
+    /// connection. The replacement timer starts unless it runs already.
     pub fn failed(&mut self, now: Instant) -> bool {
         match self.state {
             SessionState::LoggedIn | SessionState::LoggingOut => {
@@ -144,7 +144,8 @@ impl SessionGate {
         }
     }
 
-    /// iscsid took over (STOP_CONN with RECOVER). A session whose replacement timer has expired stays failed upward.
+    /// iscsid took over (STOP_CONN with RECOVER). A session whose replacement timer has expired stays failed
+    /// upward.
     pub fn recovering(&mut self, now: Instant) {
         self.failed(now);
         if self.state == SessionState::Failed {
@@ -171,8 +172,8 @@ impl SessionGate {
         self.deadline
     }
 
-    /// Tells once when the replacement timer has expired: then fail what is queued and held. A session whose units are
-    /// known goes on with new requests; any other is offline until they are.
+    /// Tells once when the replacement timer has expired: then fail what is queued and held. A session whose
+    /// units are known goes on with new requests; any other is offline until they are.
     pub fn poll(&mut self, now: Instant) -> bool {
         let expired = self.deadline.is_some_and(|at| now >= at);
         if expired {

@@ -1,9 +1,9 @@
 //! Tasks and their tags (BNX2I-CNIC 5.1).
 //!
-//! A task is a slot; its index is in bits 13..0 of the 16-bit ITT of WQEs and CQEs, its type in bits 15..14. The wire ITT has
-//! no room for a generation, so the handle has one: whoever kept a handle of an earlier user of the slot finds nothing. A
-//! slot that was freed goes to the end of the queue, so that a late completion most likely meets an empty slot (D3). The
-//! session age tells tasks of earlier connections of the session.
+//! A task is a slot; its index is in bits 13..0 of the 16-bit ITT of WQEs and CQEs, its type in bits 15..14.
+//! The wire ITT has no room for a generation, so the handle has one: whoever kept a handle of an earlier user
+//! of the slot finds nothing. A slot that was freed goes to the end of the queue, so that a late completion
+//! most likely meets an empty slot (D3). The session age tells tasks of earlier connections of the session.
 
 use bus::Instant;
 use iscsi::scsi::Lun;
@@ -74,8 +74,8 @@ pub enum TaskState {
     Allocated,
     /// The chip has it.
     Posted,
-    /// Task management ended it; a CLEANUP WQE with its ITT is posted, and the card may still touch its pages until
-    /// the cleanup CQE of this very ITT arrives (R7).
+    /// Task management ended it; a CLEANUP WQE with its ITT is posted, and the card may still touch its pages
+    /// until the cleanup CQE of this very ITT arrives (R7).
     CleaningUp,
 }
 
@@ -261,8 +261,8 @@ impl<T> TaskTable<T> {
         slot.task.as_mut().filter(|_| slot.generation == handle.generation)
     }
 
-    /// Releases a task; `None` when the handle is stale. Only after its final CQE, its cleanup CQE, or proof that the card
-    /// can no longer touch it (ARCHITECTURE 7, rule 3).
+    /// Releases a task; `None` when the handle is stale. Only after its final CQE, its cleanup CQE, or proof
+    /// that the card can no longer touch it (ARCHITECTURE 7, rule 3).
     pub fn free(&mut self, handle: TaskHandle) -> Option<Task<T>> {
         let slot = self.slots.get_mut(usize::from(handle.index))?;
         if slot.generation != handle.generation {

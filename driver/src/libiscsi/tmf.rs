@@ -1,13 +1,14 @@
 //! Task management of one session: abort task, then LUN reset, then target reset, then session recovery
 //! (BNX2I-CNIC 7.1 and 7.3). One function is outstanding at a time.
 //!
-//! A function that the target refuses leads to the next rung. One that it does not answer says that the path is dead: the
-//! session is recovered at once (1021), as in the real stack. After a function succeeded the card is told to forget the
-//! tasks (CLEANUP); each is waited for by its own tag, never by a count (R7), and all of a batch share one deadline (T7). A
-//! task that ends by itself between the decision and the sending is reported as gone and nothing is sent (R8).
+//! A function that the target refuses leads to the next rung. One that it does not answer says that the path
+//! is dead: the session is recovered at once (1021), as in the real stack. After a function succeeded the
+//! card is told to forget the tasks (CLEANUP); each is waited for by its own tag, never by a count (R7), and
+//! all of a batch share one deadline (T7). A task that ends by itself between the decision and the sending is
+//! reported as gone and nothing is sent (R8).
 //!
-//! The adapter calls [`Ladder::poll`] and carries out the [`LadderAction`]. Not modelled: host reset, which the real stack
-//! does not register either.
+//! The adapter calls [`Ladder::poll`] and carries out the [`LadderAction`]. Not modelled: host reset, which
+//! the real stack does not register either.
 
 use bus::Instant;
 use core::time::Duration;
@@ -73,10 +74,12 @@ pub enum Scope {
 /// What the adapter has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LadderAction {
-    /// Send it; then call [`Ladder::sent`], [`Ladder::task_gone`] or [`Ladder::not_sent`] before anything else.
+    /// Send it; then call [`Ladder::sent`], [`Ladder::task_gone`] or [`Ladder::not_sent`] before anything
+    /// else.
     Send(TmfRequest),
-    /// Post CLEANUP for every posted SCSI task of the scope, calling [`Ladder::cleanup_posted`] for each, then
-    /// [`Ladder::cleanup_complete`]. Each task is failed upward when its cleanup CQE arrives, or its final CQE.
+    /// Post CLEANUP for every posted SCSI task of the scope, calling [`Ladder::cleanup_posted`] for each,
+    /// then [`Ladder::cleanup_complete`]. Each task is failed upward when its cleanup CQE arrives, or its
+    /// final CQE.
     CleanUp(Scope),
     /// Recover the session: connection failure 1021.
     RecoverSession,
@@ -157,7 +160,8 @@ impl Ladder {
         self.state != State::Idle || !self.victims.is_empty()
     }
 
-    /// Whether new commands to `lun` have to wait: a reset covers them, or the session is about to be recovered.
+    /// Whether new commands to `lun` have to wait: a reset covers them, or the session is about to be
+    /// recovered.
     #[must_use]
     pub fn blocks(&self, lun: Lun) -> bool {
         match self.state {
@@ -215,8 +219,8 @@ impl Ladder {
         }
     }
 
-    /// When [`poll`](Self::poll) has something to say although nothing else happened. After every call that feeds the ladder,
-    /// poll it anyway.
+    /// When [`poll`](Self::poll) has something to say although nothing else happened. After every call that
+    /// feeds the ladder, poll it anyway.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         match self.state {
@@ -258,13 +262,14 @@ impl Ladder {
         }
     }
 
-    /// The TMF response of the outstanding function (RFC 7143 11.6.1: 0 complete, 1 no such task). Tells `false` for a
-    /// response that nobody waits for.
+    /// The TMF response of the outstanding function (RFC 7143 11.6.1: 0 complete, 1 no such task). Tells
+    /// `false` for a response that nobody waits for.
     pub fn response(&mut self, response: u8) -> bool {
         let State::Waiting { rung, gone, .. } = self.state else { return false };
         let Some(victim) = self.victims.front().copied() else { return false };
         match (rung, response) {
-            // The task ended by itself while the abort was under way: whatever the answer, there is nothing to clean up.
+            // The task ended by itself while the abort was under way: whatever the answer, there is nothing
+            // to clean up.
             (Rung::Abort, _) if gone => self.next_victim(),
             (Rung::Abort, 0) => self.state = State::Succeeded(Scope::Task(victim.task)),
             (Rung::LunReset, 0) => self.state = State::Succeeded(Scope::Lun(victim.lun)),
@@ -334,8 +339,8 @@ impl Ladder {
         self.state = State::Idle;
     }
 
-    /// The session's connection is gone, or the session is logged in again: all tasks have ended and nothing is
-    /// outstanding.
+    /// The session's connection is gone, or the session is logged in again: all tasks have ended and nothing
+    /// is outstanding.
     pub fn reset(&mut self) {
         self.victims.clear();
         self.awaited.clear();

@@ -1,7 +1,7 @@
 //! Context memory: what the host writes into the context of a ring (CHIP-REGISTERS 2, items 14 and 21).
 //!
-//! A context is 128 bytes at `cid << 7`; the transmit rings of the 5709 spread over several of them, which is why their
-//! offsets go beyond 127.
+//! A context is 128 bytes at `cid << 7`; the transmit rings of the 5709 spread over several of them, which is
+//! why their offsets go beyond 127.
 
 use crate::facts::facts;
 
@@ -149,8 +149,8 @@ pub const UIO_TX_CID: u32 = 20;
 /// Receive CID of the helper's ring (CHIP-REGISTERS 3).
 pub const UIO_RX_CID: u32 = 2;
 
-/// What is added to the number of a vector's status block in the upper half of `L5_KRNLQ_HOST_QIDX` (CHIP-REGISTERS 2,
-/// item 21).
+/// What is added to the number of a vector's status block in the upper half of `L5_KRNLQ_HOST_QIDX`
+/// (CHIP-REGISTERS 2, item 21).
 pub const KRNLQ_STATUSB_BASE: u32 = 7;
 
 /// Context address of a CID.

@@ -30,8 +30,8 @@ pub const fn mailbox(cid: u32) -> u32 {
 
 /// BAR0 offset of the doorbell window of an offloaded connection, by the value of `MQ_CONFIG2`.
 ///
-/// In bin mode (context size field not zero) each connection has a page of its own; otherwise it is the plain mailbox.
-/// A CID below the first L4/L5 CID has no bin and keeps the plain mailbox.
+/// In bin mode (context size field not zero) each connection has a page of its own; otherwise it is the plain
+/// mailbox. A CID below the first L4/L5 CID has no bin and keeps the plain mailbox.
 pub const fn connection(cid: u32, mq_config2: u32) -> u32 {
     let cid = cid % MAX_CID_CNT;
     let first = mq_config2 & MQ_CONFIG2_FIRST_L4L5;

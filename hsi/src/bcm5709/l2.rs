@@ -1,7 +1,8 @@
 //! Ethernet rings of the 5709 class: descriptors and the frame header (CHIP-REGISTERS 2, items 18 and 19).
 //!
-//! The netdev rings and the helper's ring use them; offloaded connections do not. The VLAN and length fields of the
-//! frame header stand swapped within their word, as the chip's big-endian words appear to a little-endian host.
+//! The netdev rings and the helper's ring use them; offloaded connections do not. The VLAN and length fields
+//! of the frame header stand swapped within their word, as the chip's big-endian words appear to a
+//! little-endian host.
 
 use crate::facts::{addr64, facts, wire};
 use crate::{U16, U32};

@@ -85,7 +85,8 @@ pub const KERNEL_QUEUE_ELEMENT_BYTES: usize = 32;
 pub const BD_BYTES: usize = 16;
 /// Tasks per session that libiscsi keeps for management.
 pub const MGMT_TASKS: usize = 15;
-/// Receive and send buffer that the connection manager asks for (BNX2I-CNIC 3.6); the header's defaults are not used.
+/// Receive and send buffer that the connection manager asks for (BNX2I-CNIC 3.6); the header's defaults are
+/// not used.
 pub const CM_BUFFER_BYTES: u32 = 262_144;
 /// Default error classes: these completion statuses are warnings (BNX2I-CNIC 6.2, B.6).
 pub const DEFAULT_ERROR_MASK: u64 = 0x0000_0001_0800_8000;

@@ -1,4 +1,5 @@
-//! What only the 5709 class has: registers, contexts, doorbells, Ethernet rings, status block, shared memory, page tables, limits.
+//! What only the 5709 class has: registers, contexts, doorbells, Ethernet rings, status block, shared memory,
+//! page tables, limits.
 
 pub mod ctx;
 pub mod doorbell;

@@ -1,4 +1,5 @@
-//! Page-table entries of SQ, RQ, CQ, KWQ and KCQ (BNX2I-CNIC 4.3). On the 5709 class the high word comes first.
+//! Page-table entries of SQ, RQ, CQ, KWQ and KCQ (BNX2I-CNIC 4.3). On the 5709 class the high word comes
+//! first.
 
 use crate::U32;
 use crate::facts::{addr64, wire};

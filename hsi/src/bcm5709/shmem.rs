@@ -1,8 +1,9 @@
 //! Shared memory of the management processor: identity, licence and the mailbox between driver and boot code
 //! (CHIP-REGISTERS 2, items 3 to 5, 9; section 3).
 //!
-//! Offsets count from the base of the function, which the header at `SHM_HDR_ADDR_0` or `_1` names. The driver writes a
-//! message code with a sequence number into `DRV_MB`; boot code answers by copying the sequence into `FW_MB`.
+//! Offsets count from the base of the function, which the header at `SHM_HDR_ADDR_0` or `_1` names. The
+//! driver writes a message code with a sequence number into `DRV_MB`; boot code answers by copying the
+//! sequence into `FW_MB`.
 
 use crate::facts::facts;
 

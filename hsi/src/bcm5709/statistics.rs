@@ -1,7 +1,8 @@
-//! The statistics block: what the MAC and the receive path counted, written to host memory by host coalescing.
+//! The statistics block: what the MAC and the receive path counted, written to host memory by host
+//! coalescing.
 //!
-//! 64-bit counters are two words, the high one first. The last word is not the chip's: the driver copies firmware's drop
-//! counter there.
+//! 64-bit counters are two words, the high one first. The last word is not the chip's: the driver copies
+//! firmware's drop counter there.
 #![allow(non_snake_case, reason = "fields are called as in the HSI tables")]
 
 use crate::U32;

@@ -1,7 +1,7 @@
 //! Status blocks: what the chip publishes before it interrupts (CHIP-REGISTERS 2, items 16 to 18).
 //!
-//! The plain block serves INTx, MSI and vector 0; every further MSI-X vector has a small block of its own, 128 bytes
-//! apart. Pairs of 16-bit indexes stand swapped within their word. Where an index lives:
+//! The plain block serves INTx, MSI and vector 0; every further MSI-X vector has a small block of its own,
+//! 128 bytes apart. Pairs of 16-bit indexes stand swapped within their word. Where an index lives:
 //!
 //! | index | plain block | per-vector block |
 //! |---|---|---|

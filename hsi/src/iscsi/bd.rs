@@ -1,4 +1,5 @@
-//! Buffer descriptors of iSCSI data lists (BNX2I-CNIC 5.3, A.3). The host owns the list until the task completes.
+//! Buffer descriptors of iSCSI data lists (BNX2I-CNIC 5.3, A.3). The host owns the list until the task
+//! completes.
 
 use crate::facts::{addr64, facts, wire};
 use crate::{U16, U32};

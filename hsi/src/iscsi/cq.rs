@@ -1,7 +1,7 @@
 //! Completion queue of an offloaded connection: 64-byte entries, chip to host (BNX2I-CNIC 5.4 to 5.6, A.2).
 //!
-//! Ownership is told by the sequence number in the last word, which the chip writes last; no consumer index is ever
-//! returned. [`CqSequence`] is that rule, for both sides.
+//! Ownership is told by the sequence number in the last word, which the chip writes last; no consumer index
+//! is ever returned. [`CqSequence`] is that rule, for both sides.
 
 use crate::facts::{Field, Shape, Wire, blank, byte_enum, facts, views, wire};
 use crate::iscsi::bits::{Itt, Lun};
@@ -187,7 +187,8 @@ wire! {
         pub cq_req_sn: U32,
     }
 
-    /// NOP-In; with ITT 0xffff unsolicited, else the answer to a ping. On the 5709 `lun` holds the raw header bytes.
+    /// NOP-In; with ITT 0xffff unsolicited, else the answer to a ping. On the 5709 `lun` holds the raw header
+    /// bytes.
     pub struct NopInMsg = "bnx2i_nop_in_msg" [64] {
         reserved0: U16,
         reserved1: u8,
@@ -535,8 +536,8 @@ impl LoginResponse {
 
 /// Position in a CQ: next slot and the sequence number it carries (BNX2I-CNIC 5.5).
 ///
-/// Numbers run from 1 to twice the ring size, so that consecutive laps of one slot differ by the ring size and a stale
-/// entry never matches.
+/// Numbers run from 1 to twice the ring size, so that consecutive laps of one slot differ by the ring size
+/// and a stale entry never matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CqSequence {
     entries: u16,

@@ -1,7 +1,8 @@
-//! Receive queue of an offloaded connection: 256-byte buffers for sense data and the payload of unsolicited PDUs, chip
-//! to host (BNX2I-CNIC 4.5, 5.7).
+//! Receive queue of an offloaded connection: 256-byte buffers for sense data and the payload of unsolicited
+//! PDUs, chip to host (BNX2I-CNIC 4.5, 5.7).
 //!
-//! Buffers are consumed in ring order; a SCSI response takes one if it carries a data segment, an unsolicited PDU always.
+//! Buffers are consumed in ring order; a SCSI response takes one if it carries a data segment, an unsolicited
+//! PDU always.
 
 use crate::facts::wire;
 
@@ -15,8 +16,8 @@ wire! {
 
 /// RQ producer index: count in bits 14..0, phase in bit 15 (BNX2I-CNIC 4.5).
 ///
-/// The rule is the driver's, odd as it is: the count runs up to and including the ring size, and the phase toggles when
-/// it wraps. As a position it is `count + (phase ? size : 0)` modulo twice the size.
+/// The rule is the driver's, odd as it is: the count runs up to and including the ring size, and the phase
+/// toggles when it wraps. As a position it is `count + (phase ? size : 0)` modulo twice the size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RqProducer(pub u16);
 

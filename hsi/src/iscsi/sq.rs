@@ -1,7 +1,9 @@
-//! Send queue of an offloaded connection: 64-byte work queue entries, host to chip (BNX2I-CNIC 5.1, 5.2, A.1).
+//! Send queue of an offloaded connection: 64-byte work queue entries, host to chip (BNX2I-CNIC 5.1, 5.2,
+//! A.1).
 //!
-//! The driver builds them, the chip fetches them after a doorbell. Reserved fields may hold remnants of the previous
-//! lap, so the chip ignores them. The PDU's wire order is not theirs: multi-byte fields are little-endian words.
+//! The driver builds them, the chip fetches them after a doorbell. Reserved fields may hold remnants of the
+//! previous lap, so the chip ignores them. The PDU's wire order is not theirs: multi-byte fields are
+//! little-endian words.
 
 use crate::facts::{addr64, blank, byte_enum, facts, views, wire};
 use crate::iscsi::bits::{Cdb, Itt, Lun};
@@ -202,7 +204,8 @@ wire! {
         pub cq_index: u8,
     }
 
-    /// NOP-Out (BNX2I-CNIC 5.2.6). On the 5709 `lun` holds the raw header bytes: use [`Lun::from_raw`] and [`Lun::raw`].
+    /// NOP-Out (BNX2I-CNIC 5.2.6). On the 5709 `lun` holds the raw header bytes: use [`Lun::from_raw`] and
+    /// [`Lun::raw`].
     pub struct NopOutRequest = "bnx2i_nop_out_request" [64] {
         reserved0: U16,
         /// Attribute byte: the flags byte of the PDU.
@@ -548,7 +551,8 @@ impl LogoutRequest {
 }
 
 impl NopOutRequest {
-    /// The chip itself completes it, with [`crate::iscsi::cq::CqOpcode::NOPOUT_LOCAL_COMPLETION`]: an answer to a NOP-In.
+    /// The chip itself completes it, with [`crate::iscsi::cq::CqOpcode::NOPOUT_LOCAL_COMPLETION`]: an answer
+    /// to a NOP-In.
     pub const fn local_completion(&self) -> bool {
         self.flags & ISCSI_NOP_OUT_REQUEST_LOCAL_COMPLETION != 0
     }

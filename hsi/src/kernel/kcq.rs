@@ -1,6 +1,8 @@
-//! Kernel completion queue: 32-byte completions and events, chip to host (BNX2I-CNIC 0.3, 0.4, 5.9, 6.2, A.4).
+//! Kernel completion queue: 32-byte completions and events, chip to host (BNX2I-CNIC 0.3, 0.4, 5.9, 6.2,
+//! A.4).
 //!
-//! One ring per function, context 25. Layer 6 (iSCSI) and the generic element are here, layer 4 (TCP) in [`crate::kernel::l4`].
+//! One ring per function, context 25. Layer 6 (iSCSI) and the generic element are here, layer 4 (TCP) in
+//! [`crate::kernel::l4`].
 
 use crate::facts::{byte_enum, facts, open_enum, views, wire};
 use crate::kernel::kwq::Layer;

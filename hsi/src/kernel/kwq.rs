@@ -1,6 +1,7 @@
 //! Kernel work queue: 32-byte control requests, host to chip (BNX2I-CNIC 0.3, 0.4, 2.5, 4.4 to 4.8, A.4).
 //!
-//! One ring per function, context 24. Layer 6 (iSCSI) and the generic element are here, layer 4 (TCP) in [`crate::kernel::l4`].
+//! One ring per function, context 24. Layer 6 (iSCSI) and the generic element are here, layer 4 (TCP) in
+//! [`crate::kernel::l4`].
 
 use crate::bcm5709::pte::IscsiPte;
 use crate::facts::{addr64, blank, byte_enum, facts, views, wire};
@@ -325,7 +326,8 @@ impl IscsiKwqeInit2 {
 }
 
 impl IscsiKwqeConnDestroy {
-    /// For the context id `context_id`; `iscsi_cid` goes into the otherwise unused low half of word 0 (BNX2I-CNIC 4.8).
+    /// For the context id `context_id`; `iscsi_cid` goes into the otherwise unused low half of word 0
+    /// (BNX2I-CNIC 4.8).
     pub fn new(iscsi_cid: u16, context_id: u32) -> Self {
         Self {
             reserved0: U16::new(iscsi_cid),

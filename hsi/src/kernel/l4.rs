@@ -1,7 +1,7 @@
 //! Layer 4 of the kernel queues: path groups and TCP connections (BNX2I-CNIC 3.5 to 3.8, A.5).
 //!
-//! KWQEs go from host to chip, KCQEs back. MAC addresses are reversed inside each word; addresses and ports are in CPU
-//! order. Beware: KWQE 53 is RESET and 54 CLOSE, but KCQE 53 is CLOSE_COMP and 54 RESET_COMP.
+//! KWQEs go from host to chip, KCQEs back. MAC addresses are reversed inside each word; addresses and ports
+//! are in CPU order. Beware: KWQE 53 is RESET and 54 CLOSE, but KCQE 53 is CLOSE_COMP and 54 RESET_COMP.
 
 use crate::facts::{blank, byte_enum, facts, open_enum, views, wire};
 use crate::kernel::kcq::Kcqe;

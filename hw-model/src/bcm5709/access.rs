@@ -1,7 +1,7 @@
 //! Accesses of a host: BAR 0, config space and mailboxes, and what a write does besides being stored.
 //!
-//! BAR 0 is three address spaces in one: a mirror of config space below 0x100, registers below 0x10000, and mailboxes
-//! with their doorbell pages above. Registers beyond 0x10000 are reached through the window only.
+//! BAR 0 is three address spaces in one: a mirror of config space below 0x100, registers below 0x10000, and
+//! mailboxes with their doorbell pages above. Registers beyond 0x10000 are reached through the window only.
 
 use bus::pci::DevCx;
 use hsi::bcm5709::{ctx, doorbell, regs as hw};

@@ -9,7 +9,8 @@ use bus::{Budget, Progress};
 use super::Bcm5709;
 use crate::tcp::TcpEngine;
 
-/// A card that its maker keeps a handle on while it sits in a slot: for counters, listings, and the carrier of the wire.
+/// A card that its maker keeps a handle on while it sits in a slot: for counters, listings, and the carrier
+/// of the wire.
 pub struct Card<T> {
     layout: FunctionLayout,
     inner: Rc<RefCell<Bcm5709<T>>>,

@@ -1,8 +1,8 @@
 //! The chip's tables of iSCSI contexts and path groups: who has which, and in what state TCP is.
 //!
-//! A context id is handed out first in, first out, so that a late request for an old connection does not hit a new one
-//! soon. Ids of iSCSI contexts step by [`CID_STEP`], which gives each connection a doorbell page of its own in bin
-//! mode.
+//! A context id is handed out first in, first out, so that a late request for an old connection does not hit
+//! a new one soon. Ids of iSCSI contexts step by [`CID_STEP`], which gives each connection a doorbell page of
+//! its own in bin mode.
 
 use std::collections::VecDeque;
 
@@ -96,7 +96,8 @@ impl Connections {
         self.slots.len() - self.free.len()
     }
 
-    /// Allocates a context. `None`: there is none left. The caller has checked that the id is free and in range.
+    /// Allocates a context. `None`: there is none left. The caller has checked that the id is free and in
+    /// range.
     pub(super) fn open(&mut self, id: TcpId) -> Option<&mut Connection> {
         let slot = self.free.pop_front()?;
         self.by_id[usize::from(id.0)] = Some(slot);
@@ -182,7 +183,8 @@ impl PathGroups {
         self.slots.len() - self.free.len()
     }
 
-    /// The id of the path group with this opaque. Linear: at most [`TABLE`], and only when a connection is set up.
+    /// The id of the path group with this opaque. Linear: at most [`TABLE`], and only when a connection is
+    /// set up.
     pub(super) fn by_opaque(&self, opaque: u32) -> Option<u32> {
         let at = self.slots.iter().position(|s| s.as_ref().is_some_and(|g| g.opaque == opaque))?;
         Some(FIRST_PG + at as u32)

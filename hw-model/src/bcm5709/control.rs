@@ -1,13 +1,14 @@
-//! The control path: executes KWQEs, and turns what the engine reports into KCQEs (BNX2I-CNIC 0.4, 2.5, 3.5, 4.4 to 4.8,
-//! 11.3).
+//! The control path: executes KWQEs, and turns what the engine reports into KCQEs (BNX2I-CNIC 0.4, 2.5, 3.5,
+//! 4.4 to 4.8, 11.3).
 //!
-//! Nothing that a host writes into a KWQE is believed: unknown contexts, wrong states and orphans of a pair lead to
-//! the completion status that the real firmware has for them, or, where there is no one to answer to, to a counter.
-//! One KWQE makes at most two KCQEs, and is executed only while there is room for them.
+//! Nothing that a host writes into a KWQE is believed: unknown contexts, wrong states and orphans of a pair
+//! lead to the completion status that the real firmware has for them, or, where there is no one to answer to,
+//! to a counter. One KWQE makes at most two KCQEs, and is executed only while there is room for them.
 //!
-//! Decisions where nothing is specified: a path group that is offloaded twice answers 0x89 with the id it has and takes
-//! the new header; UPDATE_PG counts for the live connections of the group too; a peer's RST ends TCP for good, so that DESTROY is
-//! legal after it; an L2 FLUSH names a receive CID in its operand, and is not answered, as nothing waits for it.
+//! Decisions where nothing is specified: a path group that is offloaded twice answers 0x89 with the id it has
+//! and takes the new header; UPDATE_PG counts for the live connections of the group too; a peer's RST ends
+//! TCP for good, so that DESTROY is legal after it; an L2 FLUSH names a receive CID in its operand, and is
+//! not answered, as nothing waits for it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -349,7 +350,8 @@ impl<T: TcpEngine> Bcm5709<T> {
         self.engine.connect(cx, id, &request);
     }
 
-    /// CLOSE and RESET; both KWQEs have the context address at the same place. The engine answers in every state.
+    /// CLOSE and RESET; both KWQEs have the context address at the same place. The engine answers in every
+    /// state.
     fn hang_up(&mut self, cx: &mut DevCx<'_>, e: &L4KwqCloseReq, how: Tcp) {
         let Some(c) = self.connections.by_context(e.cid.get()).filter(|c| !c.destroying) else {
             self.counters.unknown_contexts += 1;

@@ -1,21 +1,23 @@
 //! Host coalescing: status blocks, attentions, and when to interrupt (CHIP-REGISTERS 2, items 16 to 18).
 //!
-//! The chip collects what changed and publishes it at most once per step: indexes first, then the status index, then
-//! the interrupt. Interrupts are one-shot on every kind of signalling: after one, no other until the host acknowledges
-//! with a valid index; an acknowledgement of an old index raises the next at once. INTx is a level: unmasked, and the
-//! last index not yet acknowledged.
+//! The chip collects what changed and publishes it at most once per step: indexes first, then the status
+//! index, then the interrupt. Interrupts are one-shot on every kind of signalling: after one, no other until
+//! the host acknowledges with a valid index; an acknowledgement of an old index raises the next at once. INTx
+//! is a level: unmasked, and the last index not yet acknowledged.
 //!
-//! **Thresholds.** Each block has a trip count and a time limit for receive, transmit, KCQ and (time only) KWQ. The
-//! first event of a class starts its time; the block is published, with an interrupt, when one class has as many events
-//! as its trip count or its time is over. With neither set it is published in the same step. While an interrupt is
-//! being served (raised or masked, and not acknowledged) the upper halves of the registers count, else the lower ones.
-//! Publishing with an interrupt takes everything along; publishing without one (a ring that starts over, a request
-//! for the block alone) leaves counts and times as they are, so that what happened is still announced. When the host
-//! acknowledges, unmasks or changes thresholds, what waits is judged again. A block that could not be written stays due
-//! for an interrupt with the next one that can.
+//! **Thresholds.** Each block has a trip count and a time limit for receive, transmit, KCQ and (time only)
+//! KWQ. The first event of a class starts its time; the block is published, with an interrupt, when one class
+//! has as many events as its trip count or its time is over. With neither set it is published in the same
+//! step. While an interrupt is being served (raised or masked, and not acknowledged) the upper halves of the
+//! registers count, else the lower ones. Publishing with an interrupt takes everything along; publishing
+//! without one (a ring that starts over, a request for the block alone) leaves counts and times as they are,
+//! so that what happened is still announced. When the host acknowledges, unmasks or changes thresholds, what
+//! waits is judged again. A block that could not be written stays due for an interrupt with the next one that
+//! can.
 //!
-//! **Attentions** are latched: a bit follows its level only while the host has acknowledged what it shows. A level that
-//! comes back sooner is shown after the acknowledgement. Timer modes, periodic updates and `USE_INT_PARAM` change nothing.
+//! **Attentions** are latched: a bit follows its level only while the host has acknowledged what it shows. A
+//! level that comes back sooner is shown after the acknowledgement. Timer modes, periodic updates and
+//! `USE_INT_PARAM` change nothing.
 
 use std::time::Duration;
 
@@ -27,8 +29,8 @@ use hsi::bcm5709::status_block::BNX2_MAX_MSIX_HW_VEC;
 /// Vectors, and with them status blocks.
 pub(super) const VECTORS: usize = BNX2_MAX_MSIX_HW_VEC;
 
-/// Words of the plain block; those of the other vectors have [`VECTOR_WORDS`]. The last one holds block number and status
-/// index.
+/// Words of the plain block; those of the other vectors have [`VECTOR_WORDS`]. The last one holds block
+/// number and status index.
 const PLAIN_WORDS: usize = 14;
 const VECTOR_WORDS: usize = 4;
 const ATTENTION: usize = 0;
@@ -77,7 +79,8 @@ impl Place {
     }
 }
 
-/// Trip count and time limit of one class: while interrupts are armed, and while one is being served. 0: none.
+/// Trip count and time limit of one class: while interrupts are armed, and while one is being served. 0:
+/// none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Threshold {
     trip: [u32; 2],
@@ -191,7 +194,8 @@ pub(super) struct HostCoalescing {
     kcq_producer: u16,
     last_ack: u16,
     intx: bool,
-    /// Attention bits as the chip has them; the block shows them when the host has acknowledged what was before.
+    /// Attention bits as the chip has them; the block shows them when the host has acknowledged what was
+    /// before.
     levels: u32,
 }
 
@@ -314,7 +318,8 @@ impl HostCoalescing {
         self.blocks[0].store(ATTENTION, bits);
     }
 
-    /// Raises or clears attention bits. The host sees a bit as news while it differs from its acknowledged copy.
+    /// Raises or clears attention bits. The host sees a bit as news while it differs from its acknowledged
+    /// copy.
     pub(super) fn attend(&mut self, bits: u32, on: bool) {
         self.levels = if on { self.levels | bits } else { self.levels & !bits };
         self.show_attention();
@@ -438,8 +443,8 @@ impl HostCoalescing {
         true
     }
 
-    /// INTx follows the plain block. It counts as one interrupt with the message that goes with it; which of the two
-    /// the host sees is the bus's business.
+    /// INTx follows the plain block. It counts as one interrupt with the message that goes with it; which of
+    /// the two the host sees is the bus's business.
     fn drive_intx(&mut self, cx: &mut DevCx<'_>) {
         let b = &self.blocks[0];
         let level = self.base.is_some() && !b.masked && b.index != b.acked;

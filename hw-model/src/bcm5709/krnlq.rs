@@ -1,10 +1,11 @@
-//! The kernel queues: KWQ (context 24, host to chip) and KCQ (context 25, chip to host), BNX2I-CNIC 0.3, 2.4, 5.9.
+//! The kernel queues: KWQ (context 24, host to chip) and KCQ (context 25, chip to host), BNX2I-CNIC 0.3, 2.4,
+//! 5.9.
 //!
-//! The host describes each ring in its context and sets a go word: the indexes become zero, and the chip reads the page
-//! table by DMA in its next step. Clearing the go word stops the ring where it is. Indexes are free-running 16-bit counts,
-//! so that all entries of a ring can be used; an entry's slot is its index modulo the ring. A ring that cannot be read
-//! or written stops until it is started again; that is an attention, never a guess. What the host has no room for in
-//! the KCQ waits in a bounded backlog, in order.
+//! The host describes each ring in its context and sets a go word: the indexes become zero, and the chip
+//! reads the page table by DMA in its next step. Clearing the go word stops the ring where it is. Indexes are
+//! free-running 16-bit counts, so that all entries of a ring can be used; an entry's slot is its index modulo
+//! the ring. A ring that cannot be read or written stops until it is started again; that is an attention,
+//! never a guess. What the host has no room for in the KCQ waits in a bounded backlog, in order.
 
 use std::collections::VecDeque;
 

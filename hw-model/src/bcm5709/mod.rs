@@ -1,18 +1,18 @@
 //! The 5709-class front end: a PCI function over the offload engine.
 //!
-//! In the real chip this is the bus interface with its register blocks, boot code, host coalescing, the mailbox queue,
-//! and the firmware of the command and completion processors. A host reaches it through config space, registers,
-//! mailboxes and rings, and through nothing else; the bus is the caller. The front end owns the register file, context
-//! memory, status blocks, the kernel queues, and the ids of contexts and path groups; connections and tasks are the
-//! [`Engine`]'s.
+//! In the real chip this is the bus interface with its register blocks, boot code, host coalescing, the
+//! mailbox queue, and the firmware of the command and completion processors. A host reaches it through config
+//! space, registers, mailboxes and rings, and through nothing else; the bus is the caller. The front end owns
+//! the register file, context memory, status blocks, the kernel queues, and the ids of contexts and path
+//! groups; connections and tasks are the [`Engine`]'s.
 //!
-//! Registers and doorbells only change state. Everything that touches host memory happens in [`PciFunction::step`], in
-//! this order: kernel work requests, the engine, kernel completions, Ethernet rings, status blocks, interrupts. Reset is the
-//! reverse of everything: the epoch is revoked first, then all that a host set up is forgotten; shared memory stays,
-//! unless the slot is reset.
+//! Registers and doorbells only change state. Everything that touches host memory happens in
+//! [`PciFunction::step`], in this order: kernel work requests, the engine, kernel completions, Ethernet
+//! rings, status blocks, interrupts. Reset is the reverse of everything: the epoch is revoked first, then all
+//! that a host set up is forgotten; shared memory stays, unless the slot is reset.
 //!
-//! Not modelled: firmware images (kept as memory, not run), the management processor beyond its answers, wake-up,
-//! self-tests, and what the submodules name.
+//! Not modelled: firmware images (kept as memory, not run), the management processor beyond its answers,
+//! wake-up, self-tests, and what the submodules name.
 
 mod access;
 mod card;
@@ -257,8 +257,8 @@ impl<T: TcpEngine> Bcm5709<T> {
         self.mute
     }
 
-    /// The cable is plugged or pulled. The host learns of it by an attention after the next step, so whoever calls this
-    /// wakes the card.
+    /// The cable is plugged or pulled. The host learns of it by an attention after the next step, so whoever
+    /// calls this wakes the card.
     pub fn set_link(&mut self, up: bool) {
         self.cable = up;
     }
@@ -353,8 +353,8 @@ impl<T: TcpEngine> Bcm5709<T> {
         done
     }
 
-    /// Turns events into KCQEs and writes them, until one of the two runs out of room. Returns when a held-back
-    /// KCQE is due.
+    /// Turns events into KCQEs and writes them, until one of the two runs out of room. Returns when a
+    /// held-back KCQE is due.
     fn completions(&mut self, cx: &mut DevCx<'_>) -> Option<Instant> {
         loop {
             while self.kcq.room() > 0
@@ -516,7 +516,8 @@ fn mq_config2(doorbells: DoorbellLayout) -> u32 {
     }
 }
 
-/// The doorbell pages of a card with this configuration that may be mapped; `None` when it has mailboxes only.
+/// The doorbell pages of a card with this configuration that may be mapped; `None` when it has mailboxes
+/// only.
 #[must_use]
 pub fn doorbell_pages(config: &ChipConfig) -> Option<PageLayout> {
     let modes = mq_config2(config.doorbells);

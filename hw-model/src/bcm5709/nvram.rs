@@ -7,8 +7,9 @@
 //! | 0x200 to 0x2ff | feature information; ends with its CRC-32 |
 //! | 0x300 to 0x37f | vital product data (PCI 2.2, appendix I), the bytes of each word reversed |
 //!
-//! All other cells are erased. Words are big-endian; CRCs are those of Ethernet, least significant byte first. What a host
-//! writes is kept for the life of the card. Not modelled: write protection by page, the status register of the flash.
+//! All other cells are erased. Words are big-endian; CRCs are those of Ethernet, least significant byte
+//! first. What a host writes is kept for the life of the card. Not modelled: write protection by page, the
+//! status register of the flash.
 
 use hsi::bcm5709::regs as hw;
 
@@ -100,8 +101,8 @@ impl Nvram {
         (self.requests, self.owner, self.status) = (0, None, 0);
     }
 
-    /// A write to `NVM_SW_ARB`: its value afterwards. The owner keeps the flash until it clears its request; then the
-    /// lowest request wins.
+    /// A write to `NVM_SW_ARB`: its value afterwards. The owner keeps the flash until it clears its request;
+    /// then the lowest request wins.
     pub(super) fn arbitrate(&mut self, written: u32) -> u32 {
         self.requests |= written & 0xf;
         self.requests &= !(written >> 4 & 0xf);

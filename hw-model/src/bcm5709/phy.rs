@@ -1,12 +1,12 @@
 //! The copper PHY at MDIO address 1, and with it the link (CHIP-REGISTERS 2, item 15).
 //!
-//! Registers 0 to 10 and 15 are those of IEEE 802.3 clause 22; all others are storage, which is what drivers expect of
-//! the vendor's shadow registers. A restart of autonegotiation, a carrier
-//! that comes, and another forced speed or duplex take the link down and bring it back after
-//! [`ChipConfig::autonegotiation_ns`]. The partner negotiates all speeds, and finds a forced one in parallel; 1000BASE-T
-//! has no link without negotiation. In loopback there is no link, and what is sent comes back. The PHY has no part in a
-//! reset of the chip: it keeps its link. Not modelled: partners that are not a gigabit switch, MDI crossover; pause
-//! is negotiated, and no pause frame is ever sent.
+//! Registers 0 to 10 and 15 are those of IEEE 802.3 clause 22; all others are storage, which is what drivers
+//! expect of the vendor's shadow registers. A restart of autonegotiation, a carrier that comes, and another
+//! forced speed or duplex take the link down and bring it back after [`ChipConfig::autonegotiation_ns`]. The
+//! partner negotiates all speeds, and finds a forced one in parallel; 1000BASE-T has no link without
+//! negotiation. In loopback there is no link, and what is sent comes back. The PHY has no part in a reset of
+//! the chip: it keeps its link. Not modelled: partners that are not a gigabit switch, MDI crossover; pause is
+//! negotiated, and no pause frame is ever sent.
 
 use bus::Instant;
 use hsi::bcm5709::regs::{self as hw, mii};
@@ -31,7 +31,8 @@ const ADVERTISE_10: u16 = 0x0060;
 const BMCR_DEFAULT: u16 = 0x1140;
 const ADVERTISE_DEFAULT: u16 = 0x01e1;
 const CTRL1000_DEFAULT: u16 = 0x0300;
-/// The partner: everything up to 100 Mbit/s and pause, acknowledged; 1000 Mbit/s in both duplexes, both receivers good.
+/// The partner: everything up to 100 Mbit/s and pause, acknowledged; 1000 Mbit/s in both duplexes, both
+/// receivers good.
 const PARTNER: (u16, u16) = (0x45e1, 0x3c00);
 /// What an MDIO bus without a PHY reads.
 const NOBODY: u32 = 0xffff;

@@ -1,6 +1,7 @@
 //! The register reference: the table of [`super::regs`] for people and machines.
 //!
-//! [`rows`] serializes to JSON as it is; [`markdown`] is what `docs/registers.md` holds, which a test keeps up to date.
+//! [`rows`] serializes to JSON as it is; [`markdown`] is what `docs/registers.md` holds, which a test keeps
+//! up to date.
 
 use std::fmt::Write as _;
 

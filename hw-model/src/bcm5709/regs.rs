@@ -1,9 +1,10 @@
 //! The registers, as a table: name, address, access, reset value, and what a write does.
 //!
-//! The table drives storage and access checks here, the listing for people, and the dictionary of fuzzers. An access to
-//! a register that is not in the table answers like memory, is counted, and can be listed. Registers below 0x100 are
-//! private registers of configuration space, mirrored at the start of BAR 0; all others are GRC addresses. Scratchpads
-//! of the on-chip processors are memory: firmware that the host downloads is kept and never run.
+//! The table drives storage and access checks here, the listing for people, and the dictionary of fuzzers. An
+//! access to a register that is not in the table answers like memory, is counted, and can be listed.
+//! Registers below 0x100 are private registers of configuration space, mirrored at the start of BAR 0; all
+//! others are GRC addresses. Scratchpads of the on-chip processors are memory: firmware that the host
+//! downloads is kept and never run.
 
 use std::collections::BTreeMap;
 
@@ -95,7 +96,8 @@ pub struct Register {
     pub at: u32,
     /// What a host may do with it.
     pub access: Access,
-    /// Value after power-on, and after a reset of its kind. Identity and licence of a card replace some of them.
+    /// Value after power-on, and after a reset of its kind. Identity and licence of a card replace some of
+    /// them.
     pub reset: u32,
     /// What a write does.
     pub effect: Effect,
@@ -385,8 +387,8 @@ pub const REGISTERS: &[Register] = &joined();
 const CPU_REGISTERS: u32 = 0x400;
 const SCRATCH: u32 = 0x2_0000;
 
-/// Address ranges that are memory on the chip, and registers that are as good as memory because their reader is firmware
-/// that is not run: name, first byte, bytes.
+/// Address ranges that are memory on the chip, and registers that are as good as memory because their reader
+/// is firmware that is not run: name, first byte, bytes.
 pub const MEMORIES: &[(&str, u32, u32)] = &[
     ("RV2P_INSTR", regs::RV2P_INSTR_HIGH, 0x10),
     ("MQ_KNL_MASKS", regs::MQ_KNL_WRITE_MASK1, 0x74),
@@ -428,10 +430,11 @@ pub struct RegisterFile {
     unlisted: u64,
 }
 
-/// Bits that no write changes: register, bits. The self test of the stock driver (`ethtool -t`, offline) writes all zeros and all ones
-/// to 73 registers and wants these bits as they were and most of the others as written. It was the judge that they were found
-/// with: by what it accepts, not by what a data sheet says, so where it leaves a choice the whole register is fixed. Registers
-/// that the table above calls read-only are fixed anyway.
+/// Bits that no write changes: register, bits. The self test of the stock driver (`ethtool -t`, offline)
+/// writes all zeros and all ones to 73 registers and wants these bits as they were and most of the others as
+/// written. It was the judge that they were found with: by what it accepts, not by what a data sheet says, so
+/// where it leaves a choice the whole register is fixed. Registers that the table above calls read-only are
+/// fixed anyway.
 const FIXED: &[(u32, u32)] = &[
     (regs::CTX_COMMAND, regs::CTX_COMMAND_ENABLED),
     (0x14a8, 0x1ff),
@@ -563,7 +566,8 @@ impl RegisterFile {
         }
     }
 
-    /// The firmware of the command processor has started: its words of the scratchpad say what they said after the reset.
+    /// The firmware of the command processor has started: its words of the scratchpad say what they said
+    /// after the reset.
     pub(super) fn start_cp(&mut self) {
         for at in [regs::PG_CTX_MAP, regs::ISCSI_CTX_MAP, regs::FW_MAX_ISCSI_CONN] {
             let i = index(Space::Grc, at);

@@ -1,7 +1,8 @@
-//! Shared memory as boot code leaves it, and boot code's answers to driver messages (CHIP-REGISTERS 2, items 3 to 5, 9).
+//! Shared memory as boot code leaves it, and boot code's answers to driver messages (CHIP-REGISTERS 2, items
+//! 3 to 5, 9).
 //!
-//! The management processor is not modelled beyond that: it answers every message at once, whatever state the rest of
-//! the chip is in, so that a driver can always reset a chip that has gone mute.
+//! The management processor is not modelled beyond that: it answers every message at once, whatever state the
+//! rest of the chip is in, so that a driver can always reset a chip that has gone mute.
 
 use hsi::bcm5709::shmem::{self, HOST_VIEW_SHMEM_BASE};
 

@@ -1,7 +1,7 @@
 //! Buffer descriptor lists: where a task's data lies in host memory (BNX2I-CNIC 5.3, A.3).
 //!
-//! The list is read once, when the task starts, and kept in its context. Data moves by buffer offset; the piece that
-//! was used last is tried first, so that data in order costs no search.
+//! The list is read once, when the task starts, and kept in its context. Data moves by buffer offset; the
+//! piece that was used last is tried first, so that data in order costs no search.
 
 use bus::pci::{DevCx, DmaFault, Grant};
 use hsi::bcm5709::limits::ISCSI_MAX_BDS_PER_CMD;
@@ -85,8 +85,8 @@ impl BdList {
         self.len
     }
 
-    /// Whether the position of a bookmark (descriptor, byte in it) is the buffer offset `at`. The end of one piece is
-    /// the start of the next.
+    /// Whether the position of a bookmark (descriptor, byte in it) is the buffer offset `at`. The end of one
+    /// piece is the start of the next.
     pub(super) fn is_at(&self, index: u8, within: u16, at: u32) -> bool {
         let count = usize::from(self.count);
         self.pieces[..count].get(usize::from(index)).is_some_and(|p| p.start + u32::from(within) == at)
@@ -128,8 +128,8 @@ impl BdList {
         Ok(())
     }
 
-    /// Bus address of the byte at offset `at`, and the bytes in one piece from there. Offsets were checked against
-    /// the task's length; one beyond it is treated like memory that is not there.
+    /// Bus address of the byte at offset `at`, and the bytes in one piece from there. Offsets were checked
+    /// against the task's length; one beyond it is treated like memory that is not there.
     fn seek(&mut self, at: u32) -> Result<(u64, usize), DmaFault> {
         if at >= self.len {
             return Err(DmaFault::Unmapped { addr: u64::from(at), len: 0 });

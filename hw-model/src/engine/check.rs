@@ -1,12 +1,12 @@
-//! The checks of received headers (BNX2I-CNIC 6.2; triggers from RFC 7143): each violation has its completion status,
-//! and the error mask decides whether the connection goes on.
+//! The checks of received headers (BNX2I-CNIC 6.2; triggers from RFC 7143): each violation has its completion
+//! status, and the error mask decides whether the connection goes on.
 //!
-//! A violation that is only a warning is looked over where something sensible is left to do; where not (no task, no
-//! room), the PDU is dropped. Bounds hold either way: nothing is placed outside a task's buffer.
+//! A violation that is only a warning is looked over where something sensible is left to do; where not (no
+//! task, no room), the PDU is dropped. Bounds hold either way: nothing is placed outside a task's buffer.
 //!
-//! [I] Residuals: 0x11 both flags, 0x12 a residual without a flag, 0x13 a flag with a residual that the length
-//! excludes, 0x14 underflow and 0x15 overflow that the bytes received contradict, 0x16 missing underflow, 0x17 flags
-//! of bidirectional commands. The bytes are only judged for reads that ended GOOD.
+//! [I] Residuals: 0x11 both flags, 0x12 a residual without a flag, 0x13 a flag with a residual that the
+//! length excludes, 0x14 underflow and 0x15 overflow that the bytes received contradict, 0x16 missing
+//! underflow, 0x17 flags of bidirectional commands. The bytes are only judged for reads that ended GOOD.
 
 use hsi::kernel::kcq::CompletionStatus as Status;
 use iscsi::pdu::{self, Bhs, Header, Opcode, RESERVED_TAG, flags};
@@ -69,7 +69,8 @@ impl Conn {
         self.check(core, bhs.ahs_len() == 0, Status::PROTOCOL_ERR_AHS_LEN)?;
         let len = bhs.data_segment_length.get();
         self.check(core, len <= self.params.max_recv_pdu, Status::PROTOCOL_ERR_MAX_RCV_PDU_LEN)?;
-        // The first number of a connection is the target's choice; UPDATE_CONN says where full feature phase starts.
+        // The first number of a connection is the target's choice; UPDATE_CONN says where full feature phase
+        // starts.
         if let Some(sn) = stat_sn(bhs).filter(|_| self.full_feature) {
             self.check(core, sn == self.exp_stat_sn, Status::PROTOCOL_ERR_STATSN)?;
         }

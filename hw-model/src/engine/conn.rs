@@ -1,4 +1,5 @@
-//! One offloaded connection: its context on the chip, the state of TCP, and its turn to work (BNX2I-CNIC 11.3).
+//! One offloaded connection: its context on the chip, the state of TCP, and its turn to work (BNX2I-CNIC
+//! 11.3).
 
 use std::collections::VecDeque;
 
@@ -385,8 +386,8 @@ impl Conn {
         }
     }
 
-    /// The largest number of entries that the host may not have consumed: it posts an SQ entry only when fewer than
-    /// the ring's size are unanswered, and returns an RQ buffer only after its CQ entry.
+    /// The largest number of entries that the host may not have consumed: it posts an SQ entry only when
+    /// fewer than the ring's size are unanswered, and returns an RQ buffer only after its CQ entry.
     fn unconsumed(&self) -> u64 {
         let answers_seen = self.sq.announced.saturating_sub(u64::from(self.init.sq_wqes));
         let unasked_seen = self.rq.returned.saturating_sub(self.sense_buffers);

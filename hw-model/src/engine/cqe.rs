@@ -1,4 +1,5 @@
-//! Completion-queue entries from received headers (BNX2I-CNIC 5.4, A.2). The ring fills in the sequence number.
+//! Completion-queue entries from received headers (BNX2I-CNIC 5.4, A.2). The ring fills in the sequence
+//! number.
 
 use hsi::iscsi::bits::{Itt, Lun};
 use hsi::iscsi::cq::{

@@ -1,15 +1,17 @@
 //! The chip-independent offload engine: iSCSI connections, tasks, data placement, checks.
 //!
-//! In the real chip this is the firmware of the transmit, receive and completion processors. It owns the connection
-//! contexts: where the rings are, which tasks are active, what has been sent and received, and the state of TCP. The
-//! front end turns kernel work requests and doorbells into calls, and [`EngineEvent`]s into completions; the
-//! transport below is any [`TcpEngine`]. Everything that the engine does to the host names the [`Grant`](bus::pci::Grant) that it took
-//! when the connection was offloaded, so after a reset nothing can be touched by mistake.
+//! In the real chip this is the firmware of the transmit, receive and completion processors. It owns the
+//! connection contexts: where the rings are, which tasks are active, what has been sent and received, and the
+//! state of TCP. The front end turns kernel work requests and doorbells into calls, and [`EngineEvent`]s into
+//! completions; the transport below is any [`TcpEngine`]. Everything that the engine does to the host names
+//! the [`Grant`](bus::pci::Grant) that it took when the connection was offloaded, so after a reset nothing
+//! can be touched by mistake.
 //!
-//! Data enters in two places: `tx` fetches send-queue entries and builds PDUs into a bounded buffer on the card
-//! (the one copy on the way out), `rx` parses the byte stream and places payload as it arrives. Work is found through
-//! a ready list, so the cost of a step is proportional to what is ready, not to the number of connections, and a
-//! connection allocates nothing after it was offloaded except for growing its transmit buffer to its limit.
+//! Data enters in two places: `tx` fetches send-queue entries and builds PDUs into a bounded buffer on the
+//! card (the one copy on the way out), `rx` parses the byte stream and places payload as it arrives. Work is
+//! found through a ready list, so the cost of a step is proportional to what is ready, not to the number of
+//! connections, and a connection allocates nothing after it was offloaded except for growing its transmit
+//! buffer to its limit.
 //!
 //! Not modelled: error recovery levels above 0, bidirectional commands, more than one completion queue.
 
@@ -98,7 +100,8 @@ pub struct UpdateParams {
     pub exp_stat_sn: u32,
 }
 
-/// What the engine tells the front end, which turns it into KCQEs (BNX2I-CNIC 0.4, 11.3). In order per connection.
+/// What the engine tells the front end, which turns it into KCQEs (BNX2I-CNIC 0.4, 11.3). In order per
+/// connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EngineEvent {
     /// CONNECT ended: completion status (0 or an L4 status such as 0x93).
@@ -160,8 +163,8 @@ pub struct Engine<T> {
     conns: Vec<Option<Box<Conn>>>,
     /// Connections with work, each at most once ([`Conn::queued`]).
     ready: VecDeque<TcpId>,
-    /// Deadlines of CLOSE, in order: the timeout is the same for all. An entry whose connection closed meanwhile
-    /// is skipped; the serial number tells a successor of the same id.
+    /// Deadlines of CLOSE, in order: the timeout is the same for all. An entry whose connection closed
+    /// meanwhile is skipped; the serial number tells a successor of the same id.
     closing: VecDeque<(Instant, TcpId, u64)>,
     /// Connections offloaded so far: serial numbers.
     offloaded: u64,
@@ -317,8 +320,8 @@ impl<T: TcpEngine> Engine<T> {
         self.core.events.push_back(EngineEvent::DestroyComplete(id, CompletionStatus::SUCCESS.0));
     }
 
-    /// SQ doorbell: the free-running index one past the last entry. An index that claims more entries than the
-    /// ring has is ignored and counted.
+    /// SQ doorbell: the free-running index one past the last entry. An index that claims more entries than
+    /// the ring has is ignored and counted.
     pub fn ring_sq(&mut self, id: TcpId, producer: u16) {
         let Some(conn) = slot(&mut self.conns, id) else {
             self.core.counters.bad_doorbells += 1;
@@ -331,8 +334,8 @@ impl<T: TcpEngine> Engine<T> {
         }
     }
 
-    /// RQ doorbell: the producer index with its phase (BNX2I-CNIC 4.5). An index that claims more buffers than the
-    /// ring has is ignored and counted.
+    /// RQ doorbell: the producer index with its phase (BNX2I-CNIC 4.5). An index that claims more buffers
+    /// than the ring has is ignored and counted.
     pub fn ring_rq(&mut self, id: TcpId, producer: u16) {
         let Some(conn) = slot(&mut self.conns, id) else {
             self.core.counters.bad_doorbells += 1;
@@ -365,8 +368,8 @@ impl<T: TcpEngine> Engine<T> {
         Progress { done, next: self.next_deadline() }
     }
 
-    /// Forgets everything: connections, events, what INIT programmed. The transport sends RST where it can. The
-    /// front end has revoked the epoch before.
+    /// Forgets everything: connections, events, what INIT programmed. The transport sends RST where it can.
+    /// The front end has revoked the epoch before.
     pub fn reset(&mut self, cx: &mut DevCx<'_>) -> ResetReport {
         let mut report = ResetReport::default();
         for conn in self.conns.iter_mut().filter_map(Option::take) {

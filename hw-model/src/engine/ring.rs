@@ -51,8 +51,8 @@ impl Pages {
     }
 }
 
-/// The send queue, consumer side. The producer index is free-running, the slot is kept apart: 65536 need not be a
-/// multiple of the ring size.
+/// The send queue, consumer side. The producer index is free-running, the slot is kept apart: 65536 need not
+/// be a multiple of the ring size.
 pub(super) struct Sq {
     pages: Pages,
     entries: u16,

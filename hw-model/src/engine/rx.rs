@@ -1,8 +1,9 @@
-//! Receive: the byte stream as PDUs, each judged when its header is complete, its payload placed as it arrives, its
-//! effect (CQ entry, task state, ExpStatSN) had when it is whole and its digests are right.
+//! Receive: the byte stream as PDUs, each judged when its header is complete, its payload placed as it
+//! arrives, its effect (CQ entry, task state, ExpStatSN) had when it is whole and its digests are right.
 //!
-//! Reception stops without consuming in two places: before the payload of a PDU that needs an RQ buffer while there is
-//! none (BNX2I-CNIC 5.7), and after the final Login Response until UPDATE_CONN says how the next PDU is framed [I].
+//! Reception stops without consuming in two places: before the payload of a PDU that needs an RQ buffer while
+//! there is none (BNX2I-CNIC 5.7), and after the final Login Response until UPDATE_CONN says how the next PDU
+//! is framed [I].
 
 use bus::pci::{DevCx, DmaFault};
 use bus::trace::EventKind;
@@ -121,8 +122,8 @@ impl Rx {
 }
 
 impl Conn {
-    /// Consumes received bytes, until they are used up, `budget` PDUs are complete, or reception has to wait. Returns
-    /// the bytes consumed and the PDUs completed.
+    /// Consumes received bytes, until they are used up, `budget` PDUs are complete, or reception has to wait.
+    /// Returns the bytes consumed and the PDUs completed.
     pub(super) fn consume(
         &mut self,
         cx: &mut DevCx<'_>,
@@ -298,7 +299,8 @@ impl Conn {
         }
     }
 
-    /// The host finds response text padded with zeros to four bytes (BNX2I-CNIC 5.4), as far as its buffer goes.
+    /// The host finds response text padded with zeros to four bytes (BNX2I-CNIC 5.4), as far as its buffer
+    /// goes.
     fn pad_response(&mut self, cx: &mut DevCx<'_>, core: &mut Core, index: u16, len: u32) {
         let Some(task) = self.tasks.get_mut(index) else { return };
         let padding = pdu::padding(len as usize).min(task.len.saturating_sub(len) as usize);
@@ -332,9 +334,9 @@ impl Conn {
         }
     }
 
-    /// The target rejected a PDU. Where that was a request, no other answer comes: its task ends here, so that the
-    /// index can be used again. The header that was rejected is the payload of the Reject. Only after a data digest
-    /// error does the command go on and end with a response of its own (RFC 7143 7.8).
+    /// The target rejected a PDU. Where that was a request, no other answer comes: its task ends here, so
+    /// that the index can be used again. The header that was rejected is the payload of the Reject. Only
+    /// after a data digest error does the command go on and end with a response of its own (RFC 7143 7.8).
     fn end_rejected(&mut self, reject: &pdu::Reject) {
         if reject.code() == Some(RejectReason::DataDigestError) {
             return;
@@ -360,7 +362,8 @@ fn tag(bhs: &Bhs) -> u16 {
     bhs.itt.get() as u16
 }
 
-/// The defective card: places payload off by `skew`, inside the buffer of its task, or inverts its first byte.
+/// The defective card: places payload off by `skew`, inside the buffer of its task, or inverts its first
+/// byte.
 #[cold]
 fn misbehave(
     cx: &mut DevCx<'_>,

@@ -138,8 +138,8 @@ impl Tasks {
         self.tasks.get_mut(usize::from(index))
     }
 
-    /// The context for a new task with that tag, with the lists of the last one; `None` when the index is out of
-    /// range or in use.
+    /// The context for a new task with that tag, with the lists of the last one; `None` when the index is out
+    /// of range or in use.
     pub(super) fn vacant(&mut self, itt: Itt) -> Option<&mut Task> {
         self.get_mut(itt.index()).filter(|t| !matches!(t.state, State::Active(_)))
     }

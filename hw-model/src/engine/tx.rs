@@ -1,9 +1,9 @@
-//! Transmit: PDUs into the connection's transmit buffer, in turn from the send queue, from commands with unsolicited
-//! data, and from tasks with an R2T to answer (BNX2I-CNIC 5.2, 5.3; RFC 7143 11.7).
+//! Transmit: PDUs into the connection's transmit buffer, in turn from the send queue, from commands with
+//! unsolicited data, and from tasks with an R2T to answer (BNX2I-CNIC 5.2, 5.3; RFC 7143 11.7).
 //!
-//! When the transport takes no more, tasks with data stay on their queues; entries of the send queue are still
-//! processed while the buffer has room, so that a CLEANUP is answered over a connection that stands still. The
-//! transport's report makes the connection ready again.
+//! When the transport takes no more, tasks with data stay on their queues; entries of the send queue are
+//! still processed while the buffer has room, so that a CLEANUP is answered over a connection that stands
+//! still. The transport's report makes the connection ready again.
 
 use bus::pci::{DevCx, DmaFault};
 use bus::trace::EventKind;

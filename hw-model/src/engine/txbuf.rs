@@ -1,7 +1,8 @@
 //! The transmit buffer of a connection: PDUs on the card, whole, between host memory and the transport.
 //!
-//! Payload is copied out of host memory once, into this buffer, so that a task can be cleaned up at any time: what
-//! was begun goes out from here. It is linear, empties most of the time with one send, and grows to its limit.
+//! Payload is copied out of host memory once, into this buffer, so that a task can be cleaned up at any time:
+//! what was begun goes out from here. It is linear, empties most of the time with one send, and grows to its
+//! limit.
 
 /// Bytes that a connection keeps at most.
 pub(super) const LIMIT: usize = 256 * 1024;
@@ -31,7 +32,8 @@ impl TxBuf {
         self.tail - self.head + len <= LIMIT
     }
 
-    /// Room for `len` bytes at the end; `None` when the limit is reached. [`TxBuf::commit`] makes them pending.
+    /// Room for `len` bytes at the end; `None` when the limit is reached. [`TxBuf::commit`] makes them
+    /// pending.
     pub(super) fn reserve(&mut self, len: usize) -> Option<&mut [u8]> {
         if !self.has_room(len) {
             return None;

@@ -1,6 +1,8 @@
-//! Send-queue entries: what each asks for, checked before anything of it is used (BNX2I-CNIC 5.2, 5.3, 7.4, A.1).
+//! Send-queue entries: what each asks for, checked before anything of it is used (BNX2I-CNIC 5.2, 5.3, 7.4,
+//! A.1).
 //!
-//! An entry that makes no sense puts the connection in error with a completion status; nothing of it was sent.
+//! An entry that makes no sense puts the connection in error with a completion status; nothing of it was
+//! sent.
 
 use bus::pci::DevCx;
 use hsi::iscsi::bits::Itt;
@@ -213,8 +215,8 @@ impl Conn {
         self.without_payload(cx, core, Kind::Logout, &mut pdu, w.itt)
     }
 
-    /// A ping, or with local completion the answer to the target's, which ends when it is on the card. The driver
-    /// sends no ping data; a length in the entry is ignored.
+    /// A ping, or with local completion the answer to the target's, which ends when it is on the card. The
+    /// driver sends no ping data; a length in the entry is ignored.
     fn nop_out(&mut self, cx: &mut DevCx<'_>, core: &mut Core, w: &NopOutRequest) -> Result<Sent, TxError> {
         let mut pdu = pdu::NopOut::new();
         pdu.set_immediate(w.op_code == SqOpcode::NOP_OUT_IMMEDIATE);

@@ -1,13 +1,14 @@
 //! A capture of connections whose transport shows no frames: the segments that would have carried them.
 //!
-//! Host sockets carry offloaded connections as byte streams, and the kernel's segments have other addresses than the
-//! card's. [`Captured`] wraps such a transport and writes into a recording what a tap on the card's port would have
-//! seen: the handshake, data in both directions cut at the MSS, FIN and RST, with the path group's MACs, VLAN and
-//! addresses, right sequence numbers and right checksums. So a capture of the card opens in Wireshark as iSCSI.
+//! Host sockets carry offloaded connections as byte streams, and the kernel's segments have other addresses
+//! than the card's. [`Captured`] wraps such a transport and writes into a recording what a tap on the card's
+//! port would have seen: the handshake, data in both directions cut at the MSS, FIN and RST, with the path
+//! group's MACs, VLAN and addresses, right sequence numbers and right checksums. So a capture of the card
+//! opens in Wireshark as iSCSI.
 //!
-//! What is not modelled: the segments of the kernel themselves with their retransmissions and window updates, and pure
-//! acknowledgements of data. Inbound data is recorded when the card consumes it, outbound data when the transport
-//! takes it, so the file has the order in which things happened on the card.
+//! What is not modelled: the segments of the kernel themselves with their retransmissions and window updates,
+//! and pure acknowledgements of data. Inbound data is recorded when the card consumes it, outbound data when
+//! the transport takes it, so the file has the order in which things happened on the card.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -442,7 +443,8 @@ mod tests {
             w
         }
 
-        /// What was recorded. Addresses and checksums must be right, and every number follow from those before.
+        /// What was recorded. Addresses and checksums must be right, and every number follow from those
+        /// before.
         fn segments(&self) -> Vec<Segment> {
             self.recording.flush();
             let mut next: [Option<u32>; 2] = [None; 2];

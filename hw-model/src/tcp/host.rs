@@ -1,14 +1,16 @@
 //! Kernel sockets as the card's transport: what carries offloaded connections to real targets.
 //!
-//! A connection costs one receive and one send per wake-up: a receive goes into one large staging buffer that all
-//! connections share, and only what the engine leaves behind is kept for the connection. Readiness comes from the
-//! reactor, edge-triggered; the runner waits on it and wakes the card. The kernel does retransmission and TIME-WAIT,
-//! and chooses source address and port, so a request's source address, link header, MSS and buffer sizes have no effect here.
-//! Destinations go through a table ([`Nat`]); with an empty one they mean themselves.
+//! A connection costs one receive and one send per wake-up: a receive goes into one large staging buffer that
+//! all connections share, and only what the engine leaves behind is kept for the connection. Readiness comes
+//! from the reactor, edge-triggered; the runner waits on it and wakes the card. The kernel does
+//! retransmission and TIME-WAIT, and chooses source address and port, so a request's source address, link
+//! header, MSS and buffer sizes have no effect here. Destinations go through a table ([`Nat`]); with an empty
+//! one they mean themselves.
 //!
-//! While the card has no link, nothing is read, written or reported, and handshakes run into their timeout: to the engine
-//! it looks like segments that get lost. Not modelled: the kernel itself goes on, so FIN and RST of a link that is down
-//! still reach the peer, and nothing is ever given up for too many retransmissions.
+//! While the card has no link, nothing is read, written or reported, and handshakes run into their timeout:
+//! to the engine it looks like segments that get lost. Not modelled: the kernel itself goes on, so FIN and
+//! RST of a link that is down still reach the peer, and nothing is ever given up for too many
+//! retransmissions.
 
 use std::collections::VecDeque;
 use std::io;
@@ -271,7 +273,8 @@ impl TcpEngine for HostTcp {
             match socket.stream.recv(&mut self.staging) {
                 Ok(Received::Bytes(n)) => {
                     let bytes = &self.staging[..n];
-                    // A short receive has emptied the socket, unless FIN waits behind; what comes later is a new edge.
+                    // A short receive has emptied the socket, unless FIN waits behind; what comes later is a
+                    // new edge.
                     socket.edge = n == self.staging.len() || socket.hup;
                     let taken = sink(cx, bytes).min(n);
                     consumed += taken;

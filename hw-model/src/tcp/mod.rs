@@ -40,7 +40,8 @@ pub struct ConnectRequest {
     pub options: TcpOptions,
 }
 
-/// What CONNECT1 and CONNECT3 say about TCP's manners (BNX2I-CNIC 3.6). The default is what hosts ask for in practice.
+/// What CONNECT1 and CONNECT3 say about TCP's manners (BNX2I-CNIC 3.6). The default is what hosts ask for in
+/// practice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpOptions {
     /// Probes of an idle connection, if the host wants them.
@@ -124,12 +125,14 @@ pub trait TcpEngine {
     /// Sends RST and forgets the connection at once. No event follows.
     fn abort(&mut self, cx: &mut DevCx<'_>, id: TcpId);
 
-    /// Queues bytes; returns how many were taken. Less than all means that [`TcpEvent::Writable`] will follow.
+    /// Queues bytes; returns how many were taken. Less than all means that [`TcpEvent::Writable`] will
+    /// follow.
     fn send(&mut self, cx: &mut DevCx<'_>, id: TcpId, bytes: &[u8]) -> usize;
 
-    /// Hands received bytes to `sink` in order, never none at all, which returns how many it consumed; consuming less than it was
-    /// given ends the call, and the rest is kept for the next, which the caller makes by itself. When everything was
-    /// consumed, [`TcpEvent::Readable`] says when there is more. Returns the bytes consumed.
+    /// Hands received bytes to `sink` in order, never none at all, which returns how many it consumed;
+    /// consuming less than it was given ends the call, and the rest is kept for the next, which the caller
+    /// makes by itself. When everything was consumed, [`TcpEvent::Readable`] says when there is more. Returns
+    /// the bytes consumed.
     fn recv(
         &mut self,
         cx: &mut DevCx<'_>,
@@ -137,8 +140,8 @@ pub trait TcpEngine {
         sink: &mut dyn FnMut(&mut DevCx<'_>, &[u8]) -> usize,
     ) -> usize;
 
-    /// A neighbour has moved (UPDATE_PG): frames of a live connection carry `link` from now on. Nothing happens to
-    /// transports that make no frames, or when the id names no connection.
+    /// A neighbour has moved (UPDATE_PG): frames of a live connection carry `link` from now on. Nothing
+    /// happens to transports that make no frames, or when the id names no connection.
     fn set_link(&mut self, id: TcpId, link: LinkHeader);
 
     /// Appends what happened. Cost is proportional to what happened, not to the number of connections.
@@ -150,8 +153,9 @@ pub trait TcpEngine {
     /// Aborts everything and forgets it: the chip was reset.
     fn reset(&mut self, cx: &mut DevCx<'_>);
 
-    /// The port's link came or went, by the wire's doing or by that of cable and PHY: without one nothing gets in or out,
-    /// and to the engine it looks like loss. Nothing changes for transports that no port stands for.
+    /// The port's link came or went, by the wire's doing or by that of cable and PHY: without one nothing
+    /// gets in or out, and to the engine it looks like loss. Nothing changes for transports that no port
+    /// stands for.
     fn set_carrier(&mut self, _up: bool) {}
 
     /// Whether the transport can reach that address family at all.

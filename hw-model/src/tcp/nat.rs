@@ -1,9 +1,11 @@
-//! Address translation of the `nat` network: where a destination that the host asks for is found on this machine.
+//! Address translation of the `nat` network: where a destination that the host asks for is found on this
+//! machine.
 //!
-//! An address that no rule names means itself, so a target anywhere in the network of this machine is reached under its own
-//! address. A rule gives an address of the guest's world to one of ours, such as 10.0.0.2 to 127.0.0.1. Only destinations
-//! are translated: the kernel chooses the source. A *guarded* table keeps a guest away from what trusts this machine: an address of its
-//! own, loopback, and link-local ones such as a cloud's metadata service, are reached through a rule only.
+//! An address that no rule names means itself, so a target anywhere in the network of this machine is reached
+//! under its own address. A rule gives an address of the guest's world to one of ours, such as 10.0.0.2 to
+//! 127.0.0.1. Only destinations are translated: the kernel chooses the source. A *guarded* table keeps a
+//! guest away from what trusts this machine: an address of its own, loopback, and link-local ones such as a
+//! cloud's metadata service, are reached through a rule only.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -13,8 +15,8 @@ use std::str::FromStr;
 /// Rules at most.
 pub const RULES: usize = 64;
 
-/// `ADDRESS[:PORT]=ADDRESS[:PORT]`, IPv6 addresses with a port in brackets. Without a port on the left every port matches;
-/// without one on the right the port stays.
+/// `ADDRESS[:PORT]=ADDRESS[:PORT]`, IPv6 addresses with a port in brackets. Without a port on the left every
+/// port matches; without one on the right the port stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NatRule {
     from: Place,
@@ -113,8 +115,8 @@ impl PartialEq for Guard {
 
 impl Eq for Guard {}
 
-/// Whether an address is this machine's by its form: loopback, unspecified or link-local, in an IPv4-mapped address too; or the
-/// metadata service of a cloud that gave it another one.
+/// Whether an address is this machine's by its form: loopback, unspecified or link-local, in an IPv4-mapped
+/// address too; or the metadata service of a cloud that gave it another one.
 fn is_near(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(a) => a.is_loopback() || a.is_link_local() || a.octets()[0] == 0,
@@ -148,7 +150,8 @@ impl Nat {
         Self { guard: Some(Guard(Rc::new(told))), ..self }
     }
 
-    /// Whether a connection to `asked` is refused. `own`: whether an address is one of this machine's interfaces.
+    /// Whether a connection to `asked` is refused. `own`: whether an address is one of this machine's
+    /// interfaces.
     #[must_use]
     pub fn refuses(&self, asked: SocketAddr, own: impl FnOnce(IpAddr) -> bool) -> bool {
         let Some(Guard(told)) = &self.guard else { return false };

@@ -1,12 +1,13 @@
 //! The virtual link: a cable between two ends in this process, as good or as bad as one wants.
 //!
-//! Each direction has a rate, a delay, and probabilities of harm; everything can be changed while it runs, through
-//! [`LinkControl`]. A link is a pure function of what is sent, of time, and of the world's named random streams: an effect that
-//! is switched off draws nothing. An end is the card's [`Wire`], and also a host's. By default a link is
-//! perfect and takes no time.
+//! Each direction has a rate, a delay, and probabilities of harm; everything can be changed while it runs,
+//! through [`LinkControl`]. A link is a pure function of what is sent, of time, and of the world's named
+//! random streams: an effect that is switched off draws nothing. An end is the card's [`Wire`], and also a
+//! host's. By default a link is perfect and takes no time.
 //!
-//! Frames arrive in the order in which they were sent, also with jitter, unless they are reordered: then a frame
-//! is held back, and others pass it. A corrupted frame is damaged in one bit. Whether its MAC notices that is
+//! Frames arrive in the order in which they were sent, also with jitter, unless they are reordered: then a
+//! frame is held back, and others pass it. A corrupted frame is damaged in one bit. Whether its MAC notices
+//! that is
 //! [`Direction::fcs`]: if so, the frame is dropped like a lost one. Not modelled: half duplex, pause frames, autonegotiation.
 
 use std::cell::RefCell;
@@ -204,7 +205,8 @@ impl LinkEnd {
         }
     }
 
-    /// Takes the next frame that has arrived by now. `frame` is replaced by it, and left empty when there is none.
+    /// Takes the next frame that has arrived by now. `frame` is replaced by it, and left empty when there is
+    /// none.
     pub fn recv_at(&self, now: Instant, frame: &mut Vec<u8>) -> bool {
         self.link.borrow_mut().lanes[1 - self.side].recv(now, frame)
     }

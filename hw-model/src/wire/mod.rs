@@ -1,9 +1,10 @@
 //! Wires: what a port of the card is plugged into.
 //!
-//! A wire takes the frames that the card sends and hands over those that arrive. The card is the only caller. Here are
-//! the virtual [`link`], with a rate, a delay and harm; the [`tap`] device of the host's kernel; the [`Responder`], which is
-//! everybody at once: a host at every address, router and DHCP server; [`Tee`], which puts what passes into a [`Recording`],
-//! a pcapng file; and [`NoPeer`], a cable with a carrier and nobody at the other end.
+//! A wire takes the frames that the card sends and hands over those that arrive. The card is the only caller.
+//! Here are the virtual [`link`], with a rate, a delay and harm; the [`tap`] device of the host's kernel; the
+//! [`Responder`], which is everybody at once: a host at every address, router and DHCP server; [`Tee`], which
+//! puts what passes into a [`Recording`], a pcapng file; and [`NoPeer`], a cable with a carrier and nobody at
+//! the other end.
 //!
 //! Frames on a wire have neither preamble, padding nor FCS; the MAC of each side adds and removes them.
 
@@ -30,7 +31,8 @@ pub trait Wire {
     /// The card sends a frame. A wire that has no room for it drops it and counts that, as a switch would.
     fn send(&mut self, cx: &mut DevCx<'_>, frame: &[u8]);
 
-    /// Takes the next frame that has arrived. `frame` is replaced by it, and left empty when there is none (false).
+    /// Takes the next frame that has arrived. `frame` is replaced by it, and left empty when there is none
+    /// (false).
     fn recv(&mut self, cx: &mut DevCx<'_>, frame: &mut Vec<u8>) -> bool;
 
     /// Whether there is a carrier.

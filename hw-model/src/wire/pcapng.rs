@@ -1,13 +1,16 @@
-//! A recording: a pcapng file of everything that crosses the wire, in the order of time, with nanoseconds and direction.
+//! A recording: a pcapng file of everything that crosses the wire, in the order of time, with nanoseconds and
+//! direction.
 //!
-//! One recording is shared by all who see traffic: the [`Tee`](super::Tee) on the wire of the Ethernet rings, and
-//! [`Captured`](crate::tcp::captured::Captured) for connections that the card does not carry as frames. Each has an
-//! interface of its own in the file, so a viewer can tell what was on a wire from what was reconstructed.
+//! One recording is shared by all who see traffic: the [`Tee`](super::Tee) on the wire of the Ethernet rings,
+//! and [`Captured`](crate::tcp::captured::Captured) for connections that the card does not carry as frames.
+//! Each has an interface of its own in the file, so a viewer can tell what was on a wire from what was
+//! reconstructed.
 //!
-//! The file has one section, two Ethernet interfaces and one enhanced packet block per frame (draft-ietf-opsawg-pcapng 4),
-//! little-endian. The card's view decides the direction: what it sends is outbound. Blocks are handed to the writer whole and
-//! in batches, at the latest [`FLUSH_AFTER`] after the first of a batch when somebody calls [`Recording::turn`]. A writer that
-//! fails ends the recording and nothing else, and so does its limit: the file ends with a whole block.
+//! The file has one section, two Ethernet interfaces and one enhanced packet block per frame
+//! (draft-ietf-opsawg-pcapng 4), little-endian. The card's view decides the direction: what it sends is
+//! outbound. Blocks are handed to the writer whole and in batches, at the latest [`FLUSH_AFTER`] after the
+//! first of a batch when somebody calls [`Recording::turn`]. A writer that fails ends the recording and
+//! nothing else, and so does its limit: the file ends with a whole block.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -33,7 +36,8 @@ const NANOSECONDS: u8 = 9;
 const PORTS: usize = 16;
 /// Bytes of a batch.
 const BATCH: usize = 64 * 1024;
-/// How old a batch gets before it is handed to the writer, whatever its size: somebody may be watching the file.
+/// How old a batch gets before it is handed to the writer, whatever its size: somebody may be watching the
+/// file.
 pub const FLUSH_AFTER: Duration = Duration::from_millis(200);
 
 /// Which way a frame went, seen from the card.
@@ -158,7 +162,8 @@ impl Recording {
         self.0.borrow().frames
     }
 
-    /// A connection goes to `port`. What is not remembered after [`PORTS`] of them has to be found in the file.
+    /// A connection goes to `port`. What is not remembered after [`PORTS`] of them has to be found in the
+    /// file.
     pub(crate) fn note_port(&self, port: u16) {
         let ports = &mut self.0.borrow_mut().ports;
         if ports.len() < PORTS {

@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 
-/// Frames on their way, oldest first. Nothing is allocated once the buffers have grown to the frames they carry.
+/// Frames on their way, oldest first. Nothing is allocated once the buffers have grown to the frames they
+/// carry.
 #[derive(Debug)]
 pub struct FrameQueue {
     frames: VecDeque<Vec<u8>>,
@@ -18,7 +19,8 @@ impl FrameQueue {
         Self { frames: VecDeque::with_capacity(limit), spare: Vec::with_capacity(limit), limit, dropped: 0 }
     }
 
-    /// Appends a copy of `frame`, to be changed in place. `None`: the queue is full; the frame is dropped and counted.
+    /// Appends a copy of `frame`, to be changed in place. `None`: the queue is full; the frame is dropped and
+    /// counted.
     pub fn push(&mut self, frame: &[u8]) -> Option<&mut Vec<u8>> {
         if self.frames.len() >= self.limit {
             self.dropped += 1;

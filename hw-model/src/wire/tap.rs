@@ -1,8 +1,9 @@
 //! The wire to the host's kernel: a TAP device.
 //!
-//! The card's port is plugged into an interface of the kernel, which is bridged or routed from there. Readiness comes
-//! from the reactor, edge-triggered, as for host sockets; the runner wakes the card for it. There is a carrier while the
-//! interface is up: that it went down shows in the next frame that is sent, that it came up in an event.
+//! The card's port is plugged into an interface of the kernel, which is bridged or routed from there.
+//! Readiness comes from the reactor, edge-triggered, as for host sockets; the runner wakes the card for it.
+//! There is a carrier while the interface is up: that it went down shows in the next frame that is sent, that
+//! it came up in an event.
 
 use std::io;
 

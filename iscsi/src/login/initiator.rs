@@ -32,8 +32,9 @@ pub struct InitiatorConfig {
     pub cid: u16,
     /// CmdSN of all requests, and of the first command after them.
     pub cmd_sn: Sn,
-    /// CHAP; without it only None is offered. With it only CHAP, one-way too: a target, or who stands in for it, that wants no
-    /// proof is not the one that was meant. (open-iscsi offers `CHAP,None` then, ISCSID 3.1, and takes None silently.)
+    /// CHAP; without it only None is offered. With it only CHAP, one-way too: a target, or who stands in for
+    /// it, that wants no proof is not the one that was meant. (open-iscsi offers `CHAP,None` then, ISCSID
+    /// 3.1, and takes None silently.)
     pub chap: Option<ChapConfig>,
     /// What to negotiate.
     pub params: LoginParams,
@@ -253,8 +254,8 @@ impl InitiatorLogin {
         Ok(())
     }
 
-    /// Whether the security stage may be left: nothing to prove, or all of it proven. A target that says nothing about
-    /// AuthMethod has chosen None.
+    /// Whether the security stage may be left: nothing to prove, or all of it proven. A target that says
+    /// nothing about AuthMethod has chosen None.
     fn leave_security(&mut self) -> Result<(), LoginFailure> {
         if self.stage != Stage::Security {
             return Ok(());
@@ -297,7 +298,8 @@ impl InitiatorLogin {
     }
 
     fn finish(&self, header: &LoginResponse, out: &TextWriter) -> Result<InitiatorStep, LoginFailure> {
-        // What is still in `out` can no longer be sent. For unknown keys that is no loss; a proposal would be left open.
+        // What is still in `out` can no longer be sent. For unknown keys that is no loss; a proposal would be
+        // left open.
         for pair in Pairs::new(out.as_bytes()) {
             if pair?.1 != "NotUnderstood" {
                 return Err(LoginFailure::Protocol("proposal in the final response"));

@@ -1,9 +1,9 @@
-//! The login phase (RFC 7143 6.3), both ends, sans-IO: [`InitiatorLogin`] for the driver's sessions and discovery,
-//! [`TargetLogin`] for the embedded target. Each takes the peer's PDU and says what to send, or how the login ended;
-//! the caller owns the connection, the deadline, the tags and the randomness.
+//! The login phase (RFC 7143 6.3), both ends, sans-IO: [`InitiatorLogin`] for the driver's sessions and
+//! discovery, [`TargetLogin`] for the embedded target. Each takes the peer's PDU and says what to send, or
+//! how the login ended; the caller owns the connection, the deadline, the tags and the randomness.
 //!
-//! One connection per session: a TSIH other than zero is passed to the target's policy, which refuses or reinstates.
-//! Not modelled: AuthMethods other than CHAP and None.
+//! One connection per session: a TSIH other than zero is passed to the target's policy, which refuses or
+//! reinstates. Not modelled: AuthMethods other than CHAP and None.
 
 mod initiator;
 mod target;
@@ -18,8 +18,8 @@ use crate::negotiate::{Key, LOGIN_DATA_SEGMENT_LEN, NegotiationError};
 use crate::pdu::{LoginOutcome, LoginStatus, PduError};
 use crate::text::TextError;
 
-/// Most request/response rounds of one login; a peer that never comes to an end is given up. A login needs up to four,
-/// and each 8 KiB of continued text one more.
+/// Most request/response rounds of one login; a peer that never comes to an end is given up. A login needs up
+/// to four, and each 8 KiB of continued text one more.
 pub const MAX_EXCHANGES: u32 = 32;
 
 /// A login PDU to send: set the initiator task tag (initiator), pad the data, add no digests.

@@ -70,8 +70,8 @@ pub trait LoginPolicy {
     /// The secret of a CHAP name, `None` if the name may not log in so.
     fn secret(&mut self, who: &Identity, chap_name: &str) -> Option<Secret>;
 
-    /// Finds or makes the session, by the rules of RFC 7143 6.3.1, once everything else is agreed, and returns its
-    /// TSIH, which must not be zero.
+    /// Finds or makes the session, by the rules of RFC 7143 6.3.1, once everything else is agreed, and
+    /// returns its TSIH, which must not be zero.
     ///
     /// # Errors
     /// The status to refuse with: 020a for an unknown TSIH, 0302 for no resources …
@@ -308,8 +308,8 @@ impl TargetLogin {
         }
     }
 
-    /// Whether this only repeats what an earlier list declared: libiscsi sends the names in each stage again. A changed
-    /// value is a renegotiation and stays an error.
+    /// Whether this only repeats what an earlier list declared: libiscsi sends the names in each stage again.
+    /// A changed value is a renegotiation and stays an error.
     fn is_repeated(&self, key: Key, value: &str) -> bool {
         let Some(Admitted { who, .. }) = &self.admitted else { return false };
         let same = match key {
@@ -385,7 +385,8 @@ impl TargetLogin {
         Ok(out.push("AuthMethod", method)?)
     }
 
-    /// Whether the stage may change as asked: not before the initiator has proven itself, and never around CHAP.
+    /// Whether the stage may change as asked: not before the initiator has proven itself, and never around
+    /// CHAP.
     fn grant(&self, next: Option<Stage>) -> Result<Option<Stage>, LoginFailure> {
         match self.admitted.as_ref().map(|admitted| &admitted.auth) {
             Some(Auth::Chap { exchange, chosen, .. }) if !exchange.is_done() => {

@@ -1,5 +1,5 @@
-//! The keys of RFC 7143 13 as a table: where a key may be used, who may send it, and by which function its result
-//! comes about. [`super::Negotiation`] runs on this table alone.
+//! The keys of RFC 7143 13 as a table: where a key may be used, who may send it, and by which function its
+//! result comes about. [`super::Negotiation`] runs on this table alone.
 
 /// When a key may be negotiated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,7 +1,8 @@
-//! Negotiation of operational parameters (RFC 7143 6.2, 13). One engine serves both ends, because either may propose:
-//! [`Negotiation`] holds what this end wants ([`LoginParams`]), takes each received key, answers proposals by the
-//! function of the [`KEYS`] table, checks answers against what was proposed, and yields [`SessionParams`].
-//! login drives it in the login phase; [`renegotiate`] serves text requests of the full feature phase.
+//! Negotiation of operational parameters (RFC 7143 6.2, 13). One engine serves both ends, because either may
+//! propose: [`Negotiation`] holds what this end wants ([`LoginParams`]), takes each received key, answers
+//! proposals by the function of the [`KEYS`] table, checks answers against what was proposed, and yields
+//! [`SessionParams`]. login drives it in the login phase; [`renegotiate`] serves text requests of the full
+//! feature phase.
 //!
 //! Level-2 features (RFC 7144), markers, and task reporting other than RFC3720 are never agreed to.
 
@@ -55,8 +56,8 @@ impl DigestOffer {
     }
 }
 
-/// What one end wants. An initiator offers these values; a target answers proposals with them. Lengths are in bytes,
-/// times in seconds. The defaults are those of iscsid (ISCSID 3).
+/// What one end wants. An initiator offers these values; a target answers proposals with them. Lengths are in
+/// bytes, times in seconds. The defaults are those of iscsid (ISCSID 3).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LoginParams {
     /// HeaderDigest.
@@ -169,8 +170,8 @@ impl LoginParams {
     }
 }
 
-/// What both ends agreed on. Lengths are in bytes, times in seconds. The default is RFC 7143's, which holds for every
-/// key that was not negotiated.
+/// What both ends agreed on. Lengths are in bytes, times in seconds. The default is RFC 7143's, which holds
+/// for every key that was not negotiated.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SessionParams {
     /// Header digests after login.
@@ -372,11 +373,12 @@ impl Negotiation {
         Ok(())
     }
 
-    /// Records that the peer sent `key`, and checks that it may at this point. [`Negotiation::receive`] does it for the
-    /// keys that it handles; a login does it for the others.
+    /// Records that the peer sent `key`, and checks that it may at this point. [`Negotiation::receive`] does
+    /// it for the keys that it handles; a login does it for the others.
     ///
     /// # Errors
-    /// [`NegotiationError::Duplicate`], [`NegotiationError::WrongStage`] or [`NegotiationError::WrongSender`].
+    /// [`NegotiationError::Duplicate`], [`NegotiationError::WrongStage`] or
+    /// [`NegotiationError::WrongSender`].
     pub fn note(&mut self, stage: Stage, key: Key) -> Result<(), NegotiationError> {
         let spec = key.spec();
         if stage == Stage::Security && !spec.security_stage || spec.usage == Usage::FullFeature {
@@ -397,7 +399,8 @@ impl Negotiation {
         self.received.contains(key)
     }
 
-    /// Takes a key of the peer: an answer to what this end proposed, or a proposal, whose answer is added to `out`.
+    /// Takes a key of the peer: an answer to what this end proposed, or a proposal, whose answer is added to
+    /// `out`.
     ///
     /// # Errors
     /// The negotiation has failed.
@@ -429,7 +432,8 @@ impl Negotiation {
         }
     }
 
-    /// The answer to a proposal, by the key's function. What cannot be agreed keeps its default and is answered `Reject`.
+    /// The answer to a proposal, by the key's function. What cannot be agreed keeps its default and is
+    /// answered `Reject`.
     fn answer(&mut self, key: Key, value: &str) -> String {
         const REJECT: &str = "Reject";
         if self.discovery && key.spec().irrelevant_in_discovery {
@@ -535,8 +539,8 @@ fn in_range(value: &str, low: u32, high: u32) -> Option<u32> {
 }
 
 /// Takes one key of a text request or response in the full feature phase (RFC 7143 11.10): a new
-/// MaxRecvDataSegmentLength of the peer is stored in `params`, other keys are answered into `out`. SendTargets and its
-/// answer are sendtargets's and must not be passed here.
+/// MaxRecvDataSegmentLength of the peer is stored in `params`, other keys are answered into `out`.
+/// SendTargets and its answer are sendtargets's and must not be passed here.
 ///
 /// # Errors
 /// [`NegotiationError::Value`] for an illegal length, [`NegotiationError::Text`] when `out` is full.

@@ -138,7 +138,8 @@ fn discovery_answers_irrelevant() {
     assert_eq!(engine.finish().unwrap(), SessionParams::default());
 }
 
-/// The outcome at an initiator that wants `own` and got `replies` to all of its proposals but those named in `replies`.
+/// The outcome at an initiator that wants `own` and got `replies` to all of its proposals but those named in
+/// `replies`.
 fn initiator(own: LoginParams, replies: &[(&str, &str)]) -> Result<SessionParams, NegotiationError> {
     let (mut engine, mut offer, mut out) =
         (Negotiation::new(Role::Initiator, own, false), TextWriter::new(), TextWriter::new());

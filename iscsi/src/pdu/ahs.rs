@@ -1,11 +1,11 @@
-//! Additional header segments (RFC 7143 11.2.2): the rest of a CDB longer than 16 bytes, and the read length of a
-//! bidirectional command. Only SCSI Commands carry them. Both directions work in place: the iterator borrows the
-//! received bytes, the builder fills a fixed array.
+//! Additional header segments (RFC 7143 11.2.2): the rest of a CDB longer than 16 bytes, and the read length
+//! of a bidirectional command. Only SCSI Commands carry them. Both directions work in place: the iterator
+//! borrows the received bytes, the builder fills a fixed array.
 
 use super::PduError;
 
-/// Longest list that this implementation sends or accepts, in bytes; TotalAHSLength allows 1020. It holds the longest
-/// extended CDB and a bidirectional read length.
+/// Longest list that this implementation sends or accepts, in bytes; TotalAHSLength allows 1020. It holds the
+/// longest extended CDB and a bidirectional read length.
 pub const MAX_AHS_LEN: usize = 256;
 /// Longest CDB of SPC-4 (variable length, 8 + 252 bytes): the builder's and the iterator's limit.
 pub const MAX_CDB_LEN: usize = 260;
@@ -97,7 +97,8 @@ impl AhsBuilder {
     /// Adds the part of `cdb` that does not fit in the basic header; a CDB of up to 16 bytes adds nothing.
     ///
     /// # Errors
-    /// [`PduError::Ahs`] when the list would exceed [`MAX_AHS_LEN`] or the CDB [`MAX_CDB_LEN`]; nothing is added then.
+    /// [`PduError::Ahs`] when the list would exceed [`MAX_AHS_LEN`] or the CDB [`MAX_CDB_LEN`]; nothing is
+    /// added then.
     pub fn cdb(&mut self, cdb: &[u8]) -> Result<(), PduError> {
         match cdb.get(16..) {
             None | Some([]) => Ok(()),

@@ -1,5 +1,5 @@
-//! The code tables of RFC 7143: opcodes, task management, reject, async event, logout and login status values, each
-//! with the text that a log line or an error message shows.
+//! The code tables of RFC 7143: opcodes, task management, reject, async event, logout and login status
+//! values, each with the text that a log line or an error message shows.
 
 /// Declares a byte-sized code table: an enum, its conversion from the wire, and its text.
 macro_rules! codes {
@@ -138,8 +138,8 @@ codes! {
 }
 
 impl RejectReason {
-    /// Whether the rejected PDU may be sent again (RFC 7143 11.17.1). Data-Out with a data digest error is the
-    /// exception: it waits for a recovery R2T.
+    /// Whether the rejected PDU may be sent again (RFC 7143 11.17.1). Data-Out with a data digest error is
+    /// the exception: it waits for a recovery R2T.
     pub const fn resendable(self) -> bool {
         matches!(
             self,
@@ -266,7 +266,8 @@ macro_rules! login_status {
                 }
             }
 
-            /// What the initiator may do. An unknown detail is judged by its class, an unknown class is fatal.
+            /// What the initiator may do. An unknown detail is judged by its class, an unknown class is
+            /// fatal.
             pub const fn outcome(self) -> LoginOutcome {
                 match self {
                     $(LoginStatus::$variant => LoginOutcome::$outcome,)*

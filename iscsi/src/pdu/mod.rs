@@ -1,12 +1,13 @@
-//! Protocol data units (RFC 7143 11): the 48-byte basic header segment of every PDU as a struct that *is* the wire
-//! format, so that building and parsing on the hot paths of both ends neither copies nor allocates.
+//! Protocol data units (RFC 7143 11): the 48-byte basic header segment of every PDU as a struct that *is* the
+//! wire format, so that building and parsing on the hot paths of both ends neither copies nor allocates.
 //!
 //! * To send: `let mut pdu = ScsiCommand::new(); pdu.cmd_sn = sn.into(); …; socket.write(pdu.as_bytes())`.
-//! * To receive: [`Bhs::from_bytes`], then [`Bhs::pdu`] for the whole choice or [`Bhs::view`] when the opcode is known;
-//!   both check what RFC 7143 fixes about the fields, and a violation is a [`PduError`].
+//! * To receive: [`Bhs::from_bytes`], then [`Bhs::pdu`] for the whole choice or [`Bhs::view`] when the opcode
+//!   is known; both check what RFC 7143 fixes about the fields, and a violation is a [`PduError`].
 //!
-//! Multi-byte fields are big-endian types of `zerocopy`; serial numbers convert to and from [`crate::serial::Sn`].
-//! Payload, padding and digests are `framing`'s and [`crate::digest`]'s business. Not modelled: vendor opcodes.
+//! Multi-byte fields are big-endian types of `zerocopy`; serial numbers convert to and from
+//! [`crate::serial::Sn`]. Payload, padding and digests are `framing`'s and [`crate::digest`]'s business. Not
+//! modelled: vendor opcodes.
 
 mod ahs;
 mod codes;
@@ -104,8 +105,8 @@ impl core::fmt::Debug for U24 {
     }
 }
 
-/// What is wrong with a received header. The PDU boundary is still known; whether the connection survives is the
-/// caller's choice ([`PduError::reject_reason`]).
+/// What is wrong with a received header. The PDU boundary is still known; whether the connection survives is
+/// the caller's choice ([`PduError::reject_reason`]).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum PduError {
     /// Not an opcode of RFC 7143.
@@ -268,8 +269,8 @@ pub trait Header: core::ops::DerefMut<Target = Bhs> + Sized {
     /// The opcode of this kind.
     const OPCODE: Opcode;
 
-    /// A header with the opcode set, the final bit where this kind always has it, reserved tags where the kind has a
-    /// tag that may be reserved, and zeroes.
+    /// A header with the opcode set, the final bit where this kind always has it, reserved tags where the
+    /// kind has a tag that may be reserved, and zeroes.
     fn new() -> Self;
 
     /// Reinterprets `bhs` without any check; [`Bhs::view`] is the checked way.
@@ -303,9 +304,9 @@ pub enum Pdu<'a> {
     Reject(&'a Reject),
 }
 
-/// Declares the header of one PDU kind: the fields of bytes 2-3 (`head`), 8-15 (`unit`) and 20-47 (`body`); the shared
-/// fields, constructor and conversions are the same for all. `initial` lists what [`Header::new`] sets beyond zeroes,
-/// and `check` is [`Header::check`] (with the header as its argument).
+/// Declares the header of one PDU kind: the fields of bytes 2-3 (`head`), 8-15 (`unit`) and 20-47 (`body`);
+/// the shared fields, constructor and conversions are the same for all. `initial` lists what [`Header::new`]
+/// sets beyond zeroes, and `check` is [`Header::check`] (with the header as its argument).
 macro_rules! header {
     (
         $(#[$meta:meta])* $name:ident, $opcode:ident;

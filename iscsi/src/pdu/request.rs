@@ -1,4 +1,5 @@
-//! Headers of the PDUs that the initiator sends (RFC 7143 11.3, 11.5, 11.7, 11.10, 11.12, 11.14, 11.16, 11.18).
+//! Headers of the PDUs that the initiator sends (RFC 7143 11.3, 11.5, 11.7, 11.10, 11.12, 11.14, 11.16,
+//! 11.18).
 
 use super::flags::{ATTR, CONTINUE, FINAL, IMMEDIATE, READ, TRANSIT, WRITE};
 use super::{
@@ -6,7 +7,8 @@ use super::{
 };
 
 header! {
-    /// SCSI Command (RFC 7143 11.3). Data segment: immediate data. The only PDU with additional header segments.
+    /// SCSI Command (RFC 7143 11.3). Data segment: immediate data. The only PDU with additional header
+    /// segments.
     ScsiCommand, ScsiCommand;
     head {
         /// Command priority in the high nibble at iSCSIProtocolLevel 2 (RFC 7144), else zero.
@@ -150,7 +152,8 @@ header! {
     }
 }
 
-/// What bits CSG and NSG say, for both login PDUs: the current stage, and the next one when the transit bit is set.
+/// What bits CSG and NSG say, for both login PDUs: the current stage, and the next one when the transit bit
+/// is set.
 pub(super) fn login_stages(flags: u8) -> Option<(Stage, Option<Stage>)> {
     let current = Stage::from_code(flags >> 2 & 3)?;
     if flags & TRANSIT == 0 {
@@ -205,7 +208,8 @@ header! {
 }
 
 impl LoginRequest {
-    /// Current stage, and next stage when the transit bit is set; `None` for a combination that RFC 7143 6.3 forbids.
+    /// Current stage, and next stage when the transit bit is set; `None` for a combination that RFC 7143 6.3
+    /// forbids.
     pub fn stages(&self) -> Option<(Stage, Option<Stage>)> {
         login_stages(self.flags)
     }

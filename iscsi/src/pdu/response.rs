@@ -1,5 +1,5 @@
-//! Headers of the PDUs that the target sends (RFC 7143 11.4, 11.6 to 11.9, 11.11, 11.13, 11.15, 11.17, 11.19). All
-//! of them carry StatSN, ExpCmdSN and MaxCmdSN at bytes 24, 28 and 32.
+//! Headers of the PDUs that the target sends (RFC 7143 11.4, 11.6 to 11.9, 11.11, 11.13, 11.15, 11.17,
+//! 11.19). All of them carry StatSN, ExpCmdSN and MaxCmdSN at bytes 24, 28 and 32.
 
 use super::flags::{BIDI_OVERFLOW, BIDI_UNDERFLOW, CONTINUE, FINAL, OVERFLOW, STATUS, TRANSIT, UNDERFLOW};
 use super::request::{login_flags, login_stages};
@@ -171,7 +171,8 @@ header! {
 }
 
 header! {
-    /// Asynchronous Message (RFC 7143 11.9). Data segment: u16 sense length and sense for event 0, else the vendor's.
+    /// Asynchronous Message (RFC 7143 11.9). Data segment: u16 sense length and sense for event 0, else the
+    /// vendor's.
     AsyncMessage, AsyncMessage;
     head { reserved2: [u8; 2], }
     unit {
@@ -279,7 +280,8 @@ header! {
 }
 
 impl LoginResponse {
-    /// Current stage, and next stage when the transit bit is set; `None` for a combination that RFC 7143 6.3 forbids.
+    /// Current stage, and next stage when the transit bit is set; `None` for a combination that RFC 7143 6.3
+    /// forbids.
     pub fn stages(&self) -> Option<(Stage, Option<Stage>)> {
         login_stages(self.flags)
     }

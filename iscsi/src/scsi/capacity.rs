@@ -18,7 +18,8 @@ pub struct Capacity {
 }
 
 impl Capacity {
-    /// Appends the 8-byte form. A disk whose last LBA needs more than 32 bits answers FFFFFFFF: ask with READ CAPACITY(16).
+    /// Appends the 8-byte form. A disk whose last LBA needs more than 32 bits answers FFFFFFFF: ask with READ
+    /// CAPACITY(16).
     pub fn encode10(&self, out: &mut Vec<u8>) {
         let last = u32::try_from(self.blocks.saturating_sub(1)).unwrap_or(u32::MAX);
         out.extend_from_slice(&last.to_be_bytes());
@@ -35,7 +36,8 @@ impl Capacity {
         out.extend_from_slice(&data);
     }
 
-    /// Reads the 8-byte form: `None` for a short reply, `Some(None)` when the disk is too large for this form.
+    /// Reads the 8-byte form: `None` for a short reply, `Some(None)` when the disk is too large for this
+    /// form.
     pub fn parse10(data: &[u8]) -> Option<Option<Capacity>> {
         let last = be32(data, 0)?;
         let block_size = be32(data, 4)?;

@@ -1,5 +1,5 @@
-//! Command descriptor blocks (SPC-4, SBC-3): one enum of what a disk needs, `parse` for the target and `encode` for the initiator,
-//! each the inverse of the other.
+//! Command descriptor blocks (SPC-4, SBC-3): one enum of what a disk needs, `parse` for the target and
+//! `encode` for the initiator, each the inverse of the other.
 
 use super::{FieldPointer, Sense, be16, be32, be64, op};
 
@@ -16,8 +16,8 @@ pub enum Form {
     Sixteen,
 }
 
-/// The block range of a medium access command and the flags of its byte 1. Fields that the form lacks (flags in the 6-byte form)
-/// are zero.
+/// The block range of a medium access command and the flags of its byte 1. Fields that the form lacks (flags
+/// in the 6-byte form) are zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transfer {
     /// CDB length.
@@ -35,7 +35,8 @@ pub struct Transfer {
 }
 
 impl Transfer {
-    /// A plain transfer in the shortest form that Linux' `sd` would take: 10 bytes, or 16 when LBA or length need it.
+    /// A plain transfer in the shortest form that Linux' `sd` would take: 10 bytes, or 16 when LBA or length
+    /// need it.
     pub const fn new(lba: u64, blocks: u32) -> Transfer {
         let form = if lba > u32::MAX as u64 || blocks > 0xFFFF { Form::Sixteen } else { Form::Ten };
         Transfer { form, lba, blocks, protect: 0, dpo: false, fua: false }
@@ -142,7 +143,8 @@ pub struct CdbBytes {
 }
 
 impl Cdb {
-    /// Reads the 16 CDB bytes of a SCSI Command PDU. Every byte string is answered; longer CDBs (extended-CDB AHS) are none of ours.
+    /// Reads the 16 CDB bytes of a SCSI Command PDU. Every byte string is answered; longer CDBs (extended-CDB
+    /// AHS) are none of ours.
     pub fn parse(bytes: &[u8; 16]) -> Result<Cdb, CdbError> {
         let b = bytes;
         let bit = |byte: usize, mask: u8| b[byte] & mask != 0;
@@ -273,8 +275,9 @@ impl Cdb {
         })
     }
 
-    /// Writes the CDB. Fields wider than the form are cut to its width, as the form has no place for the rest: choose the form with
-    /// [`Transfer::new`]. A form that the command does not have falls back to the next longer one that it has.
+    /// Writes the CDB. Fields wider than the form are cut to its width, as the form has no place for the
+    /// rest: choose the form with [`Transfer::new`]. A form that the command does not have falls back to the
+    /// next longer one that it has.
     pub fn encode(&self) -> CdbBytes {
         let mut b = [0u8; 16];
         let flag = |on: bool, mask: u8| if on { mask } else { 0 };
@@ -458,7 +461,8 @@ impl Cdb {
         CdbBytes { bytes: b, len: cdb_len(b[0]) }
     }
 
-    /// Whether the command changes the medium: refused on a write-protected unit. EXTENDED COPY says so for each unit that it writes.
+    /// Whether the command changes the medium: refused on a write-protected unit. EXTENDED COPY says so for
+    /// each unit that it writes.
     pub fn writes_medium(&self) -> bool {
         matches!(
             self,
@@ -511,7 +515,8 @@ fn parse_bytchk(b: &[u8; 16]) -> Result<Bytchk, CdbError> {
     }
 }
 
-/// SANITIZE (SBC-3 5.23): its reserved bits are looked at, because a command that destroys everything is not taken with a guess.
+/// SANITIZE (SBC-3 5.23): its reserved bits are looked at, because a command that destroys everything is not
+/// taken with a guess.
 fn parse_sanitize(b: &[u8; 16]) -> Result<Cdb, CdbError> {
     let action = b[1] & 0x1F;
     if !matches!(action, op::SA_BLOCK_ERASE | op::SA_EXIT_FAILURE_MODE) || b[1] & 0x40 != 0 {

@@ -1,4 +1,5 @@
-//! INQUIRY data: the standard reply (SPC-4 6.6) and the vital product data pages 00, 80, 83, 86, B0, B1, B2 (SPC-4 7.8, SBC-4 6.6).
+//! INQUIRY data: the standard reply (SPC-4 6.6) and the vital product data pages 00, 80, 83, 86, B0, B1, B2
+//! (SPC-4 7.8, SBC-4 6.6).
 
 use super::{be16, be32, be64};
 
@@ -65,7 +66,8 @@ impl Inquiry {
         revision: [b' '; 4],
     };
 
-    /// Appends 96 bytes: SPC-4, response data format 2, HISUP, CMDQUE, version descriptors iSCSI, SPC-4 and SBC-3.
+    /// Appends 96 bytes: SPC-4, response data format 2, HISUP, CMDQUE, version descriptors iSCSI, SPC-4 and
+    /// SBC-3.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let mut data = [0; Self::LEN];
         data[0] = self.qualifier << 5 | self.device_type & 0x1F;
@@ -227,7 +229,8 @@ impl BlockLimits {
         VpdPage::begin(vpd::BLOCK_LIMITS, out).put(&data).end();
     }
 
-    /// Reads the payload that [`vpd_payload`] returned. The short SBC-2 page has no UNMAP and WRITE SAME fields: zeros.
+    /// Reads the payload that [`vpd_payload`] returned. The short SBC-2 page has no UNMAP and WRITE SAME
+    /// fields: zeros.
     pub fn parse(payload: &[u8]) -> Option<BlockLimits> {
         Some(BlockLimits {
             max_compare_and_write: *payload.get(1)?,
@@ -250,7 +253,8 @@ impl BlockLimits {
 pub struct Provisioning {
     /// LBPU: UNMAP.
     pub unmap: bool,
-    /// LBPWS: WRITE SAME(16) with the UNMAP bit. (LBPWS10 is never set: the 10-byte form does not take the bit here.)
+    /// LBPWS: WRITE SAME(16) with the UNMAP bit. (LBPWS10 is never set: the 10-byte form does not take the
+    /// bit here.)
     pub write_same_unmap: bool,
     /// LBPRZ: unmapped blocks read as zeros.
     pub reads_zeros: bool,

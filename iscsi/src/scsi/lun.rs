@@ -63,7 +63,8 @@ impl<'a> ReportLuns<'a> {
         Some(ReportLuns { list_len, entries })
     }
 
-    /// The buffer that the whole list needs, in bytes, with its header. Ask again with this when it is more than was given.
+    /// The buffer that the whole list needs, in bytes, with its header. Ask again with this when it is more
+    /// than was given.
     pub fn needed(&self) -> u64 {
         u64::from(self.list_len) + 8
     }

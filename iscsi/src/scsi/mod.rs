@@ -1,7 +1,7 @@
-//! SCSI as a disk and its initiator speak it: CDBs, status, sense, INQUIRY and VPD, capacity, mode pages, LUN lists and the
-//! supported-command report (SPC-4, SBC-3). One description serves both ends: the driver's LUN bring-up parses what the
-//! embedded target builds. Nothing here executes a command; [`crate::target::Disk`] does. Not modelled: protection
-//! information, tape and enclosure commands, the copy manager.
+//! SCSI as a disk and its initiator speak it: CDBs, status, sense, INQUIRY and VPD, capacity, mode pages, LUN
+//! lists and the supported-command report (SPC-4, SBC-3). One description serves both ends: the driver's LUN
+//! bring-up parses what the embedded target builds. Nothing here executes a command; [`crate::target::Disk`]
+//! does. Not modelled: protection information, tape and enclosure commands, the copy manager.
 
 mod capacity;
 mod cdb;

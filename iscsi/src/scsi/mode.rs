@@ -56,8 +56,8 @@ impl<'a> ModeParameters<'a> {
     }
 }
 
-/// Appends a mode parameter header and the block `descriptor` (empty for none). The closure returned fills in the length: call it
-/// with the same buffer when the pages are appended.
+/// Appends a mode parameter header and the block `descriptor` (empty for none). The closure returned fills in
+/// the length: call it with the same buffer when the pages are appended.
 pub fn mode_header(
     form: Form,
     write_protected: bool,

@@ -1,11 +1,13 @@
-//! REPORT SUPPORTED OPERATION CODES (SPC-4 6.34): the initiator asks it before it uses WRITE SAME, UNMAP and their like.
+//! REPORT SUPPORTED OPERATION CODES (SPC-4 6.34): the initiator asks it before it uses WRITE SAME, UNMAP and
+//! their like.
 
 use super::{Sense, be16};
 
 /// One supported command: what the target's table holds and the report prints.
 #[derive(Clone, Copy, Debug)]
 pub struct Command {
-    /// CDB usage data: operation code, then one bit for each CDB bit that is evaluated. Its length is the CDB length.
+    /// CDB usage data: operation code, then one bit for each CDB bit that is evaluated. Its length is the CDB
+    /// length.
     pub usage: &'static [u8],
     /// Service action, where the operation code has them.
     pub action: Option<u16>,
@@ -37,7 +39,8 @@ pub fn report_all(commands: &[Command], timeouts: bool, out: &mut Vec<u8>) {
     out[start..start + 4].copy_from_slice(&len.to_be_bytes());
 }
 
-/// Appends the one-command form (options 1 to 3). Option 1 for a code with service actions and option 2 for one without are refused.
+/// Appends the one-command form (options 1 to 3). Option 1 for a code with service actions and option 2 for
+/// one without are refused.
 pub fn report_one(
     commands: &[Command],
     options: u8,

@@ -1,5 +1,5 @@
-//! Sense data (SPC-4 4.5): why a command ended with CHECK CONDITION. The target builds it in the format that the Control page's
-//! D_SENSE asks for; the initiator reads either format.
+//! Sense data (SPC-4 4.5): why a command ended with CHECK CONDITION. The target builds it in the format that
+//! the Control page's D_SENSE asks for; the initiator reads either format.
 
 use super::{be16, be32, be64};
 
@@ -145,7 +145,8 @@ impl Sense {
         self.key.0 == other.key.0 && self.asc == other.asc && self.ascq == other.ascq
     }
 
-    /// Encodes in `format`. An INFORMATION value that does not fit the fixed format's 32 bits is left out, as SPC-4 wants.
+    /// Encodes in `format`. An INFORMATION value that does not fit the fixed format's 32 bits is left out, as
+    /// SPC-4 wants.
     pub fn encode(&self, format: SenseFormat) -> SenseBytes {
         let mut bytes = [0; 32];
         let len = match format {
@@ -187,7 +188,8 @@ impl Sense {
         SenseBytes { bytes, len }
     }
 
-    /// Reads either format. `None` when the response code is neither or the key, code and qualifier did not arrive.
+    /// Reads either format. `None` when the response code is neither or the key, code and qualifier did not
+    /// arrive.
     pub fn parse(bytes: &[u8]) -> Option<Sense> {
         let code = bytes.first()? & 0x7F;
         match code {

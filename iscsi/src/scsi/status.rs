@@ -1,6 +1,8 @@
-//! SAM status: the one byte that ends every command (SAM-5 5.3; carried in SCSI Response byte 3 and Data-In byte 3).
+//! SAM status: the one byte that ends every command (SAM-5 5.3; carried in SCSI Response byte 3 and Data-In
+//! byte 3).
 
-/// The status byte of a finished command. Any value may arrive from a peer, so this is the byte with names for the known ones.
+/// The status byte of a finished command. Any value may arrive from a peer, so this is the byte with names
+/// for the known ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Status(pub u8);
 
@@ -22,7 +24,8 @@ impl Status {
     /// Aborted by another nexus while TAS is set.
     pub const TASK_ABORTED: Status = Status(0x40);
 
-    /// Whether the command did what was asked (GOOD or CONDITION MET). Only such a status may ride on a Data-In (RFC 7143 11.7.2).
+    /// Whether the command did what was asked (GOOD or CONDITION MET). Only such a status may ride on a
+    /// Data-In (RFC 7143 11.7.2).
     pub const fn is_good(self) -> bool {
         self.0 == Self::GOOD.0 || self.0 == Self::CONDITION_MET.0
     }

@@ -1,5 +1,6 @@
-//! What the disk announces is there, and what is there is announced: operation codes, CDB usage maps, and each bit of INQUIRY, the VPD
-//! pages, READ CAPACITY(16) and MODE SENSE with the command and the effect that it stands for.
+//! What the disk announces is there, and what is there is announced: operation codes, CDB usage maps, and
+//! each bit of INQUIRY, the VPD pages, READ CAPACITY(16) and MODE SENSE with the command and the effect that
+//! it stands for.
 
 use super::*;
 use crate::scsi::{BlockLimits, CdbError, Inquiry, Provisioning, be16};
@@ -34,8 +35,8 @@ fn page(d: &mut Disk, code: u8) -> Vec<u8> {
     reply.split_off(4)
 }
 
-/// REPORT SUPPORTED OPERATION CODES against what happens, for every operation code and service action (SPC-4 6.34). REPORT LUNS is
-/// answered by the target before it asks a disk.
+/// REPORT SUPPORTED OPERATION CODES against what happens, for every operation code and service action (SPC-4
+/// 6.34). REPORT LUNS is answered by the target before it asks a disk.
 #[test]
 fn every_listed_command_is_taken_and_no_other() {
     for opcode in 0..=255u8 {
@@ -66,7 +67,8 @@ fn every_listed_command_is_taken_and_no_other() {
     }
 }
 
-/// A bit that the usage map has changes what the command means; one that it lacks is ignored, or refused when it is not zero.
+/// A bit that the usage map has changes what the command means; one that it lacks is ignored, or refused when
+/// it is not zero.
 #[test]
 fn usage_maps_tell_what_is_looked_at() {
     for command in COMMANDS {
@@ -237,7 +239,8 @@ fn characteristics_and_extended_inquiry_say_what_is() {
     }
 }
 
-/// The Third-party Copy page lists commands that are in the table, and the limits that OPERATING PARAMETERS tells.
+/// The Third-party Copy page lists commands that are in the table, and the limits that OPERATING PARAMETERS
+/// tells.
 #[test]
 fn the_copy_page_agrees_with_the_command() {
     let mut d = disk(8);

@@ -1,5 +1,5 @@
-//! Pending unit attention conditions of one nexus at one logical unit (SAM-5 5.14): a short queue, highest priority first, without
-//! duplicates. One is reported per command.
+//! Pending unit attention conditions of one nexus at one logical unit (SAM-5 5.14): a short queue, highest
+//! priority first, without duplicates. One is reported per command.
 
 use crate::scsi::Sense;
 
@@ -10,11 +10,12 @@ pub(super) struct Attentions {
 }
 
 impl Attentions {
-    /// Most conditions that wait at once. Beyond it the lowest priority is forgotten: all that the initiator needs to know is then
-    /// said by the resets ahead of it.
+    /// Most conditions that wait at once. Beyond it the lowest priority is forgotten: all that the initiator
+    /// needs to know is then said by the resets ahead of it.
     pub(super) const LIMIT: usize = 8;
 
-    /// Establishes a condition. Power on and reset (ASC 29) goes ahead of everything else and makes earlier conditions moot.
+    /// Establishes a condition. Power on and reset (ASC 29) goes ahead of everything else and makes earlier
+    /// conditions moot.
     pub(super) fn establish(&mut self, sense: Sense) {
         if self.pending.iter().any(|p| p.same_condition(&sense)) {
             return;

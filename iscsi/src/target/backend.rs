@@ -1,5 +1,6 @@
-//! Where the blocks of a disk live. The disk checks every range before it calls; a backend answers I/O errors of its own only, and
-//! keeps their reason: [`Medium`](super::medium::Medium) makes sense data and a log line of it.
+//! Where the blocks of a disk live. The disk checks every range before it calls; a backend answers I/O errors
+//! of its own only, and keeps their reason: [`Medium`](super::medium::Medium) makes sense data and a log line
+//! of it.
 
 use std::io;
 
@@ -23,13 +24,14 @@ pub trait Backend: Send {
     fn read_at(&mut self, at: u64, len: usize, out: &mut Vec<u8>) -> io::Result<()>;
     /// Writes all of `data` at `at`.
     fn write_at(&mut self, at: u64, data: &[u8]) -> io::Result<()>;
-    /// Makes `len` bytes from `at` read as zeros, and gives back the storage behind them where that can be done. What reads as
-    /// zeros already takes no storage by it.
+    /// Makes `len` bytes from `at` read as zeros, and gives back the storage behind them where that can be
+    /// done. What reads as zeros already takes no storage by it.
     fn zero_at(&mut self, at: u64, len: u64) -> io::Result<()>;
     /// Makes every finished write durable; it may take as long as the storage takes.
     fn flush(&mut self) -> io::Result<()>;
-    /// Begins a flush of every finished write without waiting for it. `None`: it is done already. Whoever drives the target
-    /// hears of the end by other means, and calls [`TargetServer::flushed`](super::TargetServer::flushed) then.
+    /// Begins a flush of every finished write without waiting for it. `None`: it is done already. Whoever
+    /// drives the target hears of the end by other means, and calls
+    /// [`TargetServer::flushed`](super::TargetServer::flushed) then.
     fn start_flush(&mut self) -> io::Result<Option<Ticket>> {
         self.flush().map(|()| None)
     }

@@ -1,5 +1,6 @@
-//! SCSI Commands (RFC 7143 11.3): from the PDU to the logical unit, and the SCSI Response at the end. What a command moves is
-//! decided by both the CDB and the expected data transfer length; the residual says by how much they differ.
+//! SCSI Commands (RFC 7143 11.3): from the PDU to the logical unit, and the SCSI Response at the end. What a
+//! command moves is decided by both the CDB and the expected data transfer length; the residual says by how
+//! much they differ.
 
 use super::config::Event;
 use super::copy;
@@ -146,7 +147,8 @@ impl TargetServer {
                 _ => Sense::LU_NOT_SUPPORTED.into(),
             };
         };
-        // SAM-5 5.14: INQUIRY leaves a unit attention alone, REQUEST SENSE returns it as data, everything else fails with it.
+        // SAM-5 5.14: INQUIRY leaves a unit attention alone, REQUEST SENSE returns it as data, everything
+        // else fails with it.
         let attention = match parsed {
             Ok(Cdb::Inquiry { .. }) => None,
             _ => session.attentions[unit].take(),
@@ -200,7 +202,8 @@ impl TargetServer {
         })
     }
 
-    /// The unit attention that a command at a unit means for every other nexus. The session that is served is not in the table.
+    /// The unit attention that a command at a unit means for every other nexus. The session that is served is
+    /// not in the table.
     fn tell_others(&mut self, target: usize, unit: usize) {
         if let Some(sense) = self.targets[target].units[unit].disk.take_notice() {
             self.for_sessions_of(target, |_, other| other.establish(unit, sense));

@@ -52,7 +52,8 @@ fn sixteen(lba: u64, blocks: u32) -> Transfer {
     Transfer { form: Form::Sixteen, ..Transfer::new(lba, blocks) }
 }
 
-/// SBC-3 5.2: the write happens when every byte compares, and not at all otherwise; INFORMATION is the offset of the difference.
+/// SBC-3 5.2: the write happens when every byte compares, and not at all otherwise; INFORMATION is the offset
+/// of the difference.
 #[test]
 fn compare_and_write_writes_all_or_nothing() {
     for piece in [1, 500, 512, 2048] {

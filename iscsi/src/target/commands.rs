@@ -1,5 +1,5 @@
-//! The commands of a [`Disk`](super::Disk) as REPORT SUPPORTED OPERATION CODES prints them: one CDB usage map per command. A test
-//! holds the table against what the CDB parser knows.
+//! The commands of a [`Disk`](super::Disk) as REPORT SUPPORTED OPERATION CODES prints them: one CDB usage map
+//! per command. A test holds the table against what the CDB parser knows.
 
 use crate::scsi::Command;
 

@@ -28,11 +28,12 @@ pub struct ServerConfig {
     pub immediate_limit: u32,
     /// Connections at once; one more is refused by [`connect`](super::TargetServer::connect).
     pub max_connections: usize,
-    /// Unsent output of a connection at which its input is no longer consumed; at half of it no more Data-In is made. One PDU may
-    /// exceed it.
+    /// Unsent output of a connection at which its input is no longer consumed; at half of it no more Data-In
+    /// is made. One PDU may exceed it.
     pub output_limit: usize,
-    /// Bytes that all connections together may hold of unsent output, and the same of requests that wait for an earlier one. With
-    /// many connections each has its share of it, but 64 KiB, which is less than its own limit.
+    /// Bytes that all connections together may hold of unsent output, and the same of requests that wait for
+    /// an earlier one. With many connections each has its share of it, but 64 KiB, which is less than its own
+    /// limit.
     pub memory_limit: usize,
     /// Time for a login from connect to its final response.
     pub login_timeout_ns: u64,
@@ -124,7 +125,8 @@ pub enum Event {
         /// Why.
         reason: CloseReason,
     },
-    /// A SCSI command was delivered to its logical unit, in CmdSN order (only with [`ServerConfig::trace_commands`]).
+    /// A SCSI command was delivered to its logical unit, in CmdSN order (only with
+    /// [`ServerConfig::trace_commands`]).
     Executed {
         /// Where.
         conn: ConnId,

@@ -266,8 +266,8 @@ impl TargetServer {
         }));
     }
 
-    /// Session reinstatement (RFC 7143 6.3.5): an older session of the same nexus ends, with an implicit logout. Discovery sessions at
-    /// different portals leave one another alone.
+    /// Session reinstatement (RFC 7143 6.3.5): an older session of the same nexus ends, with an implicit
+    /// logout. Discovery sessions at different portals leave one another alone.
     fn reinstate(&mut self, target: Option<usize>, nexus: &Nexus, local: Option<&TargetAddress>) -> bool {
         let mut found = false;
         for at in 0..self.slots.len() {

@@ -1,6 +1,7 @@
-//! Third-party copy (SPC-4 6.4, 6.18): EXTENDED COPY (LID1) from block range to block range, between the units of one target and
-//! within one, and RECEIVE COPY RESULTS. Units are named by NAA or T10 vendor id designators. The copy is work in turns; the
-//! parameter list stays in the task's buffer. Not modelled: inline data, held data, other descriptors.
+//! Third-party copy (SPC-4 6.4, 6.18): EXTENDED COPY (LID1) from block range to block range, between the
+//! units of one target and within one, and RECEIVE COPY RESULTS. Units are named by NAA or T10 vendor id
+//! designators. The copy is work in turns; the parameter list stays in the task's buffer. Not modelled:
+//! inline data, held data, other descriptors.
 
 use super::disk::Disk;
 use super::reservation::{Nexus, Refusal};

@@ -1,9 +1,10 @@
-//! A disk as a SCSI logical unit (SBC-3): decides what a command does, moves blocks between its backend and the transport, and
-//! keeps the reservations. It knows nothing of PDUs: [`Disk::start`] says what data a command wants to move, then the transport
-//! reads with [`Disk::read`] or delivers with [`Disk::absorb`] and ends with [`Disk::finish`]. A command that is abandoned halfway
-//! is simply never finished; what was absorbed as whole blocks stays written, a partial block is never written. What takes long goes on
-//! in turns ([`Disk::turn`]). What has to be atomic is collected first and done in one step. Not modelled: queueing, protection
-//! information, deferred errors, power conditions.
+//! A disk as a SCSI logical unit (SBC-3): decides what a command does, moves blocks between its backend and
+//! the transport, and keeps the reservations. It knows nothing of PDUs: [`Disk::start`] says what data a
+//! command wants to move, then the transport reads with [`Disk::read`] or delivers with [`Disk::absorb`] and
+//! ends with [`Disk::finish`]. A command that is abandoned halfway is simply never finished; what was
+//! absorbed as whole blocks stays written, a partial block is never written. What takes long goes on in turns
+//! ([`Disk::turn`]). What has to be atomic is collected first and done in one step. Not modelled: queueing,
+//! protection information, deferred errors, power conditions.
 
 use super::backend::{Backend, Extent};
 use super::commands::COMMANDS;
@@ -106,8 +107,9 @@ impl From<Sense> for Outcome {
 const GOOD: Outcome = Outcome::Done(Status::GOOD, None);
 
 impl Disk {
-    /// A disk with blocks of `block_size` bytes (512 or 4096) on `backend`. A rest smaller than a block is not used. `serial` is
-    /// 1 to 32 printable ASCII characters and makes the unit's identity: the same on every path to it.
+    /// A disk with blocks of `block_size` bytes (512 or 4096) on `backend`. A rest smaller than a block is
+    /// not used. `serial` is 1 to 32 printable ASCII characters and makes the unit's identity: the same on
+    /// every path to it.
     pub fn new(backend: Box<dyn Backend>, block_size: u32, serial: &str) -> Result<Disk, DiskError> {
         if block_size != 512 && block_size != 4096 {
             return Err(DiskError::BlockSize(block_size));
@@ -220,8 +222,9 @@ impl Disk {
         Some((self.medium.name(), trouble))
     }
 
-    /// The provisioning state of block `lba`, which is on the disk, and how many of the next `blocks` blocks share it: at least
-    /// one. A block of which any byte is allocated is mapped. The length of the extent is in blocks.
+    /// The provisioning state of block `lba`, which is on the disk, and how many of the next `blocks` blocks
+    /// share it: at least one. A block of which any byte is allocated is mapped. The length of the extent is
+    /// in blocks.
     pub fn provisioning(&mut self, lba: u64, blocks: u64) -> Result<Extent, Sense> {
         let block = u64::from(self.block_size);
         let blocks = blocks.clamp(1, self.blocks.saturating_sub(lba).max(1));
@@ -231,8 +234,8 @@ impl Disk {
         Ok(if len == 0 { Extent { len: 1, allocated: true } } else { Extent { len, ..first } })
     }
 
-    /// Begins a command. Unit attentions have been dealt with. `reply` is empty and takes the data of [`Outcome::Reply`], cut to
-    /// the allocation length.
+    /// Begins a command. Unit attentions have been dealt with. `reply` is empty and takes the data of
+    /// [`Outcome::Reply`], cut to the allocation length.
     pub fn start(&mut self, context: &Context<'_>, cdb: &Cdb, reply: &mut Vec<u8>) -> Outcome {
         self.decide(context, cdb, reply).unwrap_or_else(|refusal| {
             let (status, sense) = refusal.status();
@@ -412,7 +415,8 @@ impl Disk {
         Ok((t.lba * block, u64::from(t.blocks) * block))
     }
 
-    /// Whether `nexus` may do `cdb` now: reservations first, then an erase under way, the medium, and write protection.
+    /// Whether `nexus` may do `cdb` now: reservations first, then an erase under way, the medium, and write
+    /// protection.
     pub(super) fn admit(&self, nexus: &Nexus, cdb: &Cdb) -> Result<(), Refusal> {
         self.reservations.admit(nexus, cdb)?;
         let objection = self.sanitize.objection(cdb).or(match cdb {
@@ -464,7 +468,8 @@ impl Disk {
         self.job(JobKind::Atomic, t, t.fua)
     }
 
-    /// PRE-FETCH (SBC-3 5.8): reads into the cache. What is beyond the limit of a command is not read, and GOOD says so.
+    /// PRE-FETCH (SBC-3 5.8): reads into the cache. What is beyond the limit of a command is not read, and
+    /// GOOD says so.
     fn pre_fetch(&self, immed: bool, lba: u64, blocks: u32) -> Result<Outcome, Refusal> {
         let (at, mut len) = self.range(&Transfer::new(lba, blocks))?;
         if blocks == 0 {

@@ -1,10 +1,11 @@
-//! Slows down who guesses CHAP secrets. Each source of connections (an IPv4 address, a /64 of IPv6) may be wrong [`BURST`] times, and
-//! then once in [`PAUSE_NS`]; further proofs of that source wait for their turn before they are looked at, right ones too, because an
-//! answer at once would tell them apart. Who would have to wait longer than [`MAX_WAIT_NS`] is refused with "out of resources", which
-//! initiators try again. Sources that were not wrong for ten minutes do not wait.
+//! Slows down who guesses CHAP secrets. Each source of connections (an IPv4 address, a /64 of IPv6) may be
+//! wrong [`BURST`] times, and then once in [`PAUSE_NS`]; further proofs of that source wait for their turn
+//! before they are looked at, right ones too, because an answer at once would tell them apart. Who would have
+//! to wait longer than [`MAX_WAIT_NS`] is refused with "out of resources", which initiators try again.
+//! Sources that were not wrong for ten minutes do not wait.
 //!
-//! Bounded: sources that are remembered, and beyond them all others count as one; proofs of all remembered sources together come to
-//! one in [`PAUSE_ALL_NS`] once [`BURST_ALL`] were wrong.
+//! Bounded: sources that are remembered, and beyond them all others count as one; proofs of all remembered
+//! sources together come to one in [`PAUSE_ALL_NS`] once [`BURST_ALL`] were wrong.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -109,7 +110,8 @@ mod tests {
         Some(IpAddr::from(n.to_be_bytes()))
     }
 
-    /// How many wrong proofs one source gets looked at in `seconds`, when it sends the next as soon as it may.
+    /// How many wrong proofs one source gets looked at in `seconds`, when it sends the next as soon as it
+    /// may.
     fn guesses(guard: &mut Guard, peer: impl Fn(u64) -> Option<IpAddr>, seconds: u64) -> u64 {
         let (mut now, mut n) = (0, 0);
         while now < seconds * SECOND {
@@ -169,7 +171,8 @@ mod tests {
         assert!(matches!(guard.admit(v4(0x0A00_0001), 0), Admission::At(_)));
     }
 
-    /// Many sources: each is known after its first wrong proof, and together they are slow; the table does not grow.
+    /// Many sources: each is known after its first wrong proof, and together they are slow; the table does
+    /// not grow.
     #[test]
     fn many_sources_are_bounded_together() {
         let mut guard = Guard::default();

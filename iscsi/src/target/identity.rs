@@ -1,5 +1,6 @@
-//! What a disk says about itself: INQUIRY with its VPD pages, capacity, target port group, supported functions, log and defect pages.
-//! A bit stands here only when its command is in the table of `commands` and its effect is there; a test goes through all of them.
+//! What a disk says about itself: INQUIRY with its VPD pages, capacity, target port group, supported
+//! functions, log and defect pages. A bit stands here only when its command is in the table of `commands` and
+//! its effect is there; a test goes through all of them.
 
 use super::disk::{Context, Disk, MAX_SAME_BYTES, MAX_UNMAP_DESCRIPTORS};
 use crate::scsi::{
@@ -61,7 +62,8 @@ impl Disk {
             vpd::DEVICE_IDENTIFICATION => self.identification(context, reply),
             vpd::EXTENDED_INQUIRY => {
                 let mut data = [0; 60];
-                // SIMPSUP: simple task attributes. V_SUP: a volatile cache. LUICLR: the reset of a unit clears its conditions.
+                // SIMPSUP: simple task attributes. V_SUP: a volatile cache. LUICLR: the reset of a unit
+                // clears its conditions.
                 data[1] = 0x01;
                 data[2] = u8::from(self.medium.volatile_cache());
                 VpdPage::begin(page, reply).put(&data).end();
@@ -97,7 +99,8 @@ impl Disk {
         Ok(())
     }
 
-    /// NAA 3, locally assigned, of the serial number (FNV-1a): the same on every path, unique enough for a laboratory.
+    /// NAA 3, locally assigned, of the serial number (FNV-1a): the same on every path, unique enough for a
+    /// laboratory.
     fn naa(&self) -> [u8; 8] {
         let hash = self
             .serial()
@@ -120,8 +123,8 @@ impl Disk {
         }
     }
 
-    /// Page 83: the unit by T10 vendor id and by NAA, the port by relative identifier and group, the port and the target by iSCSI
-    /// name.
+    /// Page 83: the unit by T10 vendor id and by NAA, the port by relative identifier and group, the port and
+    /// the target by iSCSI name.
     fn identification(&self, context: &Context<'_>, reply: &mut Vec<u8>) {
         let unit = |code_set, kind, data| Designator { protocol: None, code_set, association: 0, kind, data };
         let named =
@@ -174,7 +177,8 @@ impl Disk {
         }
     }
 
-    /// LOG SENSE (SPC-4 6.7): the list of pages, which has nothing but itself and Informational Exceptions (nothing to report).
+    /// LOG SENSE (SPC-4 6.7): the list of pages, which has nothing but itself and Informational Exceptions
+    /// (nothing to report).
     pub(super) fn log(page: u8, subpage: u8, pointer: u16, reply: &mut Vec<u8>) -> Result<(), Sense> {
         const EXCEPTIONS: u8 = 0x2F;
         match (page, subpage) {
@@ -191,8 +195,8 @@ impl Disk {
     }
 }
 
-/// REPORT TARGET PORT GROUPS (SPC-4 6.37): one group, active and optimized, with one port. Nobody can ask it to change, and it
-/// supports no other state.
+/// REPORT TARGET PORT GROUPS (SPC-4 6.37): one group, active and optimized, with one port. Nobody can ask it
+/// to change, and it supports no other state.
 pub(super) fn port_groups(format: u8, port: u16, reply: &mut Vec<u8>) -> Result<(), Sense> {
     let [group, port] = [PORT_GROUP, port].map(u16::to_be_bytes);
     match format {
@@ -206,7 +210,8 @@ pub(super) fn port_groups(format: u8, port: u16, reply: &mut Vec<u8>) -> Result<
     Ok(())
 }
 
-/// REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS (SPC-4 6.36): ABORT TASK, ABORT TASK SET, CLEAR TASK SET, LOGICAL UNIT RESET.
+/// REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS (SPC-4 6.36): ABORT TASK, ABORT TASK SET, CLEAR TASK SET,
+/// LOGICAL UNIT RESET.
 pub(super) fn functions(extended: bool, reply: &mut Vec<u8>) {
     reply.extend_from_slice(&[0xD8, 0, 0, 0]);
     if extended {

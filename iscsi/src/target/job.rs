@@ -58,13 +58,14 @@ impl Job {
         Job { kind, at: 0, len, durable: false }
     }
 
-    /// Whether the command means nothing with less data than it asks for: a shorter transfer is refused with 05/0E/03.
+    /// Whether the command means nothing with less data than it asks for: a shorter transfer is refused with
+    /// 05/0E/03.
     pub fn needs_all(&self) -> bool {
         !matches!(self.kind, JobKind::Write | JobKind::Compare)
     }
 
-    /// How a command that needs all of its data and is offered another amount fails. COMPARE AND WRITE, whose count has eight bits
-    /// only, is told that the count is wrong.
+    /// How a command that needs all of its data and is offered another amount fails. COMPARE AND WRITE, whose
+    /// count has eight bits only, is told that the count is wrong.
     pub fn misfit(&self) -> Sense {
         match self.kind {
             JobKind::CompareAndWrite => Sense::invalid_cdb_byte(13),
@@ -74,8 +75,8 @@ impl Job {
 }
 
 impl Disk {
-    /// Takes data-out in order: `offset` is the number of bytes absorbed before, `rest` the job's buffer (empty at first).
-    /// Whole blocks of a write go to the medium at once; the rest waits for its other part.
+    /// Takes data-out in order: `offset` is the number of bytes absorbed before, `rest` the job's buffer
+    /// (empty at first). Whole blocks of a write go to the medium at once; the rest waits for its other part.
     pub fn absorb(&mut self, job: &Job, offset: u64, data: &[u8], rest: &mut Vec<u8>) -> Result<(), Sense> {
         match job.kind {
             JobKind::Write => self.absorb_blocks(job.at + offset, data, rest, Medium::write),
@@ -132,7 +133,8 @@ impl Disk {
         let mut effects = Effects::default();
         match job.kind {
             JobKind::Write => {
-                // A transfer cut short by the expected length may end inside a block: the block's other bytes stay.
+                // A transfer cut short by the expected length may end inside a block: the block's other bytes
+                // stay.
                 if !rest.is_empty() {
                     let at = job.at + absorbed - rest.len() as u64;
                     self.medium.write(at, rest).map_err(Refusal::Check)?;
@@ -148,7 +150,8 @@ impl Disk {
             }
             JobKind::Atomic => self.medium.write_whole(job.at, rest).map_err(Refusal::Check)?,
             JobKind::CompareBlock { bytes } => return Ok(Finish::Work(Work::compare(job.at, bytes))),
-            // A read returns what GOOD was given for: only zeros may be unmapped (SBC-3 WRITE SAME with LBPRZ).
+            // A read returns what GOOD was given for: only zeros may be unmapped (SBC-3 WRITE SAME with
+            // LBPRZ).
             JobKind::Same { bytes } if rest.iter().all(|b| *b == 0) => {
                 return Ok(Finish::Work(Work::zero(job.at, bytes).durable(job.durable)));
             }

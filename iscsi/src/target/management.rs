@@ -1,6 +1,6 @@
-//! Task management (RFC 7143 11.5, 11.6; SAM-5 7). A function ends its tasks in every session that it concerns, tells the other
-//! nexuses by unit attention (TAS is 0), and only then answers: after the response nothing more is sent for those tasks. Data-Out that
-//! is still on its way is discarded when it comes.
+//! Task management (RFC 7143 11.5, 11.6; SAM-5 7). A function ends its tasks in every session that it
+//! concerns, tells the other nexuses by unit attention (TAS is 0), and only then answers: after the response
+//! nothing more is sent for those tasks. Data-Out that is still on its way is discarded when it comes.
 
 use super::config::{CloseReason, Event};
 use super::server::TargetServer;
@@ -102,7 +102,8 @@ impl TargetServer {
     }
 }
 
-/// ABORT TASK (RFC 7143 11.5.1): a task under way ends; one that never came is counted as received, so that it cannot come later.
+/// ABORT TASK (RFC 7143 11.5.1): a task under way ends; one that never came is counted as received, so that
+/// it cannot come later.
 fn abort_task(session: &mut Session, request: &TaskManagementRequest) -> (TmfResponse, u32) {
     let itt = request.referenced_task_tag.get();
     let lun = request.lun;

@@ -1,9 +1,9 @@
-//! The storage of a disk as the disk uses it: what the backend answers becomes sense data, and the reason goes to the operator as a
-//! [`Trouble`].
+//! The storage of a disk as the disk uses it: what the backend answers becomes sense data, and the reason
+//! goes to the operator as a [`Trouble`].
 //!
-//! A flush that failed stays failed. The kernel forgets which pages it could not write once it has said so, and a later `fsync` that
-//! succeeds says nothing about them. So every later flush of this unit fails with the same sense until the target is started anew;
-//! reads, and writes that ask for no durability, go on.
+//! A flush that failed stays failed. The kernel forgets which pages it could not write once it has said so,
+//! and a later `fsync` that succeeds says nothing about them. So every later flush of this unit fails with
+//! the same sense until the target is started anew; reads, and writes that ask for no durability, go on.
 
 use super::backend::{Backend, Extent, Ticket};
 use crate::scsi::{Sense, SenseKey};
@@ -96,8 +96,8 @@ impl Medium {
         outcome
     }
 
-    /// Writes all of `data` or, where the storage fails halfway, puts back what was there. (Nothing here can promise that against a
-    /// loss of power in the middle.)
+    /// Writes all of `data` or, where the storage fails halfway, puts back what was there. (Nothing here can
+    /// promise that against a loss of power in the middle.)
     pub(super) fn write_whole(&mut self, at: u64, data: &[u8]) -> Result<(), Sense> {
         let mut old = std::mem::take(&mut self.pattern);
         old.clear();

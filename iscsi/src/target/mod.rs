@@ -1,6 +1,7 @@
-//! The embedded target: what the initiator talks to at the far end of the wire, in the demo, in every test and behind `cnic target`.
-//! [`Disk`] is a logical unit on a [`Backend`]; [`TargetServer`] serves targets of them to any number of connections, sans-IO. One
-//! connection per session, error recovery level 0 (RFC 7143 7). Faults are not built in: the laboratory wraps the engine.
+//! The embedded target: what the initiator talks to at the far end of the wire, in the demo, in every test
+//! and behind `cnic target`. [`Disk`] is a logical unit on a [`Backend`]; [`TargetServer`] serves targets of
+//! them to any number of connections, sans-IO. One connection per session, error recovery level 0 (RFC 7143
+//! 7). Faults are not built in: the laboratory wraps the engine.
 //!
 //! | part | what it holds |
 //! |---|---|
@@ -12,8 +13,8 @@
 //! | `request`, `command`, `transfer`, `management`, `text` | what requests do |
 //! | `output` | finished PDUs |
 //!
-//! Not modelled: multiple connections per session, error recovery levels 1 and 2, ORDERED and HEAD OF QUEUE task attributes (tasks
-//! start in CmdSN order and finish as their data does), ACA.
+//! Not modelled: multiple connections per session, error recovery levels 1 and 2, ORDERED and HEAD OF QUEUE
+//! task attributes (tasks start in CmdSN order and finish as their data does), ACA.
 
 mod attention;
 mod backend;

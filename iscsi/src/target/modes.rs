@@ -1,5 +1,6 @@
-//! The mode pages of a disk (SPC-4 7.5, SBC-3 6.4): Caching, Control and Informational Exceptions Control. MODE SELECT changes what
-//! the changeable values show and nothing else; the change holds for all nexuses until a reset, because nothing is saved.
+//! The mode pages of a disk (SPC-4 7.5, SBC-3 6.4): Caching, Control and Informational Exceptions Control.
+//! MODE SELECT changes what the changeable values show and nothing else; the change holds for all nexuses
+//! until a reset, because nothing is saved.
 
 use crate::scsi::{CachingPage, ControlPage, Form, Sense, be16, mode_header, page};
 
@@ -109,7 +110,8 @@ impl Modes {
         Ok(())
     }
 
-    /// MODE SELECT with its parameter list (SPC-4 6.11, 6.12, 7.5): all or nothing. Says whether something changed.
+    /// MODE SELECT with its parameter list (SPC-4 6.11, 6.12, 7.5): all or nothing. Says whether something
+    /// changed.
     pub(super) fn select(&mut self, form: Form, list: &[u8], shape: &Shape) -> Result<bool, Sense> {
         let short = || Sense::PARAMETER_LENGTH;
         let (header, long_lba, descriptors) = if form == Form::Six {

@@ -1,5 +1,5 @@
-//! What a connection still has to send: one buffer of finished PDUs, digests included. PDUs are appended whole; the transport takes
-//! bytes from the front at its own pace.
+//! What a connection still has to send: one buffer of finished PDUs, digests included. PDUs are appended
+//! whole; the transport takes bytes from the front at its own pace.
 
 use crate::digest::{data_digest, header_digest};
 use crate::pdu::{Bhs, padding};

@@ -51,7 +51,8 @@ impl LoginPolicy for Policy<'_> {
 
     fn place(&mut self, who: &Identity) -> Result<u16, LoginStatus> {
         if who.tsih != 0 {
-            // One connection per session: a second one cannot join, and a lost one comes back by session reinstatement.
+            // One connection per session: a second one cannot join, and a lost one comes back by session
+            // reinstatement.
             let nexus = Nexus { initiator: who.initiator_name.clone(), isid: who.isid };
             let target = self.target(who).map(|(at, _)| at);
             let session =

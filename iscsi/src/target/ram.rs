@@ -1,5 +1,5 @@
-//! Blocks in memory. A map of pages says which of them were written, so that zeroing touches no page that is zero, and gives whole
-//! pages back.
+//! Blocks in memory. A map of pages says which of them were written, so that zeroing touches no page that is
+//! zero, and gives whole pages back.
 
 use super::backend::{Backend, Extent, first_difference};
 use std::io;
@@ -12,7 +12,8 @@ const PAGE: usize = 4096;
 pub trait Memory: Send {
     /// All of it. It begins as zeros.
     fn bytes(&mut self) -> &mut [u8];
-    /// Makes a range of whole 4096-byte pages (the last of all may be shorter) read as zeros; what can give memory back to the system does so.
+    /// Makes a range of whole 4096-byte pages (the last of all may be shorter) read as zeros; what can give
+    /// memory back to the system does so.
     fn discard(&mut self, range: Range<usize>) {
         self.bytes()[range].fill(0);
     }

@@ -1,5 +1,5 @@
-//! A medium that can be taken out (SPC-4 6.13, SBC-3 5.25): START STOP UNIT with LOEJ ejects and loads, PREVENT ALLOW MEDIUM REMOVAL
-//! forbids both for as long as any nexus wants that.
+//! A medium that can be taken out (SPC-4 6.13, SBC-3 5.25): START STOP UNIT with LOEJ ejects and loads,
+//! PREVENT ALLOW MEDIUM REMOVAL forbids both for as long as any nexus wants that.
 
 use super::reservation::Nexus;
 use crate::scsi::Sense;

@@ -1,5 +1,6 @@
-//! Requests of a session in full feature phase: judged first (format, digest, CmdSN), run when their turn comes (RFC 7143 4.2.2).
-//! Here are also the ones that are over at once: NOP-Out, Logout and the refusal of SNACK.
+//! Requests of a session in full feature phase: judged first (format, digest, CmdSN), run when their turn
+//! comes (RFC 7143 4.2.2). Here are also the ones that are over at once: NOP-Out, Logout and the refusal of
+//! SNACK.
 
 use super::config::CloseReason;
 use super::server::TargetServer;
@@ -38,7 +39,8 @@ impl TargetServer {
         if let (Pdu::DataOut(pdu), Some(_)) = (&pdu, session.target) {
             return self.data_out(link, session, pdu, data, digest_ok, now_ns);
         }
-        // What is rejected here leaves its CmdSN unreceived: the initiator sends it again or aborts it (RFC 7143 11.17.1).
+        // What is rejected here leaves its CmdSN unreceived: the initiator sends it again or aborts it (RFC
+        // 7143 11.17.1).
         if let Some(reason) = self.objection(session, &pdu, data, digest_ok) {
             return link.reject(&session.window, header, reason, &mut self.journal);
         }
@@ -161,7 +163,8 @@ impl TargetServer {
     }
 }
 
-/// A ping is echoed, cut to what the initiator takes (RFC 7143 11.18, 11.19). An answer to our own ping is not answered.
+/// A ping is echoed, cut to what the initiator takes (RFC 7143 11.18, 11.19). An answer to our own ping is
+/// not answered.
 fn nop_out(link: &mut Link, session: &mut Session, nop: &NopOut, data: &[u8]) {
     if nop.itt.get() == RESERVED_TAG {
         if link.ping.is_some_and(|ping| ping.ttt == nop.ttt.get()) {

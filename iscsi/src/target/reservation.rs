@@ -1,7 +1,8 @@
-//! Who may use a logical unit: RESERVE(6)/RELEASE(6) and persistent reservations (SPC-4 5.13, 6.15, 6.16). Registrations belong to
-//! the I_T nexus by name (initiator name and ISID), so they outlive sessions; they live in memory, so they end with the target
-//! (no APTPL). Nobody can take all registrations: an initiator has a share, and when the share or all are taken the oldest one in it of
-//! a nexus without a session gives way, unless it holds the reservation. What loses its registration so can do less than before, never more.
+//! Who may use a logical unit: RESERVE(6)/RELEASE(6) and persistent reservations (SPC-4 5.13, 6.15, 6.16).
+//! Registrations belong to the I_T nexus by name (initiator name and ISID), so they outlive sessions; they
+//! live in memory, so they end with the target (no APTPL). Nobody can take all registrations: an initiator
+//! has a share, and when the share or all are taken the oldest one in it of a nexus without a session gives
+//! way, unless it holds the reservation. What loses its registration so can do less than before, never more.
 //! Not modelled: REGISTER AND MOVE, SPEC_I_PT, ALL_TG_PT.
 
 use crate::scsi::{Cdb, ReservationAction, Sense, Status};
@@ -103,7 +104,8 @@ pub(super) const PARAMETER_LEN: u32 = 24;
 impl Reservations {
     /// Most registrations of a unit; one more is refused with 05/55/04 if none gives way.
     pub const LIMIT: usize = 256;
-    /// Most registrations of one initiator, by name; one more is refused with 05/55/04 if none of them gives way.
+    /// Most registrations of one initiator, by name; one more is refused with 05/55/04 if none of them gives
+    /// way.
     pub const SHARE: usize = 32;
 
     /// A session of `nexus` has begun.
@@ -250,7 +252,8 @@ impl Reservations {
         Ok(())
     }
 
-    /// READ FULL STATUS (SPC-4 6.15.5): every registration with its TransportID, the iSCSI form with ISID (SPC-4 7.6.4.6).
+    /// READ FULL STATUS (SPC-4 6.15.5): every registration with its TransportID, the iSCSI form with ISID
+    /// (SPC-4 7.6.4.6).
     fn full_status(&self, portal_group: u16, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.generation.to_be_bytes());
         let length_at = out.len();
@@ -453,7 +456,8 @@ mod tests {
     const READ: Cdb = Cdb::Read(Transfer::new(0, 1));
     const WRITE: Cdb = Cdb::Write(Transfer::new(0, 1));
 
-    /// The access matrix of SCSI.md 2.6: (type, read and write allowed to a registered other, the same to a stranger).
+    /// The access matrix of SCSI.md 2.6: (type, read and write allowed to a registered other, the same to a
+    /// stranger).
     #[test]
     fn access_matrix() {
         let rows = [
@@ -550,8 +554,8 @@ mod tests {
         assert!(r.admit(&nexus(2), &READ).is_ok());
     }
 
-    /// One initiator cannot take what others need, with many sessions or under many names; who holds the reservation or has a
-    /// session keeps its registration.
+    /// One initiator cannot take what others need, with many sessions or under many names; who holds the
+    /// reservation or has a session keeps its registration.
     #[test]
     fn nobody_takes_all_registrations() {
         let named = |initiator: &str, n: usize| Nexus {

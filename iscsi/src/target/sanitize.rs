@@ -1,6 +1,7 @@
-//! SANITIZE (SBC-3 4.11, 5.23): BLOCK ERASE unmaps every block. Once begun it goes on without its command: no abort and no reset ends
-//! it, and until it is over the unit answers nothing that touches the medium. One that failed keeps the medium shut until another one
-//! succeeds, or until EXIT FAILURE MODE where the command allowed that. Not modelled: overwriting, and keys to throw away.
+//! SANITIZE (SBC-3 4.11, 5.23): BLOCK ERASE unmaps every block. Once begun it goes on without its command: no
+//! abort and no reset ends it, and until it is over the unit answers nothing that touches the medium. One
+//! that failed keeps the medium shut until another one succeeds, or until EXIT FAILURE MODE where the command
+//! allowed that. Not modelled: overwriting, and keys to throw away.
 
 use super::disk::Disk;
 use super::work::Allowance;

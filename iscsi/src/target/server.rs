@@ -1,11 +1,13 @@
-//! The target engine: targets with their logical units, connections with their sessions. Sans-IO: the caller owns sockets and clock,
-//! feeds bytes in, takes bytes out, calls [`TargetServer::tick`] when the time that it returned has come, and gives turns to commands
-//! that take long ([`TargetServer::work`]) as long as there are such. Nothing here blocks but a backend.
+//! The target engine: targets with their logical units, connections with their sessions. Sans-IO: the caller
+//! owns sockets and clock, feeds bytes in, takes bytes out, calls [`TargetServer::tick`] when the time that
+//! it returned has come, and gives turns to commands that take long ([`TargetServer::work`]) as long as there
+//! are such. Nothing here blocks but a backend.
 //!
-//! Backpressure: Data-In is made while the unsent output of a connection is below half of [`ServerConfig::output_limit`], and PDUs are
-//! consumed while it is below the limit; [`TargetServer::input`] then returns less than it was given, and the caller offers the rest
-//! again when output has been taken. Memory of a connection is bounded by that limit, one PDU each way, 1 MiB of requests that wait
-//! for an earlier one, and small buffers for each command of the window.
+//! Backpressure: Data-In is made while the unsent output of a connection is below half of
+//! [`ServerConfig::output_limit`], and PDUs are consumed while it is below the limit; [`TargetServer::input`]
+//! then returns less than it was given, and the caller offers the rest again when output has been taken.
+//! Memory of a connection is bounded by that limit, one PDU each way, 1 MiB of requests that wait for an
+//! earlier one, and small buffers for each command of the window.
 
 use super::config::{Auth, CloseReason, ConnId, Counters, Event, ServerConfig};
 use super::connection::{Connection, Phase};
@@ -46,7 +48,8 @@ pub(super) struct Target {
     /// By number.
     pub(super) units: Vec<Unit>,
     pub(super) auth: Auth,
-    /// Nexuses that were lost without a logout; the next login of such a one is told so. The oldest are forgotten.
+    /// Nexuses that were lost without a logout; the next login of such a one is told so. The oldest are
+    /// forgotten.
     pub(super) lost: VecDeque<Nexus>,
 }
 
@@ -190,8 +193,8 @@ impl TargetServer {
         Ok(())
     }
 
-    /// Tells initiators of a portal (`host:port`) beside the one that they ask at, so that they know a second path. `false` when it
-    /// is no address.
+    /// Tells initiators of a portal (`host:port`) beside the one that they ask at, so that they know a second
+    /// path. `false` when it is no address.
     pub fn add_portal(&mut self, portal: &str) -> bool {
         let address = TargetAddress::parse(portal);
         let tag = Some(self.config.portal_group);
@@ -205,8 +208,8 @@ impl TargetServer {
         target.units.iter_mut().find(|unit| unit.number == lun).map(|unit| &mut unit.disk)
     }
 
-    /// Puts another disk under the number of one, and tells every session so (INQUIRY DATA HAS CHANGED). Returns the old one; `None`:
-    /// there is no such unit, and `disk` is dropped.
+    /// Puts another disk under the number of one, and tells every session so (INQUIRY DATA HAS CHANGED).
+    /// Returns the old one; `None`: there is no such unit, and `disk` is dropped.
     pub fn exchange(&mut self, target: &str, lun: u16, disk: Disk) -> Option<Disk> {
         let index = self.targets.iter().position(|t| same(&t.name, target))?;
         let at = self.targets[index].units.iter().position(|unit| unit.number == lun)?;
@@ -215,7 +218,8 @@ impl TargetServer {
         Some(old)
     }
 
-    /// A TCP connection was accepted. `local` is the address that the initiator connected to (`host:port`), as SendTargets lists it.
+    /// A TCP connection was accepted. `local` is the address that the initiator connected to (`host:port`),
+    /// as SendTargets lists it.
     ///
     /// # Errors
     /// [`ServerFull`] at [`ServerConfig::max_connections`]: close it.
@@ -223,7 +227,8 @@ impl TargetServer {
         self.connect_from(None, local, now_ns)
     }
 
-    /// The same with the address of the other end, by which wrong CHAP proofs are counted. Connections without one count together.
+    /// The same with the address of the other end, by which wrong CHAP proofs are counted. Connections
+    /// without one count together.
     ///
     /// # Errors
     /// As [`connect`](Self::connect).
@@ -266,8 +271,9 @@ impl TargetServer {
         Ok(id)
     }
 
-    /// Bytes from the initiator. Returns how many were consumed: fewer than given only under backpressure. A connection that has
-    /// ended swallows everything. `entropy` fills its argument with bytes that nobody can predict (CHAP challenges).
+    /// Bytes from the initiator. Returns how many were consumed: fewer than given only under backpressure. A
+    /// connection that has ended swallows everything. `entropy` fills its argument with bytes that nobody can
+    /// predict (CHAP challenges).
     pub fn input(
         &mut self,
         id: ConnId,
@@ -323,7 +329,8 @@ impl TargetServer {
         // The box is dropped here, so the slot is free.
     }
 
-    /// Whether the caller should close TCP (and then call [`closed`](Self::closed)): the connection has ended and its output is sent.
+    /// Whether the caller should close TCP (and then call [`closed`](Self::closed)): the connection has ended
+    /// and its output is sent.
     pub fn should_close(&self, id: ConnId) -> bool {
         self.conn(id).is_none_or(|conn| matches!(conn.phase, Phase::Ended) && conn.link.output.len() == 0)
     }
@@ -351,7 +358,8 @@ impl TargetServer {
         })
     }
 
-    /// Asks the initiator to log out within `seconds` (Asynchronous Message 1). False when there is no session.
+    /// Asks the initiator to log out within `seconds` (Asynchronous Message 1). False when there is no
+    /// session.
     pub fn request_logout(&mut self, id: ConnId, seconds: u16) -> bool {
         self.notify(id, AsyncEvent::LogoutRequested, seconds)
     }
@@ -386,8 +394,8 @@ impl TargetServer {
         told
     }
 
-    /// Does what is due: login timeouts, Data-Out that did not come, pings. Returns when to call again at the latest; calling earlier
-    /// costs nothing.
+    /// Does what is due: login timeouts, Data-Out that did not come, pings. Returns when to call again at the
+    /// latest; calling earlier costs nothing.
     pub fn tick(&mut self, now_ns: u64) -> Option<u64> {
         self.now_ns = self.now_ns.max(now_ns);
         if self.wake_ns.is_none_or(|wake| now_ns < wake) {

@@ -1,5 +1,5 @@
-//! One session and the sending half of its connection (one connection per session, RFC 7143 4.2). The server takes both out of its
-//! table while it handles their input, so that a command may reach other sessions.
+//! One session and the sending half of its connection (one connection per session, RFC 7143 4.2). The server
+//! takes both out of its table while it handles their input, so that a command may reach other sessions.
 
 use super::attention::Attentions;
 use super::config::{ConnId, Counters, Event};
@@ -57,7 +57,8 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Appends a response with its numbers filled in. All target PDUs carry StatSN, ExpCmdSN and MaxCmdSN at bytes 24, 28 and 32.
+    /// Appends a response with its numbers filled in. All target PDUs carry StatSN, ExpCmdSN and MaxCmdSN at
+    /// bytes 24, 28 and 32.
     pub(super) fn send(&mut self, window: &Window, bhs: &mut Bhs, data: &[u8], numbering: Numbering) {
         self.stamp(window, bhs, numbering);
         self.output.pdu(bhs, data);
@@ -157,8 +158,8 @@ impl Session {
         }
     }
 
-    /// Ends every task that `chosen` names, without a response, and forgets requests that still wait for their turn. Returns how
-    /// many.
+    /// Ends every task that `chosen` names, without a response, and forgets requests that still wait for
+    /// their turn. Returns how many.
     pub(super) fn abort_tasks(&mut self, mut chosen: impl FnMut(&Origin) -> bool) -> u32 {
         let slots: Vec<usize> =
             self.tasks.iter().filter(|(_, task)| chosen(&task.origin)).map(|(slot, _)| slot).collect();
@@ -203,7 +204,8 @@ impl Session {
     }
 }
 
-/// Longest data segment that the target makes, whatever the initiator takes: bounds how far output exceeds its limit.
+/// Longest data segment that the target makes, whatever the initiator takes: bounds how far output exceeds
+/// its limit.
 pub(super) const SEND_LIMIT: u32 = 256 << 10;
 
 /// A ping on its way.

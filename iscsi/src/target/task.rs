@@ -1,5 +1,5 @@
-//! Tasks of one session: SCSI commands that are moving data. A fixed number of slots, reused with their buffers, so that a command
-//! costs no allocation; target transfer tags name a slot and the transfer in it.
+//! Tasks of one session: SCSI commands that are moving data. A fixed number of slots, reused with their
+//! buffers, so that a command costs no allocation; target transfer tags name a slot and the transfer in it.
 
 use super::job::Job;
 use super::work::Work;
@@ -111,13 +111,15 @@ pub(super) struct Task {
 #[derive(Debug)]
 pub(super) struct Tasks {
     slots: Vec<Task>,
-    /// Initiator task tag of each slot, the reserved one when it is free: the lookup of every command, in one cache line or two.
+    /// Initiator task tag of each slot, the reserved one when it is free: the lookup of every command, in one
+    /// cache line or two.
     tags: Vec<u32>,
     free: Vec<usize>,
     limit: usize,
 }
 
-/// Buffers larger than this are given back when a task ends, so that one long reply does not stay with every slot.
+/// Buffers larger than this are given back when a task ends, so that one long reply does not stay with every
+/// slot.
 const KEEP_BUFFER: usize = 8 << 10;
 
 impl Tasks {
@@ -186,8 +188,8 @@ impl Tasks {
         task.open.iter().any(|sequence| sequence.ttt == Some(ttt)).then_some(slot)
     }
 
-    /// A tag for the next transfer of the task in `slot`. Tags of a slot repeat after 65 536 transfers. The reserved tag cannot
-    /// come out, because slots end below 65 535.
+    /// A tag for the next transfer of the task in `slot`. Tags of a slot repeat after 65 536 transfers. The
+    /// reserved tag cannot come out, because slots end below 65 535.
     pub(super) fn transfer_tag(&mut self, slot: usize) -> u32 {
         let task = &mut self.slots[slot];
         task.transfers = task.transfers.wrapping_add(1);

@@ -1,6 +1,7 @@
-//! Text Requests in full feature phase (RFC 7143 11.10, 11.11): SendTargets, and MaxRecvDataSegmentLength declared anew. One exchange
-//! at a time. A request whose only key makes no sense is rejected rather than answered NotUnderstood: libiscsi's suite wants that,
-//! and an initiator that asks one thing is told no either way.
+//! Text Requests in full feature phase (RFC 7143 11.10, 11.11): SendTargets, and MaxRecvDataSegmentLength
+//! declared anew. One exchange at a time. A request whose only key makes no sense is rejected rather than
+//! answered NotUnderstood: libiscsi's suite wants that, and an initiator that asks one thing is told no
+//! either way.
 
 use super::server::TargetServer;
 use super::session::{Link, Numbering, Session, TextExchange};

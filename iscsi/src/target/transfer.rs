@@ -1,6 +1,6 @@
-//! Data transfer (RFC 7143 11.7, 11.8): Data-In as the output has room, R2Ts as the negotiated limits allow, and Data-Out with every
-//! number checked. A write whose Data-Out breaks a rule fails; its sequences are then only followed to their ends, because the status
-//! comes after the data.
+//! Data transfer (RFC 7143 11.7, 11.8): Data-In as the output has room, R2Ts as the negotiated limits allow,
+//! and Data-Out with every number checked. A write whose Data-Out breaks a rule fails; its sequences are then
+//! only followed to their ends, because the status comes after the data.
 
 use super::command::{Ending, residual};
 use super::server::TargetServer;
@@ -12,8 +12,8 @@ use crate::pdu::{
 use crate::scsi::{Sense, Status};
 
 impl TargetServer {
-    /// Makes Data-In PDUs until the output holds half of its limit. The other half is for answers, so that reads never keep a
-    /// request waiting: an ABORT TASK has to get in while data goes out.
+    /// Makes Data-In PDUs until the output holds half of its limit. The other half is for answers, so that
+    /// reads never keep a request waiting: an ABORT TASK has to get in while data goes out.
     pub(super) fn pump(&mut self, link: &mut Link, session: &mut Session) {
         let limit = self.output_limit() / 2;
         while link.output.len() < limit {
@@ -80,7 +80,8 @@ impl TargetServer {
                 last
             }
             Err(sense) => {
-                // The medium failed in the middle: the status comes in a SCSI Response, with the number meant for the Data-In.
+                // The medium failed in the middle: the status comes in a SCSI Response, with the number meant
+                // for the Data-In.
                 link.stat_sn = before;
                 let ending = Ending {
                     status: Status::CHECK_CONDITION,
@@ -141,7 +142,8 @@ impl TargetServer {
         let (offset, len) = (pdu.buffer_offset.get(), data.len() as u32);
         let end = sequence.at.checked_add(len).filter(|end| *end <= sequence.end);
         let complete = end == Some(sequence.end);
-        // Exactly the next PDU of the oldest sequence, which ends with its last byte: DataPDUInOrder and DataSequenceInOrder are Yes.
+        // Exactly the next PDU of the oldest sequence, which ends with its last byte: DataPDUInOrder and
+        // DataSequenceInOrder are Yes.
         let right = at == 0
             && (ttt.is_none() || pdu.lun == task.origin.lun)
             && pdu.data_sn.get() == sequence.data_sn

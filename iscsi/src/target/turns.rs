@@ -1,6 +1,6 @@
-//! Turns for commands that take long. Sessions stand in one line, and the commands of a session in another: each turn goes to the
-//! next session, and in it to the next command, within one [`Allowance`]. What a request starts may use what is left of the turn
-//! of its input, so that a short command ends at once.
+//! Turns for commands that take long. Sessions stand in one line, and the commands of a session in another:
+//! each turn goes to the next session, and in it to the next command, within one [`Allowance`]. What a
+//! request starts may use what is left of the turn of its input, so that a short command ends at once.
 
 use super::command::Ending;
 use super::config::{ConnId, Event};
@@ -21,8 +21,8 @@ impl TargetServer {
         !self.line.is_empty() || !self.erasing.is_empty()
     }
 
-    /// Gives a turn to the session that has waited longest for one, and names its connection, which may have output now. `None`
-    /// when no command wants a turn.
+    /// Gives a turn to the session that has waited longest for one, and names its connection, which may have
+    /// output now. `None` when no command wants a turn.
     pub fn work(&mut self, now_ns: u64) -> Option<ConnId> {
         self.now_ns = self.now_ns.max(now_ns);
         self.erase();
@@ -47,7 +47,8 @@ impl TargetServer {
         }
     }
 
-    /// A turn for the unit that has waited longest of those that are being sanitized: an erase goes on without its command.
+    /// A turn for the unit that has waited longest of those that are being sanitized: an erase goes on
+    /// without its command.
     fn erase(&mut self) {
         let Some((target, unit)) = self.erasing.pop_front() else { return };
         let disk = &mut self.targets[target].units[unit].disk;

@@ -1,6 +1,6 @@
-//! The command window of a session (RFC 7143 4.2.2.1): which CmdSN may run now, which has to wait for an earlier one, and which is
-//! ignored. MaxCmdSN moves on when a command ends, never back, so an initiator can never have more commands under way than the
-//! window is deep.
+//! The command window of a session (RFC 7143 4.2.2.1): which CmdSN may run now, which has to wait for an
+//! earlier one, and which is ignored. MaxCmdSN moves on when a command ends, never back, so an initiator can
+//! never have more commands under way than the window is deep.
 
 use crate::serial::Sn;
 use std::collections::VecDeque;
@@ -34,7 +34,8 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// Most bytes of data segments that wait with their requests; beyond it a request is rejected (0x0A) and may be sent again.
+    /// Most bytes of data segments that wait with their requests; beyond it a request is rejected (0x0A) and
+    /// may be sent again.
     pub(super) const HELD_BYTES: usize = 1 << 20;
 
     /// A window that starts at the CmdSN of the login and is `depth` deep.
@@ -67,7 +68,8 @@ impl Window {
         cmd_sn.within(self.exp, self.max) && !self.held.iter().any(|held| held.cmd_sn == cmd_sn)
     }
 
-    /// Keeps a request whose turn is later. False when there is no room for its data, of which `share` bytes may be held here.
+    /// Keeps a request whose turn is later. False when there is no room for its data, of which `share` bytes
+    /// may be held here.
     pub(super) fn hold(&mut self, cmd_sn: Sn, header: &[u8; 48], data: &[u8], share: usize) -> bool {
         if self.held_bytes + data.len() > Self::HELD_BYTES.min(share) {
             return false;
@@ -97,7 +99,8 @@ impl Window {
         aborted
     }
 
-    /// The next held request whose turn has come. Plugged numbers are skipped, each like a command that has ended.
+    /// The next held request whose turn has come. Plugged numbers are skipped, each like a command that has
+    /// ended.
     pub(super) fn next_held(&mut self) -> Option<([u8; 48], Vec<u8>)> {
         loop {
             let at = self.held.iter().position(|held| held.cmd_sn == self.exp)?;

@@ -1,7 +1,8 @@
-//! Commands that take long: one is a piece of work that goes on in turns, and each turn is bounded in bytes and in calls of the
-//! backend, so that no command holds up another session because it is long. Between two turns the command can be aborted; what was
-//! done until then stays, as SBC-3 allows for all of them. What has to be atomic (COMPARE AND WRITE) is no work: it ends within the
-//! limits of one transfer, in [`Disk::finish`].
+//! Commands that take long: one is a piece of work that goes on in turns, and each turn is bounded in bytes
+//! and in calls of the backend, so that no command holds up another session because it is long. Between two
+//! turns the command can be aborted; what was done until then stays, as SBC-3 allows for all of them. What
+//! has to be atomic (COMPARE AND WRITE) is no work: it ends within the limits of one transfer, in
+//! [`Disk::finish`].
 
 use super::backend::Ticket;
 use super::disk::Disk;
@@ -48,7 +49,8 @@ enum Kind {
     Compare,
     /// Can it be read?
     Check,
-    /// Unmaps by the parameter list in the buffer; the range at hand is `at` and `len`, and this is the next descriptor.
+    /// Unmaps by the parameter list in the buffer; the range at hand is `at` and `len`, and this is the next
+    /// descriptor.
     Unmap(usize),
     Flush,
     Flushing(Ticket),
@@ -71,8 +73,8 @@ pub enum Turn {
     Over(Result<(), Sense>),
 }
 
-/// Bytes of one call, but for [`Kind::Zero`] and [`Kind::Unmap`], which usually only drop references: these take
-/// [`ZERO_STEP`] and pay a quarter.
+/// Bytes of one call, but for [`Kind::Zero`] and [`Kind::Unmap`], which usually only drop references: these
+/// take [`ZERO_STEP`] and pay a quarter.
 const STEP: u64 = 64 << 10;
 const ZERO_STEP: u64 = 1 << 20;
 
@@ -143,7 +145,8 @@ impl Work {
         if matches!(self.kind, Kind::Prefetch(true)) { Status::CONDITION_MET } else { Status::GOOD }
     }
 
-    /// Length of the next step, which ends at a multiple of `step` so that whole pages and file system blocks stay whole.
+    /// Length of the next step, which ends at a multiple of `step` so that whole pages and file system blocks
+    /// stay whole.
     fn step(&self, step: u64) -> u64 {
         self.len.min(step - self.at % step)
     }
@@ -164,7 +167,8 @@ impl Work {
 }
 
 impl Disk {
-    /// Goes on with `work` until it is over or `allowance` is spent. `buffer` is the task's: a block or a parameter list.
+    /// Goes on with `work` until it is over or `allowance` is spent. `buffer` is the task's: a block or a
+    /// parameter list.
     pub fn turn(&mut self, work: &mut Work, buffer: &[u8], allowance: &mut Allowance) -> Turn {
         while !allowance.is_spent() {
             match self.step(work, buffer, allowance) {

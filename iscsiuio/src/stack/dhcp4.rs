@@ -1,8 +1,9 @@
 //! The DHCPv4 client of one interface (RFC 2131, as far as a client needs it).
 //!
-//! DISCOVER goes out again after 1 s, 2 s and so on up to 60 s, REQUEST after 1, 2, 3 and 4 s before everything starts over. A NAK starts
-//! over at once. At T1 the lease is renewed with its server, at T2 with anybody, and at its end the address is given up.
-//! After a reset of the card a lease that still runs is kept and confirmed at once.
+//! DISCOVER goes out again after 1 s, 2 s and so on up to 60 s, REQUEST after 1, 2, 3 and 4 s before
+//! everything starts over. A NAK starts over at once. At T1 the lease is renewed with its server, at T2 with
+//! anybody, and at its end the address is given up. After a reset of the card a lease that still runs is kept
+//! and confirmed at once.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr};
@@ -168,7 +169,8 @@ impl Client {
                 m.parameter_request_list = Some(&WANTED);
                 send(io, link, &m, (!anybody).then_some((lease.via, lease.server)));
                 self.tries += 1;
-                // Half of what remains, as RFC 2131 4.4.5 says, but not less than a second or more than a minute.
+                // Half of what remains, as RFC 2131 4.4.5 says, but not less than a second or more than a
+                // minute.
                 let until = if anybody { lease.end } else { Some(lease.t2) };
                 let half = until.map_or(Duration::from_secs(LONGEST), |u| u.since(io.now) / 2);
                 self.at = io.now + half.clamp(Duration::from_secs(1), Duration::from_secs(LONGEST));
@@ -294,7 +296,8 @@ const SNAME: Range<usize> = 44..108;
 const FILE: Range<usize> = 108..236;
 const OPTIONS: usize = 240;
 
-/// Moves options that overflow into `file` and `sname` to where options are (option overload, RFC 2132 9.3; RFC 2131 4.1 has the order).
+/// Moves options that overflow into `file` and `sname` to where options are (option overload, RFC 2132 9.3;
+/// RFC 2131 4.1 has the order).
 fn unfold(bytes: &[u8]) -> Cow<'_, [u8]> {
     let Some(area) = bytes.get(OPTIONS..) else { return bytes.into() };
     let overload = options(area).find(|(code, _)| *code == 52).and_then(|(_, value)| value.first().copied());

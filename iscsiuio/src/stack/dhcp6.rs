@@ -1,8 +1,9 @@
 //! The DHCPv6 client of one interface (RFC 8415, addresses only).
 //!
-//! SOLICIT goes out again after 1, 2, 4, 8 s and so on up to two minutes. The first ADVERTISE with an address is taken, its REQUEST goes
-//! out four times, and only the REPLY makes the addresses ours. RENEW at T1, REBIND at T2; at the end of its lifetime an
-//! address is given up. A status that says that the server knows nothing of us starts over.
+//! SOLICIT goes out again after 1, 2, 4, 8 s and so on up to two minutes. The first ADVERTISE with an address
+//! is taken, its REQUEST goes out four times, and only the REPLY makes the addresses ours. RENEW at T1,
+//! REBIND at T2; at the end of its lifetime an address is given up. A status that says that the server knows
+//! nothing of us starts over.
 
 mod message;
 

@@ -1,8 +1,8 @@
 //! The stack of one NIC: its interfaces, what they answer, and where a destination is.
 //!
-//! A frame goes to the interface of its family and VLAN; what is due is done by polling. Both put frames into the
-//! queue and never anywhere else. What is not ARP, ICMP echo, neighbour discovery or a DHCP answer is dropped
-//! and counted: nobody else listens on these addresses.
+//! A frame goes to the interface of its family and VLAN; what is due is done by polling. Both put frames into
+//! the queue and never anywhere else. What is not ARP, ICMP echo, neighbour discovery or a DHCP answer is
+//! dropped and counted: nobody else listens on these addresses.
 //!
 //! Not modelled: fragments, IPv4 options, IPv6 extension headers, multicast listener reports.
 

@@ -1,10 +1,10 @@
 //! IPv4 of one interface: owning an address, ARP, and answering.
 //!
-//! Before an address is used it is probed for, as in RFC 5227 but faster ([`PROBES`] probes [`PROBE_GAP`] apart), because a
-//! recovery waits for it; then it is announced. If somebody has it, a static address is not used and tried again
-//! after 10 s, 20 s and so on up to 60 s; a leased one is declined. If somebody claims an address in use, it is
-//! defended by one announcement in 10 s at most; a leased one is given up when a second claim comes within
-//! these 10 s, a static one never, because sessions stand on it.
+//! Before an address is used it is probed for, as in RFC 5227 but faster ([`PROBES`] probes [`PROBE_GAP`]
+//! apart), because a recovery waits for it; then it is announced. If somebody has it, a static address is not
+//! used and tried again after 10 s, 20 s and so on up to 60 s; a leased one is declined. If somebody claims
+//! an address in use, it is defended by one announcement in 10 s at most; a leased one is given up when a
+//! second claim comes within these 10 s, a static one never, because sessions stand on it.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;

@@ -1,11 +1,12 @@
 //! IPv6 of one interface: addresses and their detection, routers, prefixes, neighbours, and answering.
 //!
-//! Every address goes through duplicate detection (RFC 4862: one solicitation, one second). A duplicate is not used, ever, unless it
-//! came from DHCPv6, which is told and asked for another. A claim to an address in use is answered by one unsolicited
-//! advertisement in 10 s at most; the address is kept, because sessions stand on it.
+//! Every address goes through duplicate detection (RFC 4862: one solicitation, one second). A duplicate is
+//! not used, ever, unless it came from DHCPv6, which is told and asked for another. A claim to an address in
+//! use is answered by one unsolicited advertisement in 10 s at most; the address is kept, because sessions
+//! stand on it.
 //!
-//! Routers and prefixes come from all router advertisements, with their lifetimes; a router that does not answer is used
-//! last. Three solicitations, four seconds apart, ask for them.
+//! Routers and prefixes come from all router advertisements, with their lifetimes; a router that does not
+//! answer is used last. Three solicitations, four seconds apart, ask for them.
 
 mod discovery;
 
@@ -150,8 +151,8 @@ impl V6 {
         self.usable().find(|a| a.is_unicast_link_local())
     }
 
-    /// Whether the address that was asked for is there. In automatic mode the link-local one will do when no router offers more; if no
-    /// DHCPv6 server answers, one of a router's prefix will do.
+    /// Whether the address that was asked for is there. In automatic mode the link-local one will do when no
+    /// router offers more; if no DHCPv6 server answers, one of a router's prefix will do.
     pub(crate) fn ready(&self) -> bool {
         let has = |o: Origin| self.addresses.iter().any(|a| a.origin == o && a.phase == Phase::Usable);
         match self.mode {

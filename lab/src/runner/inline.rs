@@ -10,7 +10,8 @@ use os::reactor::Reactor;
 
 use super::{Overhead, Pace};
 
-/// While actors are busy, sockets are looked at once in so many steps, or in so much time where steps are long.
+/// While actors are busy, sockets are looked at once in so many steps, or in so much time where steps are
+/// long.
 const STEPS_BETWEEN_POLLS: u32 = 16;
 const TIME_BETWEEN_POLLS: Duration = Duration::from_micros(500);
 

@@ -2,10 +2,10 @@
 //!
 //! An [`Executive`] owns the actors of one world, their ready queue and their deadlines. It picks the actor
 //! that has been ready for longest (FIFO) and steps it with a budget. How time passes is a [`Pace`]: the
-//! virtual pace ([`Virtual`]) charges a fixed cost a step and jumps to the next deadline when nobody is ready,
-//! so a run is a pure function of code, configuration and seed; the inline pace ([`inline::Inline`]) reads the
-//! clock and parks on epoll. A world has a handful of actors however many connections it has, so deadlines are
-//! found by a scan over actors.
+//! virtual pace ([`Virtual`]) charges a fixed cost a step and jumps to the next deadline when nobody is
+//! ready, so a run is a pure function of code, configuration and seed; the inline pace ([`inline::Inline`])
+//! reads the clock and parks on epoll. A world has a handful of actors however many connections it has, so
+//! deadlines are found by a scan over actors.
 
 pub mod inline;
 
@@ -21,8 +21,8 @@ use bus::{Actor, ActorId, Budget, Cx, Instant};
 /// Work items that an actor may do in one step, unless [`Executive::set_budget`] says otherwise.
 pub const BUDGET: Budget = Budget(64);
 
-/// Steps in a row that may do nothing and ask for the next one at once, in virtual time: far more than any actor needs to
-/// come to rest.
+/// Steps in a row that may do nothing and ask for the next one at once, in virtual time: far more than any
+/// actor needs to come to rest.
 pub const SPINS: u32 = 1000;
 
 /// What happens to the clock.
@@ -35,13 +35,14 @@ pub trait Pace {
     /// The time now, directly after an actor was stepped. What lies between is the actor's.
     fn after_step(&mut self, now: Instant) -> Instant;
 
-    /// Whether an actor that does nothing and wants to run at once, again and again, is a bug to stop at. Where time is
-    /// real it only costs a processor.
+    /// Whether an actor that does nothing and wants to run at once, again and again, is a bug to stop at.
+    /// Where time is real it only costs a processor.
     fn forbids_spinning(&self) -> bool {
         false
     }
 
-    /// Between two steps: looks outside when that is due, and returns the new time. No actor is charged for it.
+    /// Between two steps: looks outside when that is due, and returns the new time. No actor is charged for
+    /// it.
     fn between(&mut self, now: Instant) -> Instant {
         now
     }
@@ -88,8 +89,8 @@ impl Pace for Virtual {
     }
 }
 
-/// A place in an [`Executive`] that an actor will be put into. It exists first so that the actor's ports can be
-/// made before the actor.
+/// A place in an [`Executive`] that an actor will be put into. It exists first so that the actor's ports can
+/// be made before the actor.
 pub struct Place(Wake);
 
 impl Place {
@@ -228,7 +229,8 @@ impl Executive {
     }
 
     /// Time spent in the steps of the actor of a place. In virtual time this is the number of its steps times
-    /// [`Virtual::STEP`]; in real time it is what the clock says, so it includes what the machine gave to others.
+    /// [`Virtual::STEP`]; in real time it is what the clock says, so it includes what the machine gave to
+    /// others.
     #[must_use]
     pub fn busy(&self, place: &Place) -> Duration {
         self.entries[place.0.index() as usize].busy
@@ -249,7 +251,8 @@ impl Executive {
     /// Runs until `done` (asked after every step), or `limit`, or until nothing can happen any more.
     ///
     /// # Panics
-    /// In virtual time, when an actor spins: [`SPINS`] steps in a row without work, each asking for the next at once.
+    /// In virtual time, when an actor spins: [`SPINS`] steps in a row without work, each asking for the next
+    /// at once.
     pub fn run(&mut self, limit: Instant, mut done: impl FnMut(&Self) -> bool) -> Ended {
         self.now = self.pace.now(self.now);
         loop {

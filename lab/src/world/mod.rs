@@ -1,9 +1,9 @@
 //! A world: bus, card, driver roles, path helper, iscsid and network, assembled from the production actors.
 //!
-//! Demo, tests, benches and tools all use it. A *virtual* world runs in virtual time over a strict bus, and is a pure
-//! function of its configuration; a *real* world runs inline in real time, with the target in the same process or
-//! behind host sockets. In a *split* world ([`World::attach`]) the card is in another process. Whoever holds the world
-//! is its operator.
+//! Demo, tests, benches and tools all use it. A *virtual* world runs in virtual time over a strict bus, and
+//! is a pure function of its configuration; a *real* world runs inline in real time, with the target in the
+//! same process or behind host sockets. In a *split* world ([`World::attach`]) the card is in another
+//! process. Whoever holds the world is its operator.
 
 mod config;
 mod helper;
@@ -274,8 +274,8 @@ impl World {
         self.act(|cx, _| slot.borrow_mut().remove(cx));
     }
 
-    /// Puts a new card of the same kind into the slot. With host sockets no card can be replaced: nothing happens and
-    /// the answer is false.
+    /// Puts a new card of the same kind into the slot. With host sockets no card can be replaced: nothing
+    /// happens and the answer is false.
     pub fn insert_card(&mut self) -> bool {
         let (chip, faults) = (self.side.chip.clone(), self.side.faults.clone());
         let (card, function): (AnyCard, Box<dyn PciFunction>) = if let Some(net) = &self.side.net {
@@ -541,7 +541,8 @@ fn fit_frames(
     (Card::new(Bcm5709::new(config, faults.clone(), net.tcp()).with_wire(net.port())), net)
 }
 
-/// A card on an in-memory network. Streams need no frames: the responder answers what the helper asks the Ethernet.
+/// A card on an in-memory network. Streams need no frames: the responder answers what the helper asks the
+/// Ethernet.
 fn fit_memory(config: ChipConfig, faults: &Faults, net: &MemoryNet, place: &Place) -> Card<MemoryTcp> {
     let card = Bcm5709::new(config, faults.clone(), net.card(place.wake()));
     Card::new(card.with_wire(Responder::default()))

@@ -75,8 +75,8 @@ impl<P: Seat + 'static> World<P> {
         }
     }
 
-    /// Asks for a login without waiting: [`World::take_reply`] has the answer, with the id returned here, when there
-    /// is one.
+    /// Asks for a login without waiting: [`World::take_reply`] has the answer, with the id returned here,
+    /// when there is one.
     ///
     /// # Errors
     /// A record that cannot be used, or a daemon that does not empty its inbox.
@@ -111,7 +111,8 @@ impl<P: Seat + 'static> World<P> {
         self.requests.send(request).map_err(|_| WorldError::Timeout("a place in the daemon's inbox"))
     }
 
-    /// Waits for the answers to all of `ids`, together at most `limit`. Late answers to earlier requests are dropped.
+    /// Waits for the answers to all of `ids`, together at most `limit`. Late answers to earlier requests are
+    /// dropped.
     fn answers(&mut self, ids: &[u64], limit: Duration) -> Result<Vec<IscsidReply>, WorldError> {
         let until = self.exec.now() + limit;
         let (replies, side) = (&self.replies, &self.side);
@@ -134,11 +135,12 @@ impl<P: Seat + 'static> World<P> {
         }
     }
 
-    /// Loads each session with verified I/O on a region of `blocks` blocks of its own: the i-th session has the i-th
-    /// region of its first disk.
+    /// Loads each session with verified I/O on a region of `blocks` blocks of its own: the i-th session has
+    /// the i-th region of its first disk.
     ///
     /// # Errors
-    /// [`WorldError::Load`] when a session has no disk, a disk is too small, or memory for the buffers is short.
+    /// [`WorldError::Load`] when a session has no disk, a disk is too small, or memory for the buffers is
+    /// short.
     pub fn start_load(
         &mut self,
         sessions: &[SessionEntry],
@@ -164,7 +166,8 @@ impl<P: Seat + 'static> World<P> {
         Ok(load)
     }
 
-    /// Ends a load: nothing more is issued, what is outstanding gets `limit` to complete, and the buffers are freed.
+    /// Ends a load: nothing more is issued, what is outstanding gets `limit` to complete, and the buffers are
+    /// freed.
     pub fn finish_load(&mut self, load: &Rc<RefCell<Load>>, limit: Duration) -> Unfinished {
         load.borrow_mut().stop();
         let draining = load.clone();

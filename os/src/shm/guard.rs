@@ -1,9 +1,10 @@
 //! What happens when a mapping's file does not hold a page any more: the handler of SIGBUS.
 //!
-//! The handler runs in the middle of an access, in whatever thread made it, with any lock held. Therefore it takes none,
-//! allocates nothing and calls nothing but `mmap`, `sigaction` and `raise`, of which the last two are async-signal-safe by POSIX and
-//! `mmap` is a plain system call that touches no state of the C library but `errno`, which is put back. What it reads is a table of atomics in
-//! static memory. An entry that it finds belongs to a mapping that is alive: the access that faulted is made through it.
+//! The handler runs in the middle of an access, in whatever thread made it, with any lock held. Therefore it
+//! takes none, allocates nothing and calls nothing but `mmap`, `sigaction` and `raise`, of which the last two
+//! are async-signal-safe by POSIX and `mmap` is a plain system call that touches no state of the C library
+//! but `errno`, which is put back. What it reads is a table of atomics in static memory. An entry that it
+//! finds belongs to a mapping that is alive: the access that faulted is made through it.
 
 use std::io;
 use std::ptr;
@@ -80,8 +81,9 @@ impl Drop for Watch {
 fn install() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // SAFETY: all zeros is a valid `sigaction`; both live through the calls. The handler has the signature that SA_SIGINFO asks
-        // for. It is installed after BEFORE is set, and runs on the thread's alternate stack where there is one.
+        // SAFETY: all zeros is a valid `sigaction`; both live through the calls. The handler has the
+        // signature that SA_SIGINFO asks for. It is installed after BEFORE is set, and runs on the thread's
+        // alternate stack where there is one.
         unsafe {
             let mut before: libc::sigaction = std::mem::zeroed();
             libc::sigaction(libc::SIGBUS, ptr::null(), &raw mut before);
@@ -95,7 +97,8 @@ fn install() {
 }
 
 extern "C" fn on_bus_error(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
-    // SAFETY: the kernel passes a valid description with SA_SIGINFO, and for a fault it holds the address. `errno` is the thread's own.
+    // SAFETY: the kernel passes a valid description with SA_SIGINFO, and for a fault it holds the address.
+    // `errno` is the thread's own.
     unsafe {
         let errno = *libc::__errno_location();
         let code = (*info).si_code;
@@ -103,8 +106,8 @@ extern "C" fn on_bus_error(signal: libc::c_int, info: *mut libc::siginfo_t, _: *
             *libc::__errno_location() = errno;
             return;
         }
-        // Not ours. What was there before us gets the signal: by the same access once more, or, where somebody sent it, by
-        // sending it again.
+        // Not ours. What was there before us gets the signal: by the same access once more, or, where
+        // somebody sent it, by sending it again.
         libc::sigaction(signal, BEFORE.load(Ordering::Acquire), ptr::null_mut());
         if code <= 0 {
             libc::raise(signal);
@@ -121,8 +124,9 @@ fn replace(at: usize) -> bool {
         if base == 0 || at < base || at - base >= len {
             continue;
         }
-        // The whole mapping, as a part of one with huge pages cannot be replaced, and as its owner is to lose all of it anyway.
-        // SAFETY: the range is a mapping of ours that is alive, and nobody holds references into it: its bytes may change.
+        // The whole mapping, as a part of one with huge pages cannot be replaced, and as its owner is to lose
+        // all of it anyway. SAFETY: the range is a mapping of ours that is alive, and nobody holds references
+        // into it: its bytes may change.
         let p = unsafe {
             libc::mmap(
                 base as *mut libc::c_void,

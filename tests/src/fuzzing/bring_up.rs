@@ -1,4 +1,5 @@
-//! A target that answers anything to a LUN bring-up: it ends, asks for no more than it has room for, and finds no impossible disk.
+//! A target that answers anything to a LUN bring-up: it ends, asks for no more than it has room for, and
+//! finds no impossible disk.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! A LAN, a card and an iscsid that say anything to the path helper: it comes to rest, its buffers come back, what it sends is
-//! bounded by what it was asked, and what it tells the driver makes sense.
+//! A LAN, a card and an iscsid that say anything to the path helper: it comes to rest, its buffers come back,
+//! what it sends is bounded by what it was asked, and what it tells the driver makes sense.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -221,7 +221,8 @@ impl Rig {
     }
 }
 
-/// The ones' complement sum of `parts`, as if they stood behind each other; all but the last have even lengths.
+/// The ones' complement sum of `parts`, as if they stood behind each other; all but the last have even
+/// lengths.
 fn checksum(parts: &[&[u8]]) -> [u8; 2] {
     let mut sum = 0_u32;
     for two in parts.iter().flat_map(|p| p.chunks(2)) {

@@ -1,9 +1,10 @@
-//! Hostile peers, described once: for the fuzz targets in `fuzz/` and for the replay of what those kept (`tests/tests/fuzz.rs`).
+//! Hostile peers, described once: for the fuzz targets in `fuzz/` and for the replay of what those kept
+//! (`tests/tests/fuzz.rs`).
 //!
-//! Each target reads a description out of any bytes (a `Cursor`), so that a fuzzer's mutations of the bytes are mutations of the
-//! description, plays it against the production code, and panics when something does not hold that must hold whatever the peer
-//! does. Virtual time only, and no work that the input does not bound. The two targets of the vfio-user seam are in
-//! `bus::vfio_user::fuzzing`.
+//! Each target reads a description out of any bytes (a `Cursor`), so that a fuzzer's mutations of the bytes
+//! are mutations of the description, plays it against the production code, and panics when something does not
+//! hold that must hold whatever the peer does. Virtual time only, and no work that the input does not bound.
+//! The two targets of the vfio-user seam are in `bus::vfio_user::fuzzing`.
 
 mod bring_up;
 mod helper;

@@ -1,4 +1,5 @@
-//! CDBs and parameter data: what parses is written back as something that parses to the same, and nothing reads past its end.
+//! CDBs and parameter data: what parses is written back as something that parses to the same, and nothing
+//! reads past its end.
 
 use iscsi::scsi::{
     BlockLimits, CachingPage, Capacity, Cdb, ControlPage, Form, Inquiry, ModeParameters, Provisioning,

@@ -1,9 +1,10 @@
-//! The whole stack in a world, with one party that lies: a card towards its driver, memory towards the card, a guest that writes
-//! any register beside the driver, a target towards card and driver.
+//! The whole stack in a world, with one party that lies: a card towards its driver, memory towards the card,
+//! a guest that writes any register beside the driver, a target towards card and driver.
 //!
-//! A lie is a change to what an honest party says, so it gets as far as an honest word. Whatever the lies were: nothing panics or
-//! loops, every request has an end, the card stays within its tables and never uses a revoked grant. When the lies end and the card
-//! is replaced, a new session reads, and the shutdown gives everything back.
+//! A lie is a change to what an honest party says, so it gets as far as an honest word. Whatever the lies
+//! were: nothing panics or loops, every request has an end, the card stays within its tables and never uses a
+//! revoked grant. When the lies end and the card is replaced, a new session reads, and the shutdown gives
+//! everything back.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

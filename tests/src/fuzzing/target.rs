@@ -1,5 +1,5 @@
-//! Initiators that say anything to the target, in the full feature phase: what it answers is well-formed and in order, nothing grows
-//! beyond its limit, its work ends, and the next initiator is served.
+//! Initiators that say anything to the target, in the full feature phase: what it answers is well-formed and
+//! in order, nothing grows beyond its limit, its work ends, and the next initiator is served.
 
 use iscsi::framing::{Event, Framer};
 use iscsi::login::{InitiatorConfig, InitiatorLogin, InitiatorStep};

@@ -1,4 +1,5 @@
-//! Both ends of the uio socket: whatever bytes and descriptors arrive, an end keeps little, and says no once and for all.
+//! Both ends of the uio socket: whatever bytes and descriptors arrive, an end keeps little, and says no once
+//! and for all.
 
 use std::os::fd::{AsFd, OwnedFd};
 

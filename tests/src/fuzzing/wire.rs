@@ -1,4 +1,5 @@
-//! A guest that sends any frames to the card's own network: every question has few answers, and they are frames.
+//! A guest that sends any frames to the card's own network: every question has few answers, and they are
+//! frames.
 
 use bus::Instant;
 use hw_model::wire::{LARGEST_FRAME, Responder};

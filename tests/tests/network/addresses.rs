@@ -1,4 +1,5 @@
-//! Our own address: somebody else has it, it is leased, the lease is taken back or ends, and nobody answers at all.
+//! Our own address: somebody else has it, it is leased, the lease is taken back or ends, and nobody answers
+//! at all.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -77,7 +78,8 @@ fn an_address_that_somebody_claims_during_a_session_is_defended() {
     for claims in 1..=4 {
         rig.station().set_claims(vec![SOURCE_V4.into()], true);
         rig.run_ms(3_000);
-        // Each claim is heard, and so is each answer of theirs to an announcement of ours, of which there are few.
+        // Each claim is heard, and so is each answer of theirs to an announcement of ours, of which there are
+        // few.
         let heard = conflicts(&rig);
         assert!(heard >= claims && heard <= 2 * claims + 1, "{heard} after {claims}");
         assert_eq!(

@@ -125,8 +125,8 @@ fn mtu_changes_under_load_over_frames() {
     assert_eq!(run.load.recoveries.len(), 3 * 16, "R6");
 }
 
-/// The link carries 1500 bytes only, whatever the interfaces believe: the handshake says 9000 and large segments vanish.
-/// Going back to 1500 heals it.
+/// The link carries 1500 bytes only, whatever the interfaces believe: the handshake says 9000 and large
+/// segments vanish. Going back to 1500 heals it.
 #[test]
 fn an_mtu_that_the_link_does_not_carry_is_survived_and_undone() {
     let mut rig = Rig::start(RigConfig::frames(2));

@@ -1,5 +1,6 @@
-//! The network's side, in virtual time: worlds whose connections are TCP in frames on a link, under verified load, while
-//! neighbours move, addresses are taken or leased, links are bad, and the far end misbehaves. docs/invariants.md is the list.
+//! The network's side, in virtual time: worlds whose connections are TCP in frames on a link, under verified
+//! load, while neighbours move, addresses are taken or leased, links are bad, and the far end misbehaves.
+//! docs/invariants.md is the list.
 
 mod addresses;
 mod hostile;

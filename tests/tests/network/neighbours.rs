@@ -1,7 +1,9 @@
-//! The neighbour or the gateway is exchanged during a session: the card learns the new MAC, and no byte is lost or wrong.
+//! The neighbour or the gateway is exchanged during a session: the card learns the new MAC, and no byte is
+//! lost or wrong.
 //!
-//! With an announcement this costs a retransmission. Without one the helper finds out by its own probes within 14 s; the keepalive may
-//! have given up the session before, and then the new connection finds the new neighbour.
+//! With an announcement this costs a retransmission. Without one the helper finds out by its own probes
+//! within 14 s; the keepalive may have given up the session before, and then the new connection finds the new
+//! neighbour.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -97,7 +99,8 @@ fn moves(how: Move, adjust: impl Fn(&mut RigConfig)) {
     rig.finish().assert_unharmed();
 }
 
-/// A helper that was started anew is asked for the paths of connections that stand, and watches their neighbours like the old one.
+/// A helper that was started anew is asked for the paths of connections that stand, and watches their
+/// neighbours like the old one.
 #[test]
 fn a_new_helper_watches_the_neighbours_of_standing_connections() {
     for v6_paths in [false, true] {
@@ -126,7 +129,8 @@ fn a_new_helper_watches_the_neighbours_of_standing_connections() {
     }
 }
 
-/// A new helper that finds nobody is no reason to give up a connection that stands: the cable is out for less than the keepalive.
+/// A new helper that finds nobody is no reason to give up a connection that stands: the cable is out for less
+/// than the keepalive.
 #[test]
 fn a_new_helper_that_finds_nobody_costs_no_session() {
     let mut rig = Rig::start(RigConfig::frames(SESSIONS));

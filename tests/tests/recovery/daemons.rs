@@ -1,5 +1,5 @@
-//! iscsid stopped and restarted at bad moments: no session is forgotten, and none waits for a deadline that only a lost message
-//! would need.
+//! iscsid stopped and restarted at bad moments: no session is forgotten, and none waits for a deadline that
+//! only a lost message would need.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,7 +11,8 @@ use tests::rig::{Rig, RigConfig, prompt_recovery_bound};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// iscsid is stopped until the adapter has dropped news and asks for a Hello; then it is stopped again in the middle of it.
+/// iscsid is stopped until the adapter has dropped news and asks for a Hello; then it is stopped again in the
+/// middle of it.
 fn out_of_step(sessions: u16, awake: Duration, asleep: Duration) -> Rig {
     let load = LoadConfig { think: SECOND, ..RigConfig::new(sessions).load };
     let mut rig = Rig::start(RigConfig { load, ..RigConfig::new(sessions) });

@@ -36,7 +36,8 @@ fn held_posted_queues_repeat_too() {
     assert_ne!(hash(1, HELD), hash(1, Timing::default()), "the queues were held");
 }
 
-/// A minute of sixteen sessions, each with one verified request every 100 ms, one MTU change and one restart of the target.
+/// A minute of sixteen sessions, each with one verified request every 100 ms, one MTU change and one restart
+/// of the target.
 fn minute() -> (u64, u64) {
     let mut config = RigConfig::new(16);
     config.load.depth = 1;

@@ -1,5 +1,5 @@
-//! docs/invariants.md and the tests agree: every id that the table says is tested is, by that name, and every scenario of
-//! BNX2I-CNIC 13 is in the table.
+//! docs/invariants.md and the tests agree: every id that the table says is tested is, by that name, and every
+//! scenario of BNX2I-CNIC 13 is in the table.
 
 use std::collections::BTreeSet;
 use std::fs;

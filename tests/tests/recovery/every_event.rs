@@ -1,10 +1,10 @@
-//! The single most valuable test: a fault at every event of a short happy path, and a second one at every event of the
-//! recovery from the first.
+//! The single most valuable test: a fault at every event of a short happy path, and a second one at every
+//! event of the recovery from the first.
 //!
-//! The path is bring-up, login, one write, one read, logout. Actors do one work item a step, and a fault hits after each step
-//! in which something crossed a seam (register, doorbell, DMA, publish, interrupt, KWQE, KCQE, WQE, CQE, PDU): first the
-//! undisturbed path says where those are. After each run every fault is undone, a new session writes and reads, everything is
-//! shut down, and nothing may be left.
+//! The path is bring-up, login, one write, one read, logout. Actors do one work item a step, and a fault hits
+//! after each step in which something crossed a seam (register, doorbell, DMA, publish, interrupt, KWQE,
+//! KCQE, WQE, CQE, PDU): first the undisturbed path says where those are. After each run every fault is
+//! undone, a new session writes and reads, everything is shut down, and nothing may be left.
 
 use std::time::Duration;
 
@@ -20,8 +20,8 @@ use lab::stamp::Stamp;
 use lab::world::World;
 use tests::rig::{BLOCK, RigConfig, full, heal};
 
-/// Longest path with its faults: an initial login retries for two minutes, a request waits for the replacement
-/// timeout at most.
+/// Longest path with its faults: an initial login retries for two minutes, a request waits for the
+/// replacement timeout at most.
 const LIMIT: Duration = Duration::from_secs(300);
 /// How long a fault that stays is left alone before it is undone.
 const FAULT: Duration = Duration::from_secs(20);
@@ -284,7 +284,8 @@ impl Path {
     }
 }
 
-/// The steps of the path in which something crossed a seam, counted from `from` on; `first` strikes at its step.
+/// The steps of the path in which something crossed a seam, counted from `from` on; `first` strikes at its
+/// step.
 fn crossings(timing: Timing, first: Option<(Blow, u64)>) -> Vec<u64> {
     let mut path = Path::new(timing);
     let limit = path.world.now() + LIMIT;
@@ -381,7 +382,8 @@ fn sweep(timing: Timing, blow: Blow) {
     }
 }
 
-/// A second blow at each `stride`-th crossing of the recovery from a first one, which hits every `outer`-th crossing.
+/// A second blow at each `stride`-th crossing of the recovery from a first one, which hits every `outer`-th
+/// crossing.
 fn sweep_twice(first: Blow, second: Blow, outer: usize, stride: usize) {
     let timing = Timing::default();
     let (outer, stride) = if full() { (outer.div_ceil(7), 1) } else { (outer, stride) };

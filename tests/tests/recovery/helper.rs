@@ -1,5 +1,5 @@
-//! The path helper dies, hangs or is slow during a reset under load. A reset waits `helper_close` for it at most, and sessions come
-//! back as soon as somebody resolves paths again.
+//! The path helper dies, hangs or is slow during a reset under load. A reset waits `helper_close` for it at
+//! most, and sessions come back as soon as somebody resolves paths again.
 
 use std::time::Duration;
 

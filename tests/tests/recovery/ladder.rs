@@ -1,4 +1,5 @@
-//! Slow, silent and dead targets: keepalive, task management, replacement timeout, and what a target asks for itself.
+//! Slow, silent and dead targets: keepalive, task management, replacement timeout, and what a target asks for
+//! itself.
 
 use std::time::Duration;
 
@@ -87,7 +88,8 @@ fn a_dead_target_under_load_loses_nothing_that_waits() {
     rig.finish().assert_unharmed();
 }
 
-/// Task management functions that the card has sent, oldest first: the function code is not in the event, their times are.
+/// Task management functions that the card has sent, oldest first: the function code is not in the event,
+/// their times are.
 fn tmfs(rig: &Rig) -> Vec<Duration> {
     let tmf =
         |e: &&bus::trace::Event| e.kind == EventKind::PduOut && e.actor.kind == "card" && e.a & 0x3f == 0x02;

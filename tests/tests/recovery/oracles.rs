@@ -1,5 +1,5 @@
-//! The oracles bite: for each invariant that the other tests assert, a deliberate defect of the card, or a run that was spoilt on
-//! purpose, makes it fire under its own id.
+//! The oracles bite: for each invariant that the other tests assert, a deliberate defect of the card, or a
+//! run that was spoilt on purpose, makes it fire under its own id.
 
 use std::time::Duration;
 

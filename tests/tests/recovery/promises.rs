@@ -1,5 +1,5 @@
-//! "Every session comes back, nothing is lost, in bounded time": faults next to those that the other files inject. Nobody helps
-//! while they last, and every wait is judged by its age (`lab::ages`).
+//! "Every session comes back, nothing is lost, in bounded time": faults next to those that the other files
+//! inject. Nobody helps while they last, and every wait is judged by its age (`lab::ages`).
 
 use std::time::Duration;
 
@@ -22,8 +22,8 @@ fn completion_of(op: IscsiKcqeOpcode) -> u32 {
     u32::from(Layer::ISCSI.0) << 8 | u32::from(op.0)
 }
 
-/// The target accepts every login and dies again after `life`: in the bring-up that follows the login, or with the first command of
-/// a user. No login may stretch the wait of a request.
+/// The target accepts every login and dies again after `life`: in the bring-up that follows the login, or
+/// with the first command of a user. No login may stretch the wait of a request.
 #[test]
 fn l3_a_target_that_dies_after_every_login_fails_upward_within_the_replacement_timeout() {
     for life in [Duration::ZERO, Duration::from_micros(100), Duration::from_millis(1)] {
@@ -63,7 +63,8 @@ fn l3_a_target_that_dies_after_every_login_fails_upward_within_the_replacement_t
     }
 }
 
-/// Each completion of the bring-up after a re-login is lost once: the disk comes back with its session, and no request fails.
+/// Each completion of the bring-up after a re-login is lost once: the disk comes back with its session, and
+/// no request fails.
 #[test]
 fn a_lost_completion_of_the_look_at_the_units_costs_no_disk() {
     for k in 0..10 {
@@ -84,7 +85,8 @@ fn a_lost_completion_of_the_look_at_the_units_costs_no_disk() {
     }
 }
 
-/// As before, and the next completions are lost as well: the session is recovered, and the replacement timeout is kept.
+/// As before, and the next completions are lost as well: the session is recovered, and the replacement
+/// timeout is kept.
 #[test]
 fn a_target_that_answers_nothing_after_the_login_is_recovered_and_found_again() {
     let mut rig = Rig::start(RigConfig::new(2));
@@ -98,7 +100,8 @@ fn a_target_that_answers_nothing_after_the_login_is_recovered_and_found_again() 
     rig.finish().assert_sound();
 }
 
-/// Three lost answers to ISCSI_INIT, 3 s of trouble: the adapter gives up, and tries again without an operator.
+/// Three lost answers to ISCSI_INIT, 3 s of trouble: the adapter gives up, and tries again without an
+/// operator.
 #[test]
 fn p6_an_adapter_that_failed_comes_back_by_itself() {
     let mut rig = Rig::start(RigConfig::new(2));
@@ -143,8 +146,8 @@ fn p8_a_closed_command_window_has_a_deadline_in_the_bring_up() {
     assert_eq!(overdue, []);
 }
 
-/// One completion of a session is lost, default settings: the request is repeated, nobody is told, whether other requests are
-/// answered meanwhile or not.
+/// One completion of a session is lost, default settings: the request is repeated, nobody is told, whether
+/// other requests are answered meanwhile or not.
 #[test]
 fn p18_one_lost_completion_fails_no_request() {
     for depth in [1, 2, 16] {
@@ -160,8 +163,8 @@ fn p18_one_lost_completion_fails_no_request() {
     }
 }
 
-/// A damaged frame that only the data digest notices, in the immediate data of a write: the target rejects the command, and its CmdSN
-/// is missing there until somebody does something about it.
+/// A damaged frame that only the data digest notices, in the immediate data of a write: the target rejects
+/// the command, and its CmdSN is missing there until somebody does something about it.
 #[test]
 fn p19_one_data_digest_error_in_immediate_data_stalls_nobody() {
     for seed in 1..=4 {
@@ -190,7 +193,8 @@ fn p19_one_data_digest_error_in_immediate_data_stalls_nobody() {
     }
 }
 
-/// The daemon has lost messages, says Hello, and is stopped for longer than any timer of its own before it reads the answer.
+/// The daemon has lost messages, says Hello, and is stopped for longer than any timer of its own before it
+/// reads the answer.
 #[test]
 fn p4_a_daemon_that_is_stopped_while_it_resynchronises_forgets_no_session() {
     for pause_us in [5, 20] {

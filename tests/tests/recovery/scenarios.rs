@@ -1,5 +1,6 @@
-//! The scenarios of BNX2I-CNIC 13 that need the whole stack, each under its id, with the column "Required" as the assertion.
-//! docs/invariants.md says where the others are tested, and which do not apply to the 5709 class.
+//! The scenarios of BNX2I-CNIC 13 that need the whole stack, each under its id, with the column "Required" as
+//! the assertion. docs/invariants.md says where the others are tested, and which do not apply to the 5709
+//! class.
 
 use std::time::Duration;
 
@@ -382,7 +383,8 @@ fn d4_cq_never_overruns() {
     config.region = 2048;
     let mut rig = Rig::start(config);
     rig.run_ms(2);
-    // The events of both sessions are lost: until the watchdog looks, their queues fill as far as they ever can.
+    // The events of both sessions are lost: until the watchdog looks, their queues fill as far as they ever
+    // can.
     let faults = rig.world.faults().clone();
     for lost in 1..=2 {
         rig.arm(FaultPoint::SwallowKcqe, l5(IscsiKcqeOpcode::CQ_EVENT_NOTIFICATION), 1);
@@ -679,8 +681,8 @@ fn another_disk_under_the_same_name_gets_no_repeated_write() {
     rig.finish().assert_sound();
 }
 
-/// A target that exchanges a disk under a session says so with a unit attention, and the command that it refused with it is
-/// repeated: not before the driver has looked what answers there now.
+/// A target that exchanges a disk under a session says so with a unit attention, and the command that it
+/// refused with it is repeated: not before the driver has looked what answers there now.
 #[test]
 fn a_disk_that_is_exchanged_under_a_session_gets_no_repeated_write() {
     let mut rig = Rig::idle(RigConfig::new(1));

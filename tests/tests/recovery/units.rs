@@ -1,4 +1,5 @@
-//! Several logical units of one session: what happens to one is no business of the others, and a reset brings all of them back.
+//! Several logical units of one session: what happens to one is no business of the others, and a reset brings
+//! all of them back.
 
 use std::cell::RefCell;
 use std::time::Duration;

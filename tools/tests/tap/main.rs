@@ -1,7 +1,7 @@
 //! Card, driver and helper on a TAP device; tgtd, dnsmasq and tshark in the kernel's network behind it.
 //!
-//! Each test has two network namespaces of its own: the card's, with the TAP device on a bridge, and the far one, joined by a
-//! cable. Needs root.
+//! Each test has two network namespaces of its own: the card's, with the TAP device on a bridge, and the far
+//! one, joined by a cable. Needs root.
 #![allow(clippy::disallowed_methods, reason = "real peers live in real time; nothing asserts on the clock")]
 
 #[path = "../common/mod.rs"]
@@ -139,7 +139,8 @@ impl Net {
         c
     }
 
-    /// Verified I/O through the TAP device, with what the card's own tee recorded and what tshark saw on the device.
+    /// Verified I/O through the TAP device, with what the card's own tee recorded and what tshark saw on the
+    /// device.
     fn verify(&mut self, dir: &Path, host: &str, options: &[&str]) -> [PathBuf; 2] {
         let (tee, seen) = (dir.join("tee.pcapng"), dir.join("seen.pcapng"));
         let tshark = peer("tshark", "tshark").expect("asked for before");
@@ -152,7 +153,8 @@ impl Net {
         let url = format!("iscsi://{host}:{PORT}/{IQN}/1");
         let wire = format!("tap:{TAP}");
         let tee_arg = tee.to_str().expect("UTF-8");
-        // Small requests, few at once: a frame then seldom holds several PDUs, of which the dissector lists one.
+        // Small requests, few at once: a frame then seldom holds several PDUs, of which the dissector lists
+        // one.
         let bytes = if options.contains(&"--mtu") { "64k" } else { "4k" };
         let mut args = vec!["io", &url, "verify", "--force", "--size", "2M", "--iodepth", "2", "--bs", bytes];
         args.extend(["--json", "--wire", &wire, "--pcap", tee_arg]);
@@ -215,7 +217,8 @@ fn decode(files: &[PathBuf; 2], least: usize) {
         assert!(commands > least, "{}: {commands} SCSI commands", file.display());
         let judged = frames(file, "tcp.checksum.status == \"Good\"").len();
         assert!(judged > commands, "{}: checksums are looked at", file.display());
-        // Linux sends a sum of zero as 0xffff over TCP, too, which adds up to the same; tshark would have it zero.
+        // Linux sends a sum of zero as 0xffff over TCP, too, which adds up to the same; tshark would have it
+        // zero.
         let bad = "_ws.malformed || ip.checksum.status == \"Bad\" || udp.checksum.status == \"Bad\" \
             || tcp.checksum.status == \"Bad\" && tcp.checksum != 0xffff";
         let bad = frames(file, bad);

@@ -1,12 +1,14 @@
 //! The client: a card in another process, as a [`crate::pci::Platform`] for a driver.
 //!
-//! Registers are messages; writes are posted, and a read waits at most [`DEADLINE`] for its answer. While it waits, it
-//! serves the card's requests for memory. DMA memory is one file that both processes map, doorbells are mapped
-//! pages where the server offers them, interrupts are eventfds. As in a virtual machine, the capabilities for MSI and
-//! MSI-X, table and masks included, are kept on this side: enabling one installs its eventfds with the server.
+//! Registers are messages; writes are posted, and a read waits at most [`DEADLINE`] for its answer. While it
+//! waits, it serves the card's requests for memory. DMA memory is one file that both processes map, doorbells
+//! are mapped pages where the server offers them, interrupts are eventfds. As in a virtual machine, the
+//! capabilities for MSI and MSI-X, table and masks included, are kept on this side: enabling one installs its
+//! eventfds with the server.
 //!
-//! A server that does not answer in time, closes the socket or makes no sense is lost for good, like a card that was pulled:
-//! reads answer [`crate::pci::BusLost`], the epoch ends, and no memory of this client is ever used again by another.
+//! A server that does not answer in time, closes the socket or makes no sense is lost for good, like a card
+//! that was pulled: reads answer [`crate::pci::BusLost`], the epoch ends, and no memory of this client is
+//! ever used again by another.
 //!
 //! Not modelled: an IOMMU (all DMA memory is mapped from the beginning), strict loans.
 
@@ -318,8 +320,8 @@ impl<L: Link> Client<L> {
         self.session.lost
     }
 
-    /// Sends and receives what is possible without waiting, and serves the card's requests. To be called when the link is
-    /// ready outside of an access.
+    /// Sends and receives what is possible without waiting, and serves the card's requests. To be called when
+    /// the link is ready outside of an access.
     pub fn pump(&mut self, cx: &mut Cx<'_>) {
         self.now = cx.now;
         if !self.check() {

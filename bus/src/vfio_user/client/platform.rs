@@ -42,8 +42,8 @@ impl<L: Link> Client<L> {
 
     /// Rings a mapped doorbell; says whether that was enough.
     ///
-    /// The server sees changes. The first value after a page was handed to another connection may be the last one of the
-    /// connection before, so it is said by message too; twice the same index is once.
+    /// The server sees changes. The first value after a page was handed to another connection may be the last
+    /// one of the connection before, so it is said by message too; twice the same index is once.
     fn store_doorbell(&mut self, bar: Bar, at: u64, value: u16) -> bool {
         let Some(m) = self.mapped.as_mut().filter(|m| m.bar == bar && at.is_multiple_of(2)) else {
             return false;

@@ -1,7 +1,7 @@
 //! The driver's DMA memory: one anonymous file, mapped once here and once by the card's process.
 //!
-//! Allocations are whole pages. The search goes on where the last one ended, so that a freed address rests as long as
-//! possible before it is used again.
+//! Allocations are whole pages. The search goes on where the last one ended, so that a freed address rests as
+//! long as possible before it is used again.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -1,4 +1,5 @@
-//! What a server says of its device, checked before it is believed: regions, interrupts, and the layout of config space.
+//! What a server says of its device, checked before it is believed: regions, interrupts, and the layout of
+//! config space.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
@@ -68,8 +69,8 @@ impl Area {
     }
 }
 
-/// Reads identity, BARs and capabilities out of config space. `sizes` are those of the BAR regions. `None`: a capability is
-/// missing, or does not fit.
+/// Reads identity, BARs and capabilities out of config space. `sizes` are those of the BAR regions. `None`: a
+/// capability is missing, or does not fit.
 pub(super) fn layout(config: &[u8; 256], sizes: [u64; 6]) -> Option<FunctionLayout> {
     let dword = |at: usize| u32_at(config, at & !3);
     let (mut pm, mut msi, mut msix, mut pcie) = (None, None, None, None);

@@ -1,4 +1,5 @@
-//! The messages of one connection: requests with their answers, posted writes, and the card's requests for our memory.
+//! The messages of one connection: requests with their answers, posted writes, and the card's requests for
+//! our memory.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};

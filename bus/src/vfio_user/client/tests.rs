@@ -307,7 +307,8 @@ fn posted_writes_to_a_mute_server_end_at_a_limit() {
     assert!(writes * 36 >= super::super::wire::OUTBOX_LIMIT && writes < 100_000, "{writes}");
 }
 
-/// Attaches, rings, lets the card write, resets, and lets go. Whatever happens on the way, the client ends in good order.
+/// Attaches, rings, lets the card write, resets, and lets go. Whatever happens on the way, the client ends in
+/// good order.
 fn session(link: &Inline) -> bool {
     let Ok(mut c) = attach(link, SMALL) else { return false };
     let mut w = World::new();
@@ -543,7 +544,8 @@ fn memory_that_is_not_shared_travels_in_messages_while_requests_go_on() {
         c.write32(&mut w.cx(), Bar(0), TARGET_HI, (buf.addr() >> 32) as u32);
         for round in 0..50u8 {
             buf.write(0, &[round; 8]);
-            // The read is on its way when the card asks for memory: each side serves the other while it waits.
+            // The read is on its way when the card asks for memory: each side serves the other while it
+            // waits.
             c.write32(&mut w.cx(), Bar(0), GO_LATER, 0);
             w.now = Instant::from_nanos(os::clock::now_ns());
             assert_eq!(c.read32(&mut w.cx(), Bar(0), 0x44), Ok(0x44));

@@ -1,5 +1,5 @@
-//! Region accesses, cut into what a bus carries: aligned accesses of 1, 2, 4 or 8 bytes to a BAR, dwords with byte
-//! enables to config space.
+//! Region accesses, cut into what a bus carries: aligned accesses of 1, 2, 4 or 8 bytes to a BAR, dwords with
+//! byte enables to config space.
 
 use crate::actor::Cx;
 use crate::config::Effect;

@@ -1,11 +1,12 @@
 //! The server: a card in a slot whose other side is a socket.
 //!
-//! Sans-IO: [`Server::receive`] takes bytes and descriptors, [`Server::outbox`] holds what is to be sent, and a runner moves
-//! them. Every request is consumed whole and answered in order; nothing is read while too many answers wait. A client that
-//! leaves, or whose stream makes no sense, is detached: the card is reset, everything the client gave us is let go,
-//! and the next client finds the function in its power-on state.
+//! Sans-IO: [`Server::receive`] takes bytes and descriptors, [`Server::outbox`] holds what is to be sent, and
+//! a runner moves them. Every request is consumed whole and answered in order; nothing is read while too many
+//! answers wait. A client that leaves, or whose stream makes no sense, is detached: the card is reset,
+//! everything the client gave us is let go, and the next client finds the function in its power-on state.
 //!
-//! Not modelled: migration, several clients at a time, and masking eventfds (the client may mask INTx by message).
+//! Not modelled: migration, several clients at a time, and masking eventfds (the client may mask INTx by
+//! message).
 
 mod access;
 mod port;
@@ -149,8 +150,8 @@ impl Server {
         self.session != Session::Detached
     }
 
-    /// Whether the client has to go: its stream makes no sense, or it left while the card waited for it. The owner closes
-    /// the socket and calls [`Server::detach`].
+    /// Whether the client has to go: its stream makes no sense, or it left while the card waited for it. The
+    /// owner closes the socket and calls [`Server::detach`].
     #[must_use]
     pub fn is_broken(&self) -> bool {
         self.port.broken
@@ -399,8 +400,8 @@ impl Server {
         self.ring(cx, true);
     }
 
-    /// Looks at the doorbells, steps the card, and then serves what waited for it. `link` is the way to a client whose memory
-    /// is not shared.
+    /// Looks at the doorbells, steps the card, and then serves what waited for it. `link` is the way to a
+    /// client whose memory is not shared.
     pub fn step(&mut self, cx: &mut Cx<'_>, budget: Budget, link: Option<&mut dyn Link>) -> Progress {
         self.port.doorbells.unpark();
         let rung = self.ring(cx, false);
@@ -410,8 +411,8 @@ impl Server {
         Progress { done: p.done + rung, next: p.next }
     }
 
-    /// Before the owner sleeps: from now on the client kicks. Returns whether it may sleep; if not, doorbells were rung
-    /// meanwhile.
+    /// Before the owner sleeps: from now on the client kicks. Returns whether it may sleep; if not, doorbells
+    /// were rung meanwhile.
     pub fn park(&mut self, cx: &mut Cx<'_>) -> bool {
         if !self.port.doorbells.is_mapped() {
             return true;

@@ -1,9 +1,10 @@
 //! The host as the card sees it through a client: memory by map, interrupts by eventfd.
 //!
-//! What the client shares by descriptor is read and written in place. What it keeps to itself travels in DMA_READ and
-//! DMA_WRITE messages, and only from the card's step: inside a register access the client waits for us, so such an
-//! access is refused. While the port waits for an answer it serves the client's requests as far as they do not need the
-//! card, which is in the middle of its step; the others wait their turn, in order, up to a limit.
+//! What the client shares by descriptor is read and written in place. What it keeps to itself travels in
+//! DMA_READ and DMA_WRITE messages, and only from the card's step: inside a register access the client waits
+//! for us, so such an access is refused. While the port waits for an answer it serves the client's requests
+//! as far as they do not need the card, which is in the middle of its step; the others wait their turn, in
+//! order, up to a limit.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -196,7 +197,8 @@ pub(super) struct Granted<'p, 'l> {
 }
 
 impl Granted<'_, '_> {
-    /// Does a permitted access map by map. Remote bytes that are refused or late fail it; what was done before stays.
+    /// Does a permitted access map by map. Remote bytes that are refused or late fail it; what was done
+    /// before stays.
     fn transfer(
         &mut self,
         addr: u64,

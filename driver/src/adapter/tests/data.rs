@@ -64,7 +64,8 @@ fn data_goes_straight_into_the_buffer() {
     assert_eq!(rig.slot.borrow().audit().violations, 0);
 }
 
-/// A target that refuses a login says why and then closes: what the card posted before the FIN is taken first.
+/// A target that refuses a login says why and then closes: what the card posted before the FIN is taken
+/// first.
 #[test]
 fn what_came_before_a_fin_is_not_lost() {
     let (mut rig, session, ep, buf) = ready();
@@ -202,7 +203,8 @@ fn d1_d2_impossible_completions_fail_the_connection() {
     }
 }
 
-/// D3: an answer of a kind that nobody asked for under this tag completes nothing, and the session is recovered.
+/// D3: an answer of a kind that nobody asked for under this tag completes nothing, and the session is
+/// recovered.
 #[test]
 fn d3_an_answer_of_another_kind_completes_nothing() {
     let (mut rig, session, ep, buf) = ready();
@@ -242,7 +244,8 @@ fn d3_an_answer_of_another_kind_completes_nothing() {
     );
 }
 
-/// R8: a command that is answered while its abort waits to be sent is not aborted, and the error handler has nothing left to do.
+/// R8: a command that is answered while its abort waits to be sent is not aborted, and the error handler has
+/// nothing left to do.
 #[test]
 fn r8_an_abort_of_a_command_that_is_gone_is_not_sent() {
     let (mut rig, session, ep, buf) = ready();
@@ -374,8 +377,8 @@ fn a_command_that_takes_too_long_is_aborted_and_cleaned_up_by_its_own_tag() {
     assert_eq!(rig.slot.borrow().audit().violations, 0);
 }
 
-/// S12: the window is closed with the answer to a command. What was accepted fails in the time that a command may take, says
-/// what it waited for, and the session is recovered.
+/// S12: the window is closed with the answer to a command. What was accepted fails in the time that a command
+/// may take, says what it waited for, and the session is recovered.
 #[test]
 fn a_request_that_a_closed_window_holds_up_fails_in_time_and_names_the_gate() {
     let rig = Rig::new();
@@ -400,7 +403,8 @@ fn a_request_that_a_closed_window_holds_up_fails_in_time_and_names_the_gate() {
     assert_eq!(cause, Some(Cause::HeldUp(Gate::CommandWindow)));
 }
 
-/// R8 of the rules, S12: the card never says that the answer to a NOP-In has left. Its tag must not be lost for good.
+/// R8 of the rules, S12: the card never says that the answer to a NOP-In has left. Its tag must not be lost
+/// for good.
 #[test]
 fn an_answer_that_never_leaves_costs_a_recovery_and_no_tag() {
     let (mut rig, _, ep, _) = ready();
@@ -566,8 +570,8 @@ fn half_a_group_of_completions_is_acknowledged() {
     assert_eq!(rig.adapter.counters().stale_events, stale + 2, "the whole group was looked at");
 }
 
-/// RFC 7143 11.12 and 11.10.3: all requests of a login carry one ITT, all of a text exchange too, and no other request gets it
-/// meanwhile. The Linux target refuses a login whose ITT changes.
+/// RFC 7143 11.12 and 11.10.3: all requests of a login carry one ITT, all of a text exchange too, and no
+/// other request gets it meanwhile. The Linux target refuses a login whose ITT changes.
 #[test]
 fn a_login_and_a_text_exchange_keep_their_tag() {
     let mut rig = Rig::new();

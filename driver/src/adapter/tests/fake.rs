@@ -1,5 +1,5 @@
-//! A small card that answers KWQEs and WQEs as told. It knows the rings and nothing of TCP or iSCSI, and can be made
-//! to swallow, delay or falsify any answer.
+//! A small card that answers KWQEs and WQEs as told. It knows the rings and nothing of TCP or iSCSI, and can
+//! be made to swallow, delay or falsify any answer.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -365,7 +365,8 @@ impl Fake {
         if sense > 0 {
             let mut data = vec![0; usize::from(sense)];
             data[..2].copy_from_slice(&(sense - 2).to_be_bytes());
-            // Fixed format, ILLEGAL REQUEST; the tag of the command in the information field tells buffers apart.
+            // Fixed format, ILLEGAL REQUEST; the tag of the command in the information field tells buffers
+            // apart.
             data[2] = 0xf0;
             data[4] = 5;
             data[5..9].copy_from_slice(&u32::from(c.itt.raw()).to_be_bytes());

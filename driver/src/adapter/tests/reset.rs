@@ -14,8 +14,8 @@ use crate::error::Cause;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Swallows the answer to `what`, then connects and logs in as far as it goes. Ends when the adapter is up again
-/// and nothing is held any more.
+/// Swallows the answer to `what`, then connects and logs in as far as it goes. Ends when the adapter is up
+/// again and nothing is held any more.
 fn swallowed(what: u16) -> (Rig, Duration) {
     let mut rig = Rig::new();
     rig.up();
@@ -224,7 +224,8 @@ fn a_reset_finds_endpoints_in_every_phase() {
     assert_eq!(rig.adapter.counters().logins, 2);
 }
 
-/// T1: a mute chip costs the same time with one session and with 64, and its memory stays lent until the reset.
+/// T1: a mute chip costs the same time with one session and with 64, and its memory stays lent until the
+/// reset.
 #[test]
 fn t1_a_mute_chip_ends_in_a_bounded_reset_whatever_the_number_of_sessions() {
     let mut times = Vec::new();
@@ -499,7 +500,8 @@ fn a_card_that_keeps_the_cid_is_reset() {
     assert_eq!((rig.adapter.counters().quarantined, rig.slot.borrow().audit().violations), (1, 0));
 }
 
-/// The news of a neighbour wait from the moment at which they came: a KWQ that never has room is not waited for.
+/// The news of a neighbour wait from the moment at which they came: a KWQ that never has room is not waited
+/// for.
 #[test]
 fn news_of_a_neighbour_that_find_no_room_have_a_deadline() {
     let mut rig = Rig::new();
@@ -512,8 +514,8 @@ fn news_of_a_neighbour_that_find_no_room_have_a_deadline() {
     assert!(took <= Duration::from_secs(1), "{took:?}");
 }
 
-/// Two UPDATE_PG are wanted; the card answers the first and fetches nothing any more. It is reset at once: no teardown could be
-/// answered either.
+/// Two UPDATE_PG are wanted; the card answers the first and fetches nothing any more. It is reset at once: no
+/// teardown could be answered either.
 #[test]
 fn r4_a_card_that_fetches_nothing_is_reset_at_the_first_deadline() {
     let mut rig = Rig::new();
@@ -660,7 +662,8 @@ fn r8_a_forgotten_timer_is_seen_after_the_shutdown() {
     }
 }
 
-/// Rule R1: from the moment in which going down is decided nothing new begins, and a session that exists goes on.
+/// Rule R1: from the moment in which going down is decided nothing new begins, and a session that exists goes
+/// on.
 #[test]
 fn r1_nothing_new_while_the_adapter_goes_down() {
     let mut rig = Rig::new();

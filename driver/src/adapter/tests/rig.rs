@@ -237,7 +237,8 @@ impl Rig {
         .expect("a session")
     }
 
-    /// A session on a connection in the full feature phase. No PDU is exchanged: the card does not know iSCSI.
+    /// A session on a connection in the full feature phase. No PDU is exchanged: the card does not know
+    /// iSCSI.
     pub(super) fn login(&mut self, tag: u64) -> (SessionId, EpHandle) {
         let session = self.new_session(tag);
         (session, self.relogin(session, tag))

@@ -194,8 +194,8 @@ fn after_recovery_old_commands_go_first_in_their_order() {
     assert_eq!(b.q.counters.requeued, 6);
 }
 
-/// S4: had the newer write gone out and completed while the older one was under way, the older one's repetition after
-/// recovery would bury it.
+/// S4: had the newer write gone out and completed while the older one was under way, the older one's
+/// repetition after recovery would bury it.
 #[test]
 fn a_write_waits_for_an_older_one_that_overlaps_it() {
     let mut b = Bench::new(8, 8);
@@ -326,9 +326,9 @@ impl Dice {
     }
 }
 
-/// Any schedule of submissions, executions at the target, answers, losses of the connection and timeouts: each ticket
-/// completes exactly once, a write that was reported good is on the medium or behind a newer one, an older write never
-/// covers a newer one (S4), and nothing is left over.
+/// Any schedule of submissions, executions at the target, answers, losses of the connection and timeouts:
+/// each ticket completes exactly once, a write that was reported good is on the medium or behind a newer one,
+/// an older write never covers a newer one (S4), and nothing is left over.
 #[test]
 fn any_schedule_keeps_the_promises() {
     const BLOCKS: usize = 48;

@@ -69,7 +69,8 @@ facts! {
         FW_RX_LOW_LATENCY = 0x120058,
         /// Frames that firmware dropped.
         FW_RX_DROP_COUNT = 0x120084,
-        /// Largest number of offloaded connections, set by firmware from the licence. Not zero, or cnic does not register.
+        /// Largest number of offloaded connections, set by firmware from the licence. Not zero, or cnic does
+        /// not register.
         FW_MAX_ISCSI_CONN = 0x1a0080,
         /// Context ids of path groups: first id (high half), end (low half).
         PG_CTX_MAP = 0x1a0034,
@@ -124,7 +125,8 @@ facts! {
     }
 }
 
-/// Offset of the doorbell-enable word in a scratchpad: written 1 at start, 0 at stop (CHIP-REGISTERS 2, item 22).
+/// Offset of the doorbell-enable word in a scratchpad: written 1 at start, 0 at stop (CHIP-REGISTERS 2, item
+/// 22).
 pub const DOORBELL_ENABLE_OFFSET: u32 = 0x20;
 /// Doorbell enable of the command processor.
 pub const CP_DOORBELL_ENABLE: u32 = CP_SCRATCH + DOORBELL_ENABLE_OFFSET;

@@ -232,7 +232,8 @@ facts! {
 /// MDIO address of the copper PHY (CHIP-REGISTERS 2, item 15).
 pub const COPPER_PHY_ADDR: u32 = 1;
 
-/// Registers of the PHY, as IEEE 802.3 clause 22 has them; those that the driver reads (CHIP-REGISTERS 2, item 15).
+/// Registers of the PHY, as IEEE 802.3 clause 22 has them; those that the driver reads (CHIP-REGISTERS 2,
+/// item 15).
 pub mod mii {
     /// Control.
     pub const BMCR: u32 = 0;

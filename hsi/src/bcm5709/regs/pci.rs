@@ -68,7 +68,8 @@ facts! {
         PCICFG_MAILBOX_QUEUE_ADDR = 0x90,
         /// Mailbox queue data.
         PCICFG_MAILBOX_QUEUE_DATA = 0x94,
-        /// PCI Express device control and status. The bit's name notwithstanding, set means transactions pending.
+        /// PCI Express device control and status. The bit's name notwithstanding, set means transactions
+        /// pending.
         PCICFG_DEVICE_CONTROL = 0xb4,
     }
     Bits("BNX2_PCICFG_DEVICE_CONTROL", ""): u32 {

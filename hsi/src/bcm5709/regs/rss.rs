@@ -36,7 +36,8 @@ facts! {
     Register(Grc): u32 {
         /// Eight entries of the indirection table, four bits each.
         RLUP_RSS_DATA = 0x204c,
-        /// First CID and number of the transmit rings beyond the first. Under MSI-X the helper's ring is the last.
+        /// First CID and number of the transmit rings beyond the first. Under MSI-X the helper's ring is the
+        /// last.
         TSCH_TSS_CFG = 0x4c1c,
     }
     Bits("BNX2_TSCH_TSS_CFG", ""): u32 {

@@ -1,6 +1,7 @@
 //! A chain of BD pages: 255 descriptors of 16 bytes, then one that holds the address of the next page.
 //!
-//! Indexes are free-running 16-bit counts that count the last descriptor of a page too; hosts and chip step over it.
+//! Indexes are free-running 16-bit counts that count the last descriptor of a page too; hosts and chip step
+//! over it.
 
 use bus::pci::{DevCx, DmaFault, Grant};
 use hsi::bcm5709::l2::RxBd;
@@ -37,7 +38,8 @@ impl Chain {
         (count - links) as usize
     }
 
-    /// Bus address of the next descriptor, and how many follow it in its page; follows the link to the next page first.
+    /// Bus address of the next descriptor, and how many follow it in its page; follows the link to the next
+    /// page first.
     pub(super) fn locate(&mut self, cx: &mut DevCx<'_>, grant: Grant) -> Result<(u64, usize), DmaFault> {
         let slot = self.index & 0xff;
         if slot != LINK {

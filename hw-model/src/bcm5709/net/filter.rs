@@ -1,7 +1,8 @@
 //! Which frames the port takes, and for whom: MAC match registers, sort rules, multicast hash, length, RSS.
 //!
-//! Sort rule 0 feeds the netdev (CID 0 and the rings of RSS), sort rule 2 the helper (CID 2); a frame may match both. Rules
-//! 1 and 3 have no ring behind them. Not modelled: VLAN filters (every tag passes), RSS of older chips.
+//! Sort rule 0 feeds the netdev (CID 0 and the rings of RSS), sort rule 2 the helper (CID 2); a frame may
+//! match both. Rules 1 and 3 have no ring behind them. Not modelled: VLAN filters (every tag passes), RSS of
+//! older chips.
 
 use hsi::bcm5709::l2::L2Fhdr;
 use hsi::bcm5709::regs as hw;

@@ -1,10 +1,10 @@
-//! Ethernet rings: how the netdev and the iscsiuio helper send and receive frames (CHIP-REGISTERS 2, items 18 and 19;
-//! 3).
+//! Ethernet rings: how the netdev and the iscsiuio helper send and receive frames (CHIP-REGISTERS 2, items 18
+//! and 19; 3).
 //!
-//! In the real chip this is firmware of the transmit and receive processors with the MAC behind it. A ring is a chain of
-//! BD pages; its context says where it starts, its mailbox how far the host has filled it, its status block how far
-//! the chip is. Writing the address in the context starts a ring over; there is no other start or stop, except for L2
-//! FLUSH and the resets.
+//! In the real chip this is firmware of the transmit and receive processors with the MAC behind it. A ring is
+//! a chain of BD pages; its context says where it starts, its mailbox how far the host has filled it, its
+//! status block how far the chip is. Writing the address in the context starts a ring over; there is no other
+//! start or stop, except for L2 FLUSH and the resets.
 //!
 //! | CID | ring | index in |
 //! |---|---|---|
@@ -14,10 +14,10 @@
 //! | 2 | receive of the helper | plain block, receive 2, or the block that its context names |
 //! | 4 to 11 | receive by RSS | block of vectors 1 to 8 |
 //!
-//! Frames are taken and delivered in [`Rings::step`] only. A ring that cannot be read or written stops until it
-//! starts over; the host gets an attention. A descriptor chain that makes no sense costs its frame and a counter.
-//! Not modelled: pause frames, wake-up patterns, rules of the receive parser beyond the sort rules, VLAN filters
-//! (stored), header splitting.
+//! Frames are taken and delivered in [`Rings::step`] only. A ring that cannot be read or written stops until
+//! it starts over; the host gets an attention. A descriptor chain that makes no sense costs its frame and a
+//! counter. Not modelled: pause frames, wake-up patterns, rules of the receive parser beyond the sort rules,
+//! VLAN filters (stored), header splitting.
 
 mod chain;
 mod filter;
@@ -208,7 +208,8 @@ impl Rings {
         self.stats.set_period(regs, now);
     }
 
-    /// Sends, receives, and writes statistics; `budget` frames, and one that arrives beyond if sending took all of it.
+    /// Sends, receives, and writes statistics; `budget` frames, and one that arrives beyond if sending took
+    /// all of it.
     pub(super) fn step(&mut self, cx: &mut DevCx<'_>, chip: &mut Chip<'_>, budget: Budget) -> Progress {
         self.paused_until = self.paused_until.filter(|at| *at > cx.now && chip.link);
         let sent = if self.paused_until.is_some() { 0 } else { self.transmit(cx, chip, budget.0) };
@@ -333,8 +334,9 @@ impl Rings {
         done
     }
 
-    /// Whether the frame in hand has to wait because its ring is full. The MAC then pauses the partner (IEEE 802.3 annex 31B); here
-    /// the frame stays with us and the others on the wire. Without flow control, or without a ring, it is dropped.
+    /// Whether the frame in hand has to wait because its ring is full. The MAC then pauses the partner (IEEE
+    /// 802.3 annex 31B); here the frame stays with us and the others on the wire. Without flow control, or
+    /// without a ring, it is dropped.
     fn pauses(&mut self, chip: &Chip<'_>) -> bool {
         if chip.regs.get(hw::EMAC_TX_MODE) & hw::EMAC_TX_MODE_FLOW_EN == 0 || !chip.link || chip.loops() {
             return false;
@@ -344,7 +346,8 @@ impl Rings {
         (0..2).filter(|&n| users[n]).any(|n| self.rx[n].is_full(chip.context, bytes))
     }
 
-    /// A pause of the partner: no frame goes out for so many times 512 bits. Frames of MAC control are never the host's.
+    /// A pause of the partner: no frame goes out for so many times 512 bits. Frames of MAC control are never
+    /// the host's.
     fn mac_control(&mut self, cx: &DevCx<'_>, chip: &Chip<'_>) {
         self.stats.mac_control();
         let word = |at: usize| self.frame.get(at..at + 2).map_or(0, |w| u16::from_be_bytes([w[0], w[1]]));

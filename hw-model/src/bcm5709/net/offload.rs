@@ -1,8 +1,8 @@
 //! What the chip does to a frame on its way out: VLAN tag, checksums, large sends.
 //!
-//! A large send is one TCP/IP frame of up to 64 KiB; the chip cuts it into segments and makes the headers of each: IP
-//! length, identification and checksum, TCP sequence number, flags and checksum. The lengths that the host gives in the
-//! descriptor are not needed, as the headers say the same.
+//! A large send is one TCP/IP frame of up to 64 KiB; the chip cuts it into segments and makes the headers of
+//! each: IP length, identification and checksum, TCP sequence number, flags and checksum. The lengths that
+//! the host gives in the descriptor are not needed, as the headers say the same.
 
 use crate::ether::{self, HEADER, Ip, TCP, VLAN_TAG};
 

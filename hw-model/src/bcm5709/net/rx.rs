@@ -1,8 +1,8 @@
 //! A receive ring: puts a frame with its header into the host's buffers.
 //!
-//! A buffer takes the frame header (16 bytes), two pad bytes, the frame, and its FCS. If the host has set up a page ring,
-//! what does not fit behind the header size goes into pages, FCS included; drivers do that for jumbo frames. A
-//! frame for which there are not enough descriptors is dropped.
+//! A buffer takes the frame header (16 bytes), two pad bytes, the frame, and its FCS. If the host has set up
+//! a page ring, what does not fit behind the header size goes into pages, FCS included; drivers do that for
+//! jumbo frames. A frame for which there are not enough descriptors is dropped.
 
 use bus::pci::{DevCx, DmaFault, Grant};
 use hsi::bcm5709::ctx;
@@ -19,7 +19,8 @@ use crate::ether::{self, FCS, HEADER, TCP, UDP, VLAN_TAG};
 /// Bytes in front of the frame: the header and two of padding.
 const FRONT: usize = size_of::<L2Fhdr>() + 2;
 
-/// Looks at a frame: takes its tag off, unless the host keeps tags, and makes its header. Ends the frame with its FCS.
+/// Looks at a frame: takes its tag off, unless the host keeps tags, and makes its header. Ends the frame with
+/// its FCS.
 pub(super) fn classify(frame: &mut Vec<u8>, keep_tag: bool) -> L2Fhdr {
     let mut header = L2Fhdr::default();
     let mut status = 0;
@@ -120,8 +121,8 @@ impl RxRing {
         self.cid
     }
 
-    /// Where the consumer is shown. The context may name a block of its own; how it does is inferred from the kernel
-    /// queues, which do it likewise.
+    /// Where the consumer is shown. The context may name a block of its own; how it does is inferred from the
+    /// kernel queues, which do it likewise.
     pub(super) fn place(&self, context: &SparseMem) -> Place {
         let word = self.word(context, ctx::BNX2_L2CTX_HOST_BDIDX);
         let named =

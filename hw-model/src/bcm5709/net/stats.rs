@@ -1,7 +1,7 @@
 //! What the MAC and the receive path count, and the statistics block that shows it to the host.
 //!
-//! The block is written on command and, when the host has set a period and `COLLECT_STATS`, by time. Counters of
-//! events that cannot happen here (collisions, pause, FCS errors) stay zero.
+//! The block is written on command and, when the host has set a period and `COLLECT_STATS`, by time. Counters
+//! of events that cannot happen here (collisions, pause, FCS errors) stay zero.
 
 use std::time::Duration;
 

@@ -1,9 +1,9 @@
 //! A transmit ring: fetches the descriptors of one frame and gathers its bytes.
 //!
-//! The first descriptor of a frame has START and the orders for the whole frame, the last one has END. The host writes its
-//! index to the mailbox and then rings with the byte sequence; only then does the chip look. What is not a frame
-//! (no START, START in the middle, too many descriptors or bytes) is consumed and counted, so that the host's
-//! ring does not stop over it.
+//! The first descriptor of a frame has START and the orders for the whole frame, the last one has END. The
+//! host writes its index to the mailbox and then rings with the byte sequence; only then does the chip look.
+//! What is not a frame (no START, START in the middle, too many descriptors or bytes) is consumed and
+//! counted, so that the host's ring does not stop over it.
 
 use bus::pci::{DevCx, DmaFault, Grant};
 use hsi::bcm5709::ctx;

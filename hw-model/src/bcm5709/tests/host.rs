@@ -335,8 +335,8 @@ impl Host {
         assert_eq!((answers.len(), answers[0].completion_status.get()), (1, 0), "ISCSI_INIT passed");
     }
 
-    /// Steps the card as a runner does: again at once while it uses its budget up, at its next deadline if that is
-    /// near (a write that the bus holds), and not otherwise.
+    /// Steps the card as a runner does: again at once while it uses its budget up, at its next deadline if
+    /// that is near (a write that the bus holds), and not otherwise.
     pub(super) fn run(&mut self) {
         const BUDGET: u32 = 32;
         let near = self.now + Duration::from_millis(1);

@@ -1,5 +1,5 @@
-//! A host that writes garbage: whatever it does, the card comes to rest, stays within its tables, never uses a revoked
-//! grant, and works again after a reset of the slot.
+//! A host that writes garbage: whatever it does, the card comes to rest, stays within its tables, never uses
+//! a revoked grant, and works again after a reset of the slot.
 
 use bus::inproc::Violation;
 use bus::pci::{DmaFault, ResetKind, Width};

@@ -1,4 +1,5 @@
-//! Tests of the front end, from the seat of a driver: config space, registers, mailboxes and rings of a strict bus.
+//! Tests of the front end, from the seat of a driver: config space, registers, mailboxes and rings of a
+//! strict bus.
 
 mod bring_up;
 mod control;

@@ -478,7 +478,8 @@ fn without_a_link_frames_go_nowhere() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever a host puts into descriptors, contexts and mailboxes: the card comes to rest and works after a reset.
+    /// Whatever a host puts into descriptors, contexts and mailboxes: the card comes to rest and works after
+    /// a reset.
     #[test]
     fn garbage_in_the_rings_is_harmless(
         bds in prop::collection::vec((any::<[u32; 4]>(), any::<bool>()), 1..80),

@@ -1,4 +1,5 @@
-//! The netdev's side of the Ethernet rings: a host that sets them up, fills and drains them as a network driver does.
+//! The netdev's side of the Ethernet rings: a host that sets them up, fills and drains them as a network
+//! driver does.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -258,7 +259,8 @@ impl Rx {
         h.run();
     }
 
-    /// Takes what has arrived without giving the buffers back: header and frame, without its FCS, which is checked.
+    /// Takes what has arrived without giving the buffers back: header and frame, without its FCS, which is
+    /// checked.
     pub(super) fn take(&mut self, h: &Host) -> Vec<(L2Fhdr, Vec<u8>)> {
         let mut end = h.status.load16(self.at);
         if end & 0xff == 255 {

@@ -1,4 +1,5 @@
-//! What a stock driver does from probe to link, step by step (CHIP-REGISTERS 2, items 1 to 17), and coalescing.
+//! What a stock driver does from probe to link, step by step (CHIP-REGISTERS 2, items 1 to 17), and
+//! coalescing.
 
 use std::time::Duration;
 

@@ -69,8 +69,9 @@ fn every_reset_leads_back_to_work() {
 
 #[test]
 fn reset_after_any_number_of_work_items() {
-    // A life from INIT to DESTROY in one batch, cut off by a reset after 0, 1, 2, ... work items. Context and path group
-    // ids are the first ones. Whatever was under way, nothing of the old epoch is tried, and the next one is clean.
+    // A life from INIT to DESTROY in one batch, cut off by a reset after 0, 1, 2, ... work items. Context and
+    // path group ids are the first ones. Whatever was under way, nothing of the old epoch is tried, and the
+    // next one is clean.
     let mut seen = 0;
     for cut in 0..40 {
         let mut h = Host::up(ChipConfig::default());
@@ -112,7 +113,8 @@ fn a_bus_that_holds_writes_changes_nothing() {
         h.submit(&[update(c), close(c)]);
         assert_eq!(h.answers(), [(0x612, 0), (0x435, 0)], "seed {seed}");
         h.connected(1);
-        // The reset overtakes nothing: what was posted before it comes first, DMA that is still held is dropped.
+        // The reset overtakes nothing: what was posted before it comes first, DMA that is still held is
+        // dropped.
         h.post(&init(64, 128));
         h.post(&[upload(c.pg), destroy(c)]);
         (0..seed).for_each(|_| {

@@ -1,4 +1,5 @@
-//! Every check of received PDUs: what is wrong with it, the status that says so, as an error and as a warning.
+//! Every check of received PDUs: what is wrong with it, the status that says so, as an error and as a
+//! warning.
 
 use hsi::iscsi::bits::{Itt, TaskType};
 use hsi::iscsi::sq::{LogoutRequest, NopOutRequest, SqOpcode, TmfRequest};
@@ -8,7 +9,8 @@ use super::super::*;
 use super::rig::{DATA, ID, INIT, PARAMS, Rig};
 use crate::tcp::memory::MemoryNet;
 
-/// A read of 4096 bytes with this index is active, a write of 8192 with immediate data 0, and one of each request.
+/// A read of 4096 bytes with this index is active, a write of 8192 with immediate data 0, and one of each
+/// request.
 const READ: u32 = 1;
 const WRITE: u32 = 0x4002;
 const TMF: u32 = 0x8003;

@@ -489,7 +489,8 @@ fn offload_and_init_refuse_what_they_cannot_use() {
 
 #[test]
 fn overruns_are_suspected_when_the_host_posts_more_than_it_reaps() {
-    // CQ smaller than SQ + RQ: unsolicited PDUs fill it behind the back of a host that keeps all its promises.
+    // CQ smaller than SQ + RQ: unsolicited PDUs fill it behind the back of a host that keeps all its
+    // promises.
     let init = InitParams { cq_cqes: 8, max_cq_sqn: 17, ..INIT };
     let mut rig = Rig::with(init, MemoryNet::default()).connect().update(PARAMS);
     for i in 0..9u32 {
@@ -534,8 +535,8 @@ impl TcpEngine for Scripted {
     }
 }
 
-/// Offloads over a scripted transport; the rings are those of a rig, which many connections may share in a test
-/// that posts nothing.
+/// Offloads over a scripted transport; the rings are those of a rig, which many connections may share in a
+/// test that posts nothing.
 fn scripted(connections: u16) -> (Rig, Engine<Scripted>, Scripted) {
     let mut rig = Rig::new();
     let script = Scripted::default();

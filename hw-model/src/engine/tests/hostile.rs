@@ -1,5 +1,5 @@
-//! What a broken host or target writes ends in a status and a counter: never in a panic, an endless loop, or bytes
-//! outside a task's buffer.
+//! What a broken host or target writes ends in a status and a counter: never in a panic, an endless loop, or
+//! bytes outside a task's buffer.
 
 use hsi::iscsi::sq::{SqOpcode, Sqe};
 use iscsi::pdu::Bhs;

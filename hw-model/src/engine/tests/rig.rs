@@ -540,7 +540,8 @@ impl Rig {
         sn
     }
 
-    /// Serves a write: takes what comes unasked, asks for the rest, ends it GOOD. The data, Data-Outs and R2Ts.
+    /// Serves a write: takes what comes unasked, asks for the rest, ends it GOOD. The data, Data-Outs and
+    /// R2Ts.
     pub(super) fn serve_write(&mut self, mut pdus: Vec<Pdu>) -> (Vec<u8>, u16, u16) {
         let command = pdus.remove(0);
         let c = *command.as_::<pdu::ScsiCommand>();

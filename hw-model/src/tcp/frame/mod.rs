@@ -1,16 +1,17 @@
 //! TCP over frames: the card's own TCP, and the port of the wire that it shares with the Ethernet rings.
 //!
-//! In the real chip this is the TCP offload of the receive and transmit processors and the parser in front of them. A
-//! [`FrameNet`] owns the card's [`Wire`]. A TCP segment to the iSCSI MAC goes to the connection with its 4-tuple; what
-//! belongs to no connection is answered with RST, as whoever owns that MAC's addresses has no other TCP (inferred: the
-//! real chip leaves that to the helper's stack). All other frames go through [`FramePort`] to the Ethernet rings.
-//! [`FrameTcp`] is the engine's side.
+//! In the real chip this is the TCP offload of the receive and transmit processors and the parser in front of
+//! them. A [`FrameNet`] owns the card's [`Wire`]. A TCP segment to the iSCSI MAC goes to the connection with
+//! its 4-tuple; what belongs to no connection is answered with RST, as whoever owns that MAC's addresses has
+//! no other TCP (inferred: the real chip leaves that to the helper's stack). All other frames go through
+//! [`FramePort`] to the Ethernet rings. [`FrameTcp`] is the engine's side.
 //!
-//! A connection is one smoltcp socket with an interface of its own ([`stack`]). Segments are taken when the engine
-//! polls, and acknowledged together after all of them, so a burst costs one ACK. Nothing is allocated per segment.
+//! A connection is one smoltcp socket with an interface of its own ([`stack`]). Segments are taken when the
+//! engine polls, and acknowledged together after all of them, so a burst costs one ACK. Nothing is allocated
+//! per segment.
 //!
-//! Not modelled: SACK, timestamps, path MTU discovery, urgent data, congestion control. IP fragments of TCP to the
-//! iSCSI MAC are dropped and counted.
+//! Not modelled: SACK, timestamps, path MTU discovery, urgent data, congestion control. IP fragments of TCP
+//! to the iSCSI MAC are dropped and counted.
 
 mod deadlines;
 mod segment;

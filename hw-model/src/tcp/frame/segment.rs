@@ -95,8 +95,8 @@ fn number(tcp: &[u8], at: usize) -> u32 {
     u32::from_be_bytes([tcp[at], tcp[at + 1], tcp[at + 2], tcp[at + 3]])
 }
 
-/// The window that a segment of smoltcp's announces: what it acknowledges, and its window field. `None`: smoltcp does not
-/// remember it, as for keep-alive (one zero byte in front of the next) and RST.
+/// The window that a segment of smoltcp's announces: what it acknowledges, and its window field. `None`:
+/// smoltcp does not remember it, as for keep-alive (one zero byte in front of the next) and RST.
 pub(super) fn announced(datagram: &[u8]) -> Option<(u32, u16)> {
     let tcp = datagram.get(if datagram[0] >> 4 == 4 { 20 } else { 40 }..)?;
     let remembered = tcp[13] & (ACK | RST) == ACK && payload(tcp)? != [0];
@@ -118,8 +118,8 @@ fn addresses(ip: &Ip, frame: &[u8]) -> (IpAddr, IpAddr) {
     }
 }
 
-/// The RST that answers a segment of no connection (RFC 9293 3.5.2), in `out`. False: a RST is not answered, nor is what
-/// has a wrong checksum, unless checksums do not count.
+/// The RST that answers a segment of no connection (RFC 9293 3.5.2), in `out`. False: a RST is not answered,
+/// nor is what has a wrong checksum, unless checksums do not count.
 pub(super) fn refuse(frame: &[u8], s: &Segment, check: bool, out: &mut Vec<u8>) -> bool {
     let (ip, tcp) = (&s.ip, &frame[s.ip.l4..s.ip.end]);
     let right = |sum| ether::fold(sum) == 0xffff;

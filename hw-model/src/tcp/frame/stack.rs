@@ -1,8 +1,8 @@
 //! The connections of one end: found by their 4-tuple, served when they have work, woken by their deadlines.
 //!
-//! The card's transport and the laboratory's hosts are built on it. It makes frames and takes them, and knows neither
-//! where they come from nor what time it is. The cost of a call is proportional to what is ready. Numbers name
-//! connections; whoever owns the stack chooses them.
+//! The card's transport and the laboratory's hosts are built on it. It makes frames and takes them, and knows
+//! neither where they come from nor what time it is. The cost of a call is proportional to what is ready.
+//! Numbers name connections; whoever owns the stack chooses them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -17,8 +17,8 @@ use crate::tcp::{CONNECT_TIMEOUT, ConnectError, ConnectRequest, LinkHeader, TcpE
 
 /// Buckets of the index of connections.
 const BUCKETS: usize = 1024;
-/// How long a peer's last FIN is answered after both directions ended: twice the time that a segment may live, as
-/// smoltcp sees it.
+/// How long a peer's last FIN is answered after both directions ended: twice the time that a segment may
+/// live, as smoltcp sees it.
 pub const TIME_WAIT: Duration = Duration::from_secs(10);
 /// Connections in TIME-WAIT; when one more comes, the oldest ends early.
 pub const TIME_WAITS: usize = 512;
@@ -75,8 +75,8 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// A stack without connections. Without `checksums`, those of TCP are neither made nor looked at: for wires that
-    /// damage nothing.
+    /// A stack without connections. Without `checksums`, those of TCP are neither made nor looked at: for
+    /// wires that damage nothing.
     #[must_use]
     pub fn new(checksums: bool) -> Self {
         Self {
@@ -139,8 +139,8 @@ impl Stack {
         self.insert(id, stream);
     }
 
-    /// Accepts the connection that the SYN in `frame` asks for. `request` has the frame's addresses. It is established
-    /// when [`TcpEvent::Connected`] says so, or gone with [`TcpEvent::ConnectFailed`].
+    /// Accepts the connection that the SYN in `frame` asks for. `request` has the frame's addresses. It is
+    /// established when [`TcpEvent::Connected`] says so, or gone with [`TcpEvent::ConnectFailed`].
     pub fn accept(
         &mut self,
         now: Instant,
@@ -266,7 +266,8 @@ impl Stack {
         n
     }
 
-    /// Hands received bytes to `sink` in order; when it takes less than all, the rest stays. Returns the bytes taken.
+    /// Hands received bytes to `sink` in order; when it takes less than all, the rest stays. Returns the
+    /// bytes taken.
     pub fn recv(&mut self, now: Instant, id: u16, mut sink: impl FnMut(&[u8]) -> usize) -> usize {
         let Some(s) = stream(&mut self.streams, id) else { return 0 };
         let mut taken = 0;
@@ -443,14 +444,16 @@ impl Stack {
         self.time_waits.insert(s.tuple, TimeWait { since: now, answer: s.farewell });
     }
 
-    /// Takes the oldest entry. False: its connection came back meanwhile, or was reset, and nothing ends with it.
+    /// Takes the oldest entry. False: its connection came back meanwhile, or was reset, and nothing ends with
+    /// it.
     fn end_time_wait(&mut self) -> bool {
         let Some((at, tuple)) = self.ending.pop_front() else { return false };
         let over = self.time_waits.get(&tuple).is_some_and(|t| t.since + TIME_WAIT == at);
         over && self.time_waits.remove(&tuple).is_some()
     }
 
-    /// A segment after the end: the last FIN is answered again, RST ends the wait, and a SYN begins something new.
+    /// A segment after the end: the last FIN is answered again, RST ends the wait, and a SYN begins something
+    /// new.
     fn time_wait(&mut self, frame: &[u8], segment: &Segment, emit: &mut dyn FnMut(&[u8])) -> bool {
         if self.time_waits.is_empty() || segment.is_syn() {
             return false;

@@ -1,8 +1,8 @@
 //! One connection: a smoltcp interface with one socket, and the link header of its frames.
 //!
-//! An interface of its own makes the cost of a segment independent of how many connections there are. It has no
-//! routes and no neighbours: every datagram goes out with the link header that the path group, or the peer's last
-//! segment, gave.
+//! An interface of its own makes the cost of a segment independent of how many connections there are. It has
+//! no routes and no neighbours: every datagram goes out with the link header that the path group, or the
+//! peer's last segment, gave.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -21,8 +21,8 @@ use crate::wire::LARGEST_FRAME;
 
 /// \[I\] How long sent bytes may stay unacknowledged before the connection is given up.
 pub const RETRANSMISSION_LIMIT: Duration = Duration::from_secs(30);
-/// How long an acknowledgement waits for something to ride on. Shorter than the shortest retransmission timeout (10 ms),
-/// or two of these engines would retransmit what arrived.
+/// How long an acknowledgement waits for something to ride on. Shorter than the shortest retransmission
+/// timeout (10 ms), or two of these engines would retransmit what arrived.
 const ACK_DELAY: SmolDuration = SmolDuration::from_millis(4);
 /// How often a closed window is probed.
 const PERSIST: SmolDuration = SmolDuration::from_millis(200);
@@ -214,7 +214,8 @@ impl Stream {
         self.socket().state()
     }
 
-    /// Takes an IP datagram of this connection. What must be answered at once is; the rest is for [`Stream::turn`].
+    /// Takes an IP datagram of this connection. What must be answered at once is; the rest is for
+    /// [`Stream::turn`].
     pub(super) fn input(
         &mut self,
         now: Instant,
@@ -241,10 +242,10 @@ impl Stream {
         }
     }
 
-    /// Whether bytes up to `end` may reach beyond the window that smoltcp has announced. It takes what its buffer has room
-    /// for, and panics when it then compares windows before it has acknowledged those bytes; they have to be acknowledged
-    /// at once. A peer gets there that ignores the window, and any peer where the scale rounds a window down or where only a
-    /// keep-alive has announced it.
+    /// Whether bytes up to `end` may reach beyond the window that smoltcp has announced. It takes what its
+    /// buffer has room for, and panics when it then compares windows before it has acknowledged those bytes;
+    /// they have to be acknowledged at once. A peer gets there that ignores the window, and any peer where
+    /// the scale rounds a window down or where only a keep-alive has announced it.
     fn is_beyond(&self, end: u32) -> bool {
         let Some(edge) = self.edge else { return true };
         (edge.wrapping_sub(end) as i32) < 1 << scale(self.socket().recv_capacity())
@@ -311,7 +312,8 @@ impl Stream {
     /// When it wants its next turn.
     pub(super) fn deadline(&mut self, now: Instant) -> Option<Instant> {
         let at = self.iface.poll_at(time(now), &self.sockets);
-        // What it wants at once it has just had its turn for; it comes again soon, and not in an endless loop.
+        // What it wants at once it has just had its turn for; it comes again soon, and not in an endless
+        // loop.
         let at = at.map(|at| instant(at).max(now + Duration::from_micros(100)));
         Instant::earliest(at, Instant::earliest(self.limit(), self.handshake))
     }
@@ -327,16 +329,16 @@ impl Stream {
             || matches!(self.state(), State::FinWait1 | State::LastAck | State::Closing)
     }
 
-    /// When a silent peer is given up. smoltcp has a limit of its own, which does not tell an idle connection from a
-    /// dead one.
+    /// When a silent peer is given up. smoltcp has a limit of its own, which does not tell an idle connection
+    /// from a dead one.
     fn limit(&self) -> Option<Instant> {
         let idle = self.keepalive.filter(|_| self.connected);
         let idle = idle.map(|k| self.heard + k.interval + k.timeout * u32::from(k.probes));
         Instant::earliest(idle, self.unanswered.map(|at| at + RETRANSMISSION_LIMIT))
     }
 
-    /// How often smoltcp's keep-alive asks. It has no persist timer, and without one a lost window update would stop a
-    /// connection for good; keep-alive asks the same question.
+    /// How often smoltcp's keep-alive asks. It has no persist timer, and without one a lost window update
+    /// would stop a connection for good; keep-alive asks the same question.
     fn pace_probes(&mut self, now: Instant) {
         let interval = match self.keepalive {
             _ if self.shut && self.connected && self.socket().send_queue() > 0 => Some(PERSIST),
@@ -392,7 +394,8 @@ fn configure(socket: &mut Socket<'_>, o: &TcpOptions) {
     socket.set_hop_limit((o.ttl != 0).then_some(o.ttl));
 }
 
-/// The window scale that smoltcp takes for a receive buffer: the least with which the window fits into its field.
+/// The window scale that smoltcp takes for a receive buffer: the least with which the window fits into its
+/// field.
 fn scale(capacity: usize) -> u32 {
     (usize::BITS - capacity.leading_zeros()).saturating_sub(16)
 }

@@ -1,13 +1,14 @@
-//! The in-memory network: cards on one side, far machines that listen on the other, byte streams between them.
+//! The in-memory network: cards on one side, far machines that listen on the other, byte streams between
+//! them.
 //!
-//! It stands for a loss-free TCP and the wire below it in virtual and inline worlds. A [`MemoryNet`] owns all state;
-//! [`MemoryTcp`] is a card's [`TcpEngine`](super::TcpEngine) on it, [`MemoryPeer`] what a target actor listens, accepts, receives and
-//! sends with. Bytes are copied once into a stream's ring and once out of it. Both ends are woken when there is
-//! something to do, and told for which stream, so the cost of a turn is proportional to what happened. Everything is
-//! in order of calls: the same calls give the same history.
+//! It stands for a loss-free TCP and the wire below it in virtual and inline worlds. A [`MemoryNet`] owns all
+//! state; [`MemoryTcp`] is a card's [`TcpEngine`](super::TcpEngine) on it, [`MemoryPeer`] what a target actor
+//! listens, accepts, receives and sends with. Bytes are copied once into a stream's ring and once out of it.
+//! Both ends are woken when there is something to do, and told for which stream, so the cost of a turn is
+//! proportional to what happened. Everything is in order of calls: the same calls give the same history.
 //!
-//! A network or a peer that is silent holds everything back (SYN, bytes, FIN, RST) until it is heard again: nothing is
-//! lost, as retransmission would see to. Not modelled: segments, delay, the retransmission limit.
+//! A network or a peer that is silent holds everything back (SYN, bytes, FIN, RST) until it is heard again:
+//! nothing is lost, as retransmission would see to. Not modelled: segments, delay, the retransmission limit.
 
 mod card;
 mod net;
@@ -53,7 +54,8 @@ pub struct StreamId {
 }
 
 impl StreamId {
-    /// The name of a stream of another network that uses these names: a place, and what tells its users apart.
+    /// The name of a stream of another network that uses these names: a place, and what tells its users
+    /// apart.
     #[must_use]
     pub const fn new(index: u32, serial: u32) -> Self {
         Self { index, serial }

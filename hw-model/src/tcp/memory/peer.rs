@@ -73,8 +73,8 @@ impl MemoryPeer {
         })
     }
 
-    /// Offers what can be received to `take`, in one piece or two, without a copy; it says how much it took. The rest
-    /// stays, and is told of again. `take` must not use the network.
+    /// Offers what can be received to `take`, in one piece or two, without a copy; it says how much it took.
+    /// The rest stays, and is told of again. `take` must not use the network.
     pub fn recv_with(&self, id: StreamId, mut take: impl FnMut(&[u8]) -> usize) -> PeerReceived {
         let net = &mut *self.net.borrow_mut();
         let passes = net.passes(self.peer);
@@ -110,7 +110,8 @@ impl MemoryPeer {
         if n == 0 { PeerReceived::Nothing } else { PeerReceived::Bytes(n) }
     }
 
-    /// Queues bytes; returns how many were taken, 0 also for a stream that is gone ([`MemoryPeer::recv`] says so).
+    /// Queues bytes; returns how many were taken, 0 also for a stream that is gone ([`MemoryPeer::recv`] says
+    /// so).
     pub fn send(&self, id: StreamId, bytes: &[u8]) -> usize {
         let net = &mut *self.net.borrow_mut();
         let window = net.window;
@@ -131,7 +132,8 @@ impl MemoryPeer {
         }
     }
 
-    /// Closes a stream as a socket is closed: FIN after what was sent, or RST when something was not received.
+    /// Closes a stream as a socket is closed: FIN after what was sent, or RST when something was not
+    /// received.
     pub fn close(&self, id: StreamId) {
         let net = &mut *self.net.borrow_mut();
         let Some(s) = net.stream(id.index).filter(|s| s.serial == id.serial) else { return };

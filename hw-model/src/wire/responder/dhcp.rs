@@ -1,7 +1,7 @@
 //! The DHCPv4 server (RFC 2131): a pool of [`LEASES`] addresses, one per client hardware address.
 //!
-//! A client keeps its address, also across its own restarts, until the lease has ended and somebody else wants it. Not
-//! modelled: client identifiers other than the hardware address, relays, BOOTP.
+//! A client keeps its address, also across its own restarts, until the lease has ended and somebody else
+//! wants it. Not modelled: client identifiers other than the hardware address, relays, BOOTP.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -162,7 +162,8 @@ impl Responder {
             Verdict::Nothing => return,
         };
         let answer = reply(&m, kind, given, self.leases.seconds);
-        // RFC 2131 4.1: to the address that the client has, to all if it wants that or is refused, or to the one it gets.
+        // RFC 2131 4.1: to the address that the client has, to all if it wants that or is refused, or to the
+        // one it gets.
         let to = match m.client_ip {
             _ if kind == DhcpMessageType::Nak => Ipv4Addr::BROADCAST,
             has if !has.is_unspecified() => has,

@@ -1,8 +1,9 @@
-//! The DHCPv6 server (RFC 8415), without memory: a client's address is made of the prefix and the MAC that asks.
+//! The DHCPv6 server (RFC 8415), without memory: a client's address is made of the prefix and the MAC that
+//! asks.
 //!
-//! It never runs out and never has to refuse, since no two clients can mean the same address. Not modelled: several
-//! addresses per client (each association gets the same one), prefix delegation, relays, authentication, Confirm,
-//! rapid commit.
+//! It never runs out and never has to refuse, since no two clients can mean the same address. Not modelled:
+//! several addresses per client (each association gets the same one), prefix delegation, relays,
+//! authentication, Confirm, rapid commit.
 
 use std::net::Ipv6Addr;
 

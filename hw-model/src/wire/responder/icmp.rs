@@ -32,7 +32,8 @@ impl Responder {
         answer[ip.l3 + 16..ip.l3 + 20].copy_from_slice(&frame[ip.l3 + 12..ip.l3 + 16]);
         ether::fill_ipv4_checksum(answer, ip);
         if first {
-            // RFC 1624: the checksum follows the change of the type from 8 to 0, also when only a fragment is here.
+            // RFC 1624: the checksum follows the change of the type from 8 to 0, also when only a fragment is
+            // here.
             let old = ether::word(answer, ip.l4 + 2).unwrap_or(0);
             let new = !ether::fold(u32::from(!old) + u32::from(!(u16::from(ECHO_REQUEST) << 8)));
             answer[ip.l4] = 0;

@@ -1,19 +1,20 @@
 //! The responder: the other end of a cable where every address answers.
 //!
-//! It stands for the whole network: whoever the host asks for by ARP or neighbour solicitation exists and has a MAC made of
-//! its address, every address answers ICMP and ICMPv6 echo, and one router advertises a prefix and serves DHCPv4 and
-//! DHCPv6. That is what a driver needs to prove that its rings work, and what offloaded connections need before host
-//! sockets carry them, without privileges and without a network. An answer goes back in the VLAN of its question. But for
-//! the DHCPv4 leases, answers are a pure function of the question.
+//! It stands for the whole network: whoever the host asks for by ARP or neighbour solicitation exists and has
+//! a MAC made of its address, every address answers ICMP and ICMPv6 echo, and one router advertises a prefix
+//! and serves DHCPv4 and DHCPv6. That is what a driver needs to prove that its rings work, and what offloaded
+//! connections need before host sockets carry them, without privileges and without a network. An answer goes
+//! back in the VLAN of its question. But for the DHCPv4 leases, answers are a pure function of the question.
 //!
-//! The network that it describes, in constants below: 10.0.0.0/24 with router and DHCP server 10.0.0.254 and leases from
-//! 10.0.0.100 on, and fd00::/64 with router fe80::fe. Hosts may have any other address.
+//! The network that it describes, in constants below: 10.0.0.0/24 with router and DHCP server 10.0.0.254 and
+//! leases from 10.0.0.100 on, and fd00::/64 with router fe80::fe. Hosts may have any other address.
 //!
-//! Not modelled: reassembly (fragments of an IPv4 echo are answered one by one, which adds up to the same; those of IPv6 are
-//! not), TCP and other UDP (no answer, no ICMP error), unsolicited advertisements, DHCP relays.
+//! Not modelled: reassembly (fragments of an IPv4 echo are answered one by one, which adds up to the same;
+//! those of IPv6 are not), TCP and other UDP (no answer, no ICMP error), unsolicited advertisements, DHCP
+//! relays.
 //!
-//! ARP probes and announcements, and solicitations of a host that checks its own address, are not answered: they
-//! would look like an address conflict.
+//! ARP probes and announcements, and solicitations of a host that checks its own address, are not answered:
+//! they would look like an address conflict.
 
 mod arp;
 mod dhcp;
@@ -112,7 +113,8 @@ impl Responder {
         self.leases.take_back(now);
     }
 
-    /// Whether a frame is a question to a DHCPv4 server: for a network in which others answer everything else.
+    /// Whether a frame is a question to a DHCPv4 server: for a network in which others answer everything
+    /// else.
     #[must_use]
     pub fn is_dhcp(frame: &[u8]) -> bool {
         ether::parse(frame).is_some_and(|ip| {
@@ -184,8 +186,8 @@ impl Responder {
         Some(&datagram[header..])
     }
 
-    /// Queues an answer to `frame`: its link header (with its VLAN tag) with these addresses, then `payload`, filled by
-    /// `fill`. False: there was no room.
+    /// Queues an answer to `frame`: its link header (with its VLAN tag) with these addresses, then `payload`,
+    /// filled by `fill`. False: there was no room.
     fn answer(
         &mut self,
         frame: &[u8],
@@ -212,8 +214,8 @@ impl Wire for Responder {
         self.answered(frame)
     }
 
-    /// Answers are there as soon as the question is: the card takes them in the step that sent it, or, when its budget
-    /// was used up, in the next. Leases end by themselves when somebody else wants the address.
+    /// Answers are there as soon as the question is: the card takes them in the step that sent it, or, when
+    /// its budget was used up, in the next. Leases end by themselves when somebody else wants the address.
     fn next_deadline(&self) -> Option<Instant> {
         None
     }

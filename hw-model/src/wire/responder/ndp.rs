@@ -1,7 +1,7 @@
 //! Neighbour discovery (RFC 4861): every neighbour exists, and one router advertises a prefix.
 //!
-//! The advertisement says that addresses may be made of the prefix (A) and had from DHCPv6 as well (M, O): hosts may do as
-//! they are configured.
+//! The advertisement says that addresses may be made of the prefix (A) and had from DHCPv6 as well (M, O):
+//! hosts may do as they are configured.
 
 use std::net::Ipv6Addr;
 

@@ -1,5 +1,5 @@
-//! Commands that reach past one session or one unit: COMPARE AND WRITE from two sessions, EXTENDED COPY between units, SANITIZE without
-//! its command, mode parameters that all share.
+//! Commands that reach past one session or one unit: COMPARE AND WRITE from two sessions, EXTENDED COPY
+//! between units, SANITIZE without its command, mode parameters that all share.
 
 use super::*;
 use crate::scsi::{SenseFormat, designators, op, vpd_payload};
@@ -9,7 +9,8 @@ fn sixteen(lba: u64, blocks: u32) -> Transfer {
     Transfer { form: Form::Sixteen, ..Transfer::new(lba, blocks) }
 }
 
-/// One session's data is on its way while another session's command comes and goes: the comparison sees what is there at the end.
+/// One session's data is on its way while another session's command comes and goes: the comparison sees what
+/// is there at the end.
 #[test]
 fn compare_and_write_is_one_step_among_sessions() {
     let mut lab = Lab::new();
@@ -50,8 +51,8 @@ fn naa(lab: &mut Lab, host: &mut Host, lun: u16) -> Vec<u8> {
     found.unwrap().data.to_vec()
 }
 
-/// A LID1 parameter list (SPC-4 6.4.3): identification descriptors of `targets`, and block segments of (source, destination, blocks,
-/// first block at the source, first block at the destination).
+/// A LID1 parameter list (SPC-4 6.4.3): identification descriptors of `targets`, and block segments of
+/// (source, destination, blocks, first block at the source, first block at the destination).
 fn copy_list(id: u8, targets: &[Vec<u8>], segments: &[(u16, u16, u16, u64, u64)]) -> Vec<u8> {
     let mut list = vec![0; 16];
     list[0] = id;

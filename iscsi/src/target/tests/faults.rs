@@ -242,10 +242,12 @@ fn data_digest_error_in_data_out_fails_the_write() {
     assert!(lab.contents()[..1024].iter().all(|b| *b == 0));
 }
 
-/// S2: what arrived damaged is never on the disk, wherever in the write it was and whatever its bytes were; nor is what came after.
+/// S2: what arrived damaged is never on the disk, wherever in the write it was and whatever its bytes were;
+/// nor is what came after.
 #[test]
 fn damaged_data_is_not_written() {
-    // Blocks of the write: the number of the Data-Out that is damaged, in which byte, and what is on the disk then.
+    // Blocks of the write: the number of the Data-Out that is damaged, in which byte, and what is on the disk
+    // then.
     for (damaged, byte, good_blocks) in
         [(0, 48, 0), (0, 48 + 511, 0), (0, 48 + 512, 0), (1, 48, 1), (2, 48 + 7, 2)]
     {
@@ -470,7 +472,8 @@ proptest! {
         prop_assert!(lab.server.should_close(id));
     }
 
-    /// Whatever arrives in a session: no panic, output within its limit, tasks within the window, and a fresh login still works.
+    /// Whatever arrives in a session: no panic, output within its limit, tasks within the window, and a fresh
+    /// login still works.
     #[test]
     fn arbitrary_requests_in_a_session(pdus in prop::collection::vec(noise(), 1..120), piece in 1usize..5000) {
         let config = ServerConfig { output_limit: 128 << 10, ..ServerConfig::default() };

@@ -279,7 +279,8 @@ fn a_medium_error_in_the_middle_of_a_read() {
     assert_eq!(host.run(&mut lab, 0, &write(0, 1), 0, &[0; 512]).check(), Sense::WRITE_ERROR);
 }
 
-/// Every way in which a command can end opens the window again: with data, with a response, with sense, by an abort.
+/// Every way in which a command can end opens the window again: with data, with a response, with sense, by an
+/// abort.
 #[test]
 fn the_window_moves_with_every_kind_of_end() {
     let mut lab = Lab::with(ServerConfig { window: 2, ..ServerConfig::default() });

@@ -1,4 +1,5 @@
-//! The engine against a small initiator that checks what it receives: numbers, offsets, flags and digests of every PDU.
+//! The engine against a small initiator that checks what it receives: numbers, offsets, flags and digests of
+//! every PDU.
 
 mod commands;
 mod faults;
@@ -259,7 +260,8 @@ impl Host {
         }
     }
 
-    /// StatSN counts up by one on each PDU that takes one, and is only shown on the others; the window never shrinks.
+    /// StatSN counts up by one on each PDU that takes one, and is only shown on the others; the window never
+    /// shrinks.
     fn check_numbers(&mut self, seen: &Seen) {
         seen.bhs.pdu().expect("a well-formed response");
         let word = |at: usize| Sn(u32::from_be_bytes(seen.bhs.wire()[at..at + 4].try_into().unwrap()));
@@ -322,7 +324,8 @@ impl Host {
         self.run_with(lab, lun, cdb, flags, if out.is_empty() { edtl } else { out.len() as u32 }, out)
     }
 
-    /// The same with the flags and the expected length as given. Data goes out as the negotiated parameters allow.
+    /// The same with the flags and the expected length as given. Data goes out as the negotiated parameters
+    /// allow.
     pub(super) fn run_with(
         &mut self,
         lab: &mut Lab,

@@ -1,4 +1,5 @@
-//! Sessions come, go and meet: login, discovery, reinstatement, task management, NOP, text, logout, reservations across nexuses.
+//! Sessions come, go and meet: login, discovery, reinstatement, task management, NOP, text, logout,
+//! reservations across nexuses.
 
 use super::*;
 use crate::chap::{Challenge, Secret};
@@ -380,7 +381,8 @@ fn reinstatement_replaces_the_session_and_keeps_the_disk() {
     assert_eq!(new.run(&mut lab, 0, &read(0, 1), 512, &[]).data, data);
     assert!(lab.contents()[512..].iter().all(|b| *b == 0));
 
-    // Another ISID is another nexus; a lost connection that comes back is told of the loss; a logout leaves no trace.
+    // Another ISID is another nexus; a lost connection that comes back is told of the loss; a logout leaves
+    // no trace.
     let mut other = Host::try_login(&mut lab, initiator(2)).unwrap();
     assert_eq!(other.run(&mut lab, 0, &Cdb::TestUnitReady, 0, &[]).check(), Sense::POWER_ON);
     assert_eq!(lab.server.sessions().count(), 2);

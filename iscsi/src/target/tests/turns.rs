@@ -1,4 +1,5 @@
-//! Commands that take long go on in turns: bounded work per turn, one session after the other, abortable in between.
+//! Commands that take long go on in turns: bounded work per turn, one session after the other, abortable in
+//! between.
 
 use super::*;
 use std::io;
@@ -7,7 +8,8 @@ use std::sync::{Arc, Mutex};
 const THIN: &str = "iqn.2026-01.example:thin";
 /// Blocks of the thin unit: 1 GiB.
 const MANY: u64 = 2 << 20;
-/// The most that a turn may do, whatever the command (bytes written or read; zeroing takes four times as many).
+/// The most that a turn may do, whatever the command (bytes written or read; zeroing takes four times as
+/// many).
 const TURN_BYTES: u64 = 256 << 10;
 const TURN_CALLS: u64 = 16;
 
@@ -120,8 +122,8 @@ fn unmap_list(ranges: &[(u64, u32)]) -> Vec<u8> {
     list
 }
 
-/// Each command that may be long, at its limits: what it does with its input, and in any turn after, is bounded; another session's
-/// command is answered at once; the sum is what was asked for.
+/// Each command that may be long, at its limits: what it does with its input, and in any turn after, is
+/// bounded; another session's command is answered at once; the sum is what was asked for.
 #[test]
 fn no_command_does_more_than_a_turn_at_once() {
     let most = (MAX_SAME_BYTES / 512) as u32;
@@ -268,7 +270,8 @@ fn a_flush_that_fails_late_fails_its_command_and_every_later_one() {
     assert!(host.run(&mut lab, 0, &write(0, 1), 0, &[1; 512]).status.is_good(), "writes go on");
 }
 
-/// What fails below a unit is told with the place and the reason: at once, then once a second with the number of those between.
+/// What fails below a unit is told with the place and the reason: at once, then once a second with the number
+/// of those between.
 #[test]
 fn failures_of_the_storage_are_told_and_bounded() {
     let (mut lab, thin) = bench();

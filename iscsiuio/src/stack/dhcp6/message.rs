@@ -1,8 +1,9 @@
 //! DHCPv6 messages as a client of addresses needs them (RFC 8415 8, 21): a reader that borrows, and a writer.
 //!
-//! Everything comes from strangers: lengths are checked before use, nothing is allocated while reading, and no value is calculated
-//! with. Options that are not asked for are passed over; what is cut off makes its list malformed, and with it the message.
-//! Not modelled: relay messages, and options other than those of the [`option`] module.
+//! Everything comes from strangers: lengths are checked before use, nothing is allocated while reading, and
+//! no value is calculated with. Options that are not asked for are passed over; what is cut off makes its
+//! list malformed, and with it the message. Not modelled: relay messages, and options other than those of the
+//! [`option`] module.
 
 use std::net::Ipv6Addr;
 
@@ -241,7 +242,8 @@ mod tests {
         let raw = bytes(ADVERTISE);
         let ends = raw.len();
         let whole: Vec<usize> = (0..=ends).filter(|&end| Message::parse(&raw[..end]).is_some()).collect();
-        // Only between two options: behind the header, the client's, the server's, IA_NA, status and preference.
+        // Only between two options: behind the header, the client's, the server's, IA_NA, status and
+        // preference.
         assert_eq!(whole, [4, 18, 36, 80, 93, 98]);
         for bad in ["", "01", "010000", "01000000000d", "01000000000d0003000a", "0100000000010001"] {
             assert!(Message::parse(&bytes(bad)).is_none(), "{bad}");

@@ -1,5 +1,5 @@
-//! Neighbour discovery (RFC 4861): solicitations for our addresses, what neighbours say of theirs, routers and their prefixes, and
-//! addresses that somebody else has.
+//! Neighbour discovery (RFC 4861): solicitations for our addresses, what neighbours say of theirs, routers
+//! and their prefixes, and addresses that somebody else has.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;

@@ -168,7 +168,8 @@ fn segment(like: &[u8], at: u32, bytes: &[u8]) -> Vec<u8> {
 
 #[test]
 fn a_peer_that_ignores_the_window_is_acknowledged_and_harms_nobody() {
-    // In the last one the peer goes by what was announced before the scale of eight bytes rounded the window down.
+    // In the last one the peer goes by what was announced before the scale of eight bytes rounded the window
+    // down.
     let cases = [
         (1 << 16, 700, 600, 1200),
         (1 << 16, 700, 1, 701),
