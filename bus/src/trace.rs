@@ -88,7 +88,7 @@ pub struct Event {
     pub time: Instant,
     /// To or by whom.
     pub actor: ActorId,
-    /// What.
+    /// The kind of event, which says what the numbers mean.
     pub kind: EventKind,
     /// First number; see [`EventKind`].
     pub a: u64,

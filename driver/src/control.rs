@@ -203,7 +203,7 @@ pub enum ToAdapter {
     /// Ends a session for good: its connection is torn down, its requests fail. Answer:
     /// [`FromAdapter::SessionDestroyed`].
     DestroySession {
-        /// Which.
+        /// The session to end.
         session: SessionId,
     },
     /// Offloads and connects. Answer: [`FromAdapter::EpConnected`], always, within the sum of the deadlines.
@@ -215,7 +215,7 @@ pub enum ToAdapter {
     },
     /// Tears an endpoint down. Idempotent. A connect in progress is cancelled at once.
     EpDisconnect {
-        /// Which.
+        /// The endpoint to tear down.
         ep: EpHandle,
     },
     /// Joins a session and a connected endpoint. Answer: [`FromAdapter::Bound`].
@@ -278,33 +278,33 @@ pub enum FromAdapter {
     },
     /// The answer to Hello is complete: a session that it did not name does not exist.
     Synced {
-        /// From the request.
+        /// The serial number of the Hello that this answers.
         serial: u64,
     },
     /// Answer to CreateSession.
     SessionCreated {
-        /// From the request.
+        /// The tag of the request that this answers.
         tag: u64,
         /// The session, or why not.
         result: Result<SessionId, Refused>,
     },
     /// The session is gone and everything of it is released upward (its endpoint may still be closing).
     SessionDestroyed {
-        /// Which.
+        /// The session that is gone.
         session: SessionId,
     },
     /// Answer to EpConnect.
     EpConnected {
-        /// From the request.
+        /// The tag of the request that this answers.
         tag: u64,
         /// The endpoint, or why not.
         result: Result<EpHandle, EpError>,
     },
     /// Answer to Bind.
     Bound {
-        /// From the request.
+        /// The session of the request that this answers.
         session: SessionId,
-        /// From the request.
+        /// The endpoint of the request that this answers.
         ep: EpHandle,
         /// Whether it worked.
         result: Result<(), Refused>,
@@ -336,7 +336,7 @@ pub enum FromAdapter {
     },
     /// Answer to StopConn: the session has no connection now.
     Stopped {
-        /// Which.
+        /// The session that was stopped.
         session: SessionId,
     },
 }

@@ -84,7 +84,7 @@ impl PathFailure {
 /// A path, or the news that there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PathUpdate {
-    /// From the request.
+    /// The handle of the path request that this answers.
     pub handle: PathHandle,
     /// MAC address of the next hop. Anything but a unicast address means that the path could not be resolved.
     pub mac: [u8; 6],

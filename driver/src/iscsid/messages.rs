@@ -93,21 +93,21 @@ pub enum IscsidRequest {
 pub enum IscsidReply {
     /// Answer to Login.
     LoggedIn {
-        /// From the request.
+        /// The id of the request that this answers.
         id: u64,
         /// The session, or why not.
         result: Result<SessionEntry, MgmtError>,
     },
     /// Answer to Logout. The session is gone in any case.
     LoggedOut {
-        /// From the request.
+        /// The id of the request that this answers.
         id: u64,
         /// Whether the target confirmed it.
         result: Result<(), MgmtError>,
     },
     /// Answer to Discover.
     Discovered {
-        /// From the request.
+        /// The id of the request that this answers.
         id: u64,
         /// The targets with their portals.
         result: Result<Vec<TargetRecord>, MgmtError>,

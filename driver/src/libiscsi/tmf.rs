@@ -52,7 +52,7 @@ pub enum TmfFunction {
 /// A function to send, as an immediate PDU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TmfRequest {
-    /// What.
+    /// The task management function.
     pub function: TmfFunction,
     /// LUN field; zero for a target reset.
     pub lun: Lun,

@@ -18,6 +18,7 @@ mod access;
 mod card;
 mod conn;
 mod control;
+mod fixed;
 mod hc;
 mod krnlq;
 mod mem;

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use hsi::bcm5709::{regs, shmem};
 
+use super::fixed;
 use super::mem::SparseMem;
 use crate::config::ChipConfig;
 
@@ -430,48 +431,6 @@ pub struct RegisterFile {
     unlisted: u64,
 }
 
-/// Bits that no write changes: register, bits. The self test of the stock driver (`ethtool -t`, offline)
-/// writes all zeros and all ones to 73 registers and wants these bits as they were and most of the others as
-/// written. It was the judge that they were found with: by what it accepts, not by what a data sheet says, so
-/// where it leaves a choice the whole register is fixed. Registers that the table above calls read-only are
-/// fixed anyway.
-const FIXED: &[(u32, u32)] = &[
-    (regs::CTX_COMMAND, regs::CTX_COMMAND_ENABLED),
-    (0x14a8, 0x1ff),
-    (regs::EMAC_MDIO_COMM, regs::EMAC_MDIO_COMM_FAIL),
-    (regs::EMAC_MDIO_STATUS, regs::EMAC_MDIO_STATUS_LINK),
-    (regs::EMAC_TX_STATUS, 0x9),
-    (regs::EMAC_RX_STATUS, 0x1),
-    (0x1800, 0x1),
-    (0x1804, 0x3),
-    (regs::RV2P_COMMAND, 0x1),
-    (0x2804, 0x3f01),
-    (0x2840, !0),
-    (0x2844, !0),
-    (0x284c, 0x7ff_07ff),
-    (0x2c00, !0),
-    (0x2c04, !0),
-    (regs::MQ_COMMAND, !0),
-    (regs::MQ_CONFIG, 0x7f0_0000),
-    (0x5004, !0),
-    (0x5c00, !0),
-    (0x5c04, !0),
-    (0x5c10, !0),
-    (0x5c80, !0),
-    (0x5c84, !0),
-    (0x5c88, !0),
-    (0x5c8c, !0),
-    (0x6908, !0),
-    (0x690c, 0xffe_00f0),
-];
-
-fn fixed(at: u32) -> u32 {
-    match FIXED.binary_search_by_key(&at, |(register, _)| *register) {
-        Ok(i) => FIXED[i].1,
-        Err(_) => 0,
-    }
-}
-
 fn find(space: Space, at: u32) -> Option<usize> {
     let pci = space == Space::PciCfg;
     let key = |r: &Register| (r.space != Space::PciCfg, r.at);
@@ -577,7 +536,7 @@ impl RegisterFile {
 
     /// A host writes. Returns what else has to happen.
     pub(super) fn write(&mut self, space: Space, at: u32, value: u32) -> Effect {
-        let fixed = if space == Space::Grc { fixed(at) } else { 0 };
+        let fixed = if space == Space::Grc { fixed::bits(at) } else { 0 };
         let Some(i) = find(space, at) else {
             self.count(at, |u| u.writes += 1);
             self.memory.write(at, value & !fixed | self.memory.read(at) & fixed);
@@ -625,22 +584,6 @@ mod tests {
 
     fn file() -> RegisterFile {
         RegisterFile::new(&ChipConfig::default(), &[(regs::MQ_CONFIG2, 0x220)])
-    }
-
-    #[test]
-    fn fixed_bits_stay_whatever_is_written() {
-        assert!(FIXED.is_sorted_by_key(|(at, _)| *at), "it is searched by address");
-        for &(at, bits) in FIXED {
-            let mut f = file();
-            let before = f.read(Space::Grc, at) & bits;
-            for value in [0, !0, 0x5555_5555] {
-                f.write(Space::Grc, at, value);
-                assert_eq!(f.read(Space::Grc, at) & bits, before, "{at:#x}");
-            }
-        }
-        let mut f = file();
-        f.write(Space::Grc, 0x690c, !0);
-        assert_eq!(f.read(Space::Grc, 0x690c), !0xffe_00f0, "the others are written");
     }
 
     #[test]

@@ -6,9 +6,9 @@
 //! host's. By default a link is perfect and takes no time.
 //!
 //! Frames arrive in the order in which they were sent, also with jitter, unless they are reordered: then a
-//! frame is held back, and others pass it. A corrupted frame is damaged in one bit. Whether its MAC notices
-//! that is
-//! [`Direction::fcs`]: if so, the frame is dropped like a lost one. Not modelled: half duplex, pause frames, autonegotiation.
+//! frame is held back, and others pass it. A corrupted frame is damaged in one bit. [`Direction::fcs`] says
+//! whether its MAC notices that: if so, the frame is dropped like a lost one. Not modelled: half duplex, pause
+//! frames, autonegotiation.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

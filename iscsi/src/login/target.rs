@@ -53,7 +53,7 @@ pub enum Admission {
     },
     /// At another portal.
     Redirect {
-        /// Where.
+        /// The address to log in at instead.
         address: TargetAddress,
         /// Whether for ever.
         permanent: bool,

@@ -73,7 +73,7 @@ impl Capacity {
 pub struct Extent {
     /// First block.
     pub lba: u64,
-    /// How many.
+    /// Number of blocks.
     pub blocks: u32,
     /// Mapped, or deallocated.
     pub mapped: bool,

@@ -60,7 +60,7 @@ pub struct Ticket(pub u64);
 /// Bytes in one state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
-    /// How many.
+    /// Length in bytes.
     pub len: u64,
     /// Whether storage is behind them. Without it they read as zeros.
     pub allocated: bool,

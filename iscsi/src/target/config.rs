@@ -109,7 +109,7 @@ pub enum CloseReason {
 pub enum Event {
     /// A session began.
     LoggedIn {
-        /// Where.
+        /// The connection that the PDU came on.
         conn: ConnId,
         /// Initiator name.
         initiator: String,
@@ -120,15 +120,15 @@ pub enum Event {
     },
     /// A connection ended, with its session if it had one.
     Closed {
-        /// Which.
+        /// The connection that ended.
         conn: ConnId,
-        /// Why.
+        /// The reason, which may be the initiator's own wish.
         reason: CloseReason,
     },
     /// A SCSI command was delivered to its logical unit, in CmdSN order (only with
     /// [`ServerConfig::trace_commands`]).
     Executed {
-        /// Where.
+        /// The connection that the PDU came on.
         conn: ConnId,
         /// Session handle.
         tsih: u16,
@@ -143,7 +143,7 @@ pub enum Event {
     },
     /// A task management function was carried out.
     TaskManagement {
-        /// Where.
+        /// The connection that the PDU came on.
         conn: ConnId,
         /// Which; `None` for an unknown code.
         function: Option<TmfFunction>,
@@ -167,9 +167,9 @@ pub enum Event {
     },
     /// A PDU was rejected.
     Rejected {
-        /// Where.
+        /// The connection that the PDU came on.
         conn: ConnId,
-        /// Why.
+        /// Reason code of the Reject (RFC 7143 11.17.1).
         reason: RejectReason,
         /// Its opcode byte.
         opcode: u8,

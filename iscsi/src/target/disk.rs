@@ -89,7 +89,7 @@ pub enum Outcome {
     Read {
         /// First byte.
         at: u64,
-        /// How many.
+        /// Bytes to read.
         len: u64,
     },
     /// Data-out is wanted.

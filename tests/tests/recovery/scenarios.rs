@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use driver::adapter::{AdapterState, Failure, OperatorError, OperatorRequest, SessionPhase};
 use driver::config::{ConfigError, RingSizes};
-use driver::error::BlockError;
 use driver::iscsid::NodeRecord;
 use driver::user::Op;
 use hsi::kernel::kcq::IscsiKcqeOpcode;
@@ -14,7 +13,7 @@ use hsi::kernel::kwq::{IscsiKwqeOpcode, Layer};
 use hsi::kernel::l4::{L4KcqeOpcode, L4KwqeOpcode};
 use hw_model::fault::{FaultPoint, Trigger};
 use hw_model::tcp::memory::Reach;
-use iscsi::target::{Disk, RamBackend};
+
 use lab::world::{PORTAL, WorldError};
 use tests::rig::{BLOCK, Rig, RigConfig, TARGET, prompt_recovery_bound, recovery_bound};
 
@@ -656,49 +655,4 @@ fn indexes_wrap_under_load() {
     run.assert_sound();
     assert_eq!((run.load.failed, run.adapter.connections_lost), (0, 0));
     assert!(run.engine.wqes > 1 << 16 && run.engine.cqes > 1 << 16);
-}
-
-/// What waits for a recovery must not land on whatever answers after it.
-#[test]
-fn another_disk_under_the_same_name_gets_no_repeated_write() {
-    let mut rig = Rig::idle(RigConfig::new(1));
-    let size = (rig.config().region * u64::from(BLOCK)) as usize;
-    let buf = rig.alloc(512);
-    let target = rig.world.target().expect("embedded").clone();
-    target.borrow_mut().kill();
-    rig.submit(0, Op::Write, 5, &[buf.whole()]).expect("it waits for the recovery");
-    let other = Disk::new(Box::new(RamBackend::new(size)), BLOCK, "ANOTHER0").expect("a disk");
-    rig.world.act_on_target(|server, _| *server.disk(TARGET, 0).expect("LUN 0") = other);
-    target.borrow_mut().restart().expect("it was killed");
-    let (refused, _) = rig.completion(60 * SECOND).expect("it completes");
-    assert_eq!(refused.result, Err(BlockError::DiskChanged));
-    assert_eq!(rig.counters().disks_changed, 1);
-    assert_eq!(target.borrow().server().counters().data_out_bytes, 0, "nothing was written");
-    rig.submit(0, Op::Write, 5, &[buf.whole()]).expect("the new disk is known now");
-    let (done, _) = rig.completion(60 * SECOND).expect("it completes");
-    assert_eq!(done.result, Ok(()));
-    rig.world.act(|_, host| host.adapter.free(buf)).expect("nobody uses it");
-    rig.finish().assert_sound();
-}
-
-/// A target that exchanges a disk under a session says so with a unit attention, and the command that it
-/// refused with it is repeated: not before the driver has looked what answers there now.
-#[test]
-fn a_disk_that_is_exchanged_under_a_session_gets_no_repeated_write() {
-    let mut rig = Rig::idle(RigConfig::new(1));
-    let size = (rig.config().region * u64::from(BLOCK)) as usize;
-    let buf = rig.alloc(512);
-    let other = Disk::new(Box::new(RamBackend::new(size)), BLOCK, "ANOTHER0").expect("a disk");
-    rig.world.act_on_target(|server, _| assert!(server.exchange(TARGET, 0, other).is_some()));
-    rig.submit(0, Op::Write, 5, &[buf.whole()]).expect("nobody knows yet");
-    let (refused, _) = rig.completion(60 * SECOND).expect("it completes");
-    assert_eq!(refused.result, Err(BlockError::DiskChanged));
-    let target = rig.world.target().expect("embedded").clone();
-    assert_eq!(target.borrow().server().counters().data_out_bytes, 0, "nothing was written");
-    rig.submit(0, Op::Write, 5, &[buf.whole()]).expect("the new disk is known now");
-    let (done, _) = rig.completion(60 * SECOND).expect("it completes");
-    assert_eq!(done.result, Ok(()));
-    assert_eq!(rig.counters().connections_lost, 0);
-    rig.world.act(|_, host| host.adapter.free(buf)).expect("nobody uses it");
-    rig.finish().assert_sound();
 }

@@ -12,7 +12,9 @@ use driver::user::{Op, Request, Ticket};
 use iscsi::scsi::Lun;
 use iscsi::target::{Auth, Disk, RamBackend, ServerConfig, TargetServer};
 use lab::world::{PORTAL, World, WorldConfig};
-use tests::rig::TARGET;
+use tests::rig::{BLOCK, Rig, RigConfig, TARGET};
+
+const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
 fn units_of_a_session_fare_each_for_itself() {
@@ -68,4 +70,49 @@ fn units_of_a_session_fare_each_for_itself() {
     world.act(|_, host| host.adapter.free(buf)).expect("nobody uses it");
     let left = world.shutdown().expect("it ends");
     assert_eq!((left.holdings.requests, left.audit.buffers, left.audit.violations), (0, 0, 0));
+}
+
+/// What waits for a recovery must not land on whatever answers after it.
+#[test]
+fn another_disk_under_the_same_name_gets_no_repeated_write() {
+    let mut rig = Rig::idle(RigConfig::new(1));
+    let size = (rig.config().region * u64::from(BLOCK)) as usize;
+    let buf = rig.alloc(512);
+    let target = rig.world.target().expect("embedded").clone();
+    target.borrow_mut().kill();
+    rig.submit(0, Op::Write, 5, &[buf.whole()]).expect("it waits for the recovery");
+    let other = Disk::new(Box::new(RamBackend::new(size)), BLOCK, "ANOTHER0").expect("a disk");
+    rig.world.act_on_target(|server, _| *server.disk(TARGET, 0).expect("LUN 0") = other);
+    target.borrow_mut().restart().expect("it was killed");
+    let (refused, _) = rig.completion(60 * SECOND).expect("it completes");
+    assert_eq!(refused.result, Err(BlockError::DiskChanged));
+    assert_eq!(rig.counters().disks_changed, 1);
+    assert_eq!(target.borrow().server().counters().data_out_bytes, 0, "nothing was written");
+    rig.submit(0, Op::Write, 5, &[buf.whole()]).expect("the new disk is known now");
+    let (done, _) = rig.completion(60 * SECOND).expect("it completes");
+    assert_eq!(done.result, Ok(()));
+    rig.world.act(|_, host| host.adapter.free(buf)).expect("nobody uses it");
+    rig.finish().assert_sound();
+}
+
+/// A target that exchanges a disk under a session says so with a unit attention, and the command that it
+/// refused with it is repeated: not before the driver has looked what answers there now.
+#[test]
+fn a_disk_that_is_exchanged_under_a_session_gets_no_repeated_write() {
+    let mut rig = Rig::idle(RigConfig::new(1));
+    let size = (rig.config().region * u64::from(BLOCK)) as usize;
+    let buf = rig.alloc(512);
+    let other = Disk::new(Box::new(RamBackend::new(size)), BLOCK, "ANOTHER0").expect("a disk");
+    rig.world.act_on_target(|server, _| assert!(server.exchange(TARGET, 0, other).is_some()));
+    rig.submit(0, Op::Write, 5, &[buf.whole()]).expect("nobody knows yet");
+    let (refused, _) = rig.completion(60 * SECOND).expect("it completes");
+    assert_eq!(refused.result, Err(BlockError::DiskChanged));
+    let target = rig.world.target().expect("embedded").clone();
+    assert_eq!(target.borrow().server().counters().data_out_bytes, 0, "nothing was written");
+    rig.submit(0, Op::Write, 5, &[buf.whole()]).expect("the new disk is known now");
+    let (done, _) = rig.completion(60 * SECOND).expect("it completes");
+    assert_eq!(done.result, Ok(()));
+    assert_eq!(rig.counters().connections_lost, 0);
+    rig.world.act(|_, host| host.adapter.free(buf)).expect("nobody uses it");
+    rig.finish().assert_sound();
 }

@@ -6,4 +6,5 @@ mod rig;
 mod bring_up;
 mod data;
 mod helper;
+mod kwq;
 mod reset;
