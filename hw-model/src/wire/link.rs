@@ -7,8 +7,8 @@
 //!
 //! Frames arrive in the order in which they were sent, also with jitter, unless they are reordered: then a
 //! frame is held back, and others pass it. A corrupted frame is damaged in one bit. [`Direction::fcs`] says
-//! whether its MAC notices that: if so, the frame is dropped like a lost one. Not modelled: half duplex, pause
-//! frames, autonegotiation.
+//! whether its MAC notices that: if so, the frame is dropped like a lost one. Not modelled: half duplex,
+//! pause frames, autonegotiation.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
